@@ -1,0 +1,29 @@
+"""The classic deep-learning models, written once in PyTorch: readable, proven, reproducible."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+
+def load(run: "str | Path") -> "nn.Module":
+    """The trained network of a run or checkpoint, in evaluation mode, on the CPU.
+
+    Its attribute `description` holds what using it needs: vocabulary, normalisation, names of classes.
+    Raises CheckpointError for anything but a whole checkpoint.
+    """
+    from dlref.build import make_network  # imported here, so that `dlref --help` need not wait for torch
+    from dlref.training.checkpoint import as_data, find
+    from dlref.training.state import load_weights
+
+    checkpoint = find(run)
+    with as_data(checkpoint):
+        net = make_network(checkpoint.manifest["config"], checkpoint.manifest["sizes"])
+    saved = checkpoint.read("weights.pt")
+    load_weights(
+        net, {k.removeprefix("net."): v for k, v in saved.items() if k.startswith("net.")}, str(checkpoint.path)
+    )
+    net.description = checkpoint.manifest["data"]
+    return net.eval()

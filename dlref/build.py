@@ -1,0 +1,275 @@
+"""From a config to an experiment: what each `_target_` may be, what each setting may be, and how the parts fit together.
+
+A config is a plain dictionary here. It may come out of a checkpoint that somebody else made, so nothing in it is
+trusted: a `_target_` names a class of dlref, of torch.optim or of a plug-in named on the command line, or it is refused.
+"""
+
+import importlib
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dlref.data import Data
+from dlref.errors import ConfigError, did_you_mean
+from dlref.objectives import Objective
+from dlref.reports import Report
+from dlref.training import devices
+from dlref.training.schedules import Schedule
+from dlref.training.trainer import Trainer
+
+HOMES = ("dlref", "torch.optim")
+BASES: dict[str, Any] = {
+    "data": Data,
+    "network": nn.Module,
+    "objective": Objective,
+    "optimizer": torch.optim.Optimizer,
+    "schedule": Schedule,
+    "reports": Report,
+}
+SUPPLIED = {"data": {"seed"}, "objective": {"net"}, "optimizer": {"params"}}  # by build, never by a config
+TOP: dict[str, Any] = {
+    "name": str | None,
+    "goal": str | None,
+    "seed": int,
+    "device": str,
+    "threads": int | None,
+    "run_dir": str | None,
+    "resume": str | None,
+    "plugins": list[str],
+}
+
+
+@dataclass
+class Model:
+    """What evaluating takes."""
+
+    data: Any
+    objective: Objective
+    reports: dict[str, Report]
+
+
+def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str] = ()) -> Model:
+    """Data, network and objective, on the device and in the precision of the config; random weights by its seed."""
+    check(config, plugins)
+    data = make(config["data"], "data", plugins, seed=config["seed"])
+    network = lambda: make_network(config, data.sizes, plugins)  # noqa: E731
+    devices.require_memory(network, device)
+    torch.manual_seed(config["seed"])
+    objective: Objective = make(config["objective"], "objective", plugins, net=network())
+    dtype = torch.float64 if config["trainer"].get("precision") == "float64" else None
+    objective = objective.to(device, dtype)
+    reports = config.get("reports") or {}
+    return Model(data, objective, {name: make(section, "reports", plugins) for name, section in reports.items()})
+
+
+def build_trainer(
+    config: Mapping[str, Any], objective: Objective, plugins: Sequence[str] = ()
+) -> tuple[Any, Schedule, Trainer]:
+    """Optimizer, schedule and trainer for an objective."""
+    decay = config["optimizer"].get("weight_decay", 0)
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    # Biases and the gains of norms stay out of weight decay, as in the papers that use it.
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1]},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = make(
+        config["optimizer"], "optimizer", plugins, params=[g for g in groups if g["params"]] if decay else trained
+    )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"optimizer {config['optimizer']['_target_']} evaluates the loss itself; choose a first-order one"
+        )
+    return optimizer, make(config["schedule"], "schedule", plugins), Trainer(**config["trainer"])
+
+
+def make_network(config: Mapping[str, Any], sizes: Mapping[str, int], plugins: Sequence[str] = ()) -> nn.Module:
+    """The network with the sizes that its constructor asks for and the config does not set."""
+    cls = resolve(config["network"]["_target_"], "network", plugins)
+    parameters = inspect.signature(cls).parameters
+    missing = [name for name in parameters if name not in {*config["network"], *sizes} and needed(parameters[name])]
+    if missing:
+        raise ConfigError(
+            f"network {cls.__name__} needs {', '.join(missing)}, and neither network.{missing[0]} is set nor does the data "
+            f"give it (it gives {', '.join(sizes)}); choose data that suits the model"
+        )
+    wanted = {name: size for name, size in sizes.items() if name in parameters and name not in config["network"]}
+    return make(config["network"], "network", plugins, **wanted)
+
+
+def needed(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind in (
+        parameter.POSITIONAL_OR_KEYWORD,
+        parameter.KEYWORD_ONLY,
+    )
+
+
+def required(target: str, group: str, name: str, plugins: Sequence[str]) -> bool:
+    """Whether the class of a section cannot do without this setting."""
+    return needed(inspect.signature(resolve(target, group, plugins)).parameters[name])
+
+
+def make(section: Mapping[str, Any], group: str, plugins: Sequence[str], /, **supplied: Any) -> Any:
+    """Call the class that the section's `_target_` names; a ValueError or TypeError of it becomes a ConfigError."""
+    cls = resolve(section["_target_"], group, plugins)
+    given = {name: value for name, value in section.items() if name != "_target_"}
+    accepted = inspect.signature(cls).parameters
+    try:
+        return cls(**given, **{name: value for name, value in supplied.items() if name in accepted})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {error}") from error
+
+
+def resolve(target: Any, group: str, plugins: Sequence[str] = ()) -> type:
+    """The class that a `_target_` names, if a config of this group may name it; else ConfigError, and nothing is called.
+
+    Only modules are imported, so `torch.optim.optimizer.torch.os.system` is not reached attribute by attribute, and a
+    class must be at home where it was found to be.
+    """
+    homes = (*HOMES, *plugins)
+    refused = f"{group}._target_ {target!r} is refused"
+    if (
+        not isinstance(target, str)
+        or not all(part.isidentifier() for part in target.split("."))
+        or not within(target, homes)
+    ):
+        raise ConfigError(
+            f"{refused}: it names no class of {', '.join(homes)}; a module of your own is named by plugins=FILE.py"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ConfigError(f"{refused}: {error}") from None
+    if not inspect.isclass(found) or not within(found.__module__, homes) or not is_kind(found, BASES[group]):
+        raise ConfigError(f"{refused}: that is not a class for {group}")
+    return found
+
+
+def within(name: str, homes: Sequence[str]) -> bool:
+    return any(name == home or name.startswith(f"{home}.") for home in homes)
+
+
+def is_kind(cls: type, base: Any) -> bool:
+    if base is not Data:
+        return issubclass(cls, base) and cls is not base
+    asked = {name for name in [*vars(Data), *Data.__annotations__] if not name.startswith("_")}
+    return all(hasattr(cls, name) for name in asked)
+
+
+def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
+    """Refuse, in one sentence, a key that nothing reads, a value of the wrong type, and a number that makes no sense."""
+    groups = {name for name in BASES if name != "network"} | {"model", "experiment", "network", "trainer"}
+    for key, value in config.items():
+        if key in TOP:
+            check_value(key, value, TOP[key])
+        elif key not in [*BASES, "trainer"]:
+            raise ConfigError(f"'{key}' is not a setting{did_you_mean(key, settings(config, groups, plugins))}")
+    for group in BASES:
+        sections = config.get(group)
+        if group == "reports":
+            for name, section in (sections or {}).items():
+                check_section(f"reports.{name}", section, group, plugins)
+        else:
+            check_section(group, sections, group, plugins)
+    check_arguments("trainer", config["trainer"], Trainer)
+
+
+def settings(config: Mapping[str, Any], groups: set[str], plugins: Sequence[str]) -> list[str]:
+    """Everything that may be typed, for suggestions."""
+    names = [*TOP, *groups]
+    for group in [*BASES, "trainer"]:
+        section = config.get(group)
+        if group != "reports" and isinstance(section, Mapping):
+            cls = Trainer if group == "trainer" else resolve(section.get("_target_"), group, plugins)
+            names += [f"{group}.{name}" for name in inspect.signature(cls).parameters]
+    return names
+
+
+def check_section(path: str, section: Any, group: str, plugins: Sequence[str]) -> None:
+    if not isinstance(section, Mapping) or "_target_" not in section:
+        raise ConfigError(f"{path} has no _target_; choose a model= or an experiment= that sets it (dlref list)")
+    arguments = {name: value for name, value in section.items() if name != "_target_"}
+    check_arguments(path, arguments, resolve(section["_target_"], group, plugins), SUPPLIED.get(group, set()))
+
+
+def check_arguments(path: str, given: Mapping[str, Any], cls: type, supplied: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    parameters = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in supplied}
+    try:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # a library's own spelling
+        hints = {}
+    for name, value in given.items():
+        if name not in parameters:
+            raise ConfigError(f"{path}.{name} is not a setting of {cls.__name__}{did_you_mean(name, parameters)}")
+        check_value(f"{path}.{name}", value, hints.get(name, Any), within(cls.__module__, HOMES))
+
+
+def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> None:
+    if value == "???":
+        raise ConfigError(f"{path} has no value; set {path}=…")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f"{path} is {number}; it takes a finite number")
+        if no_negatives and isinstance(number, (int, float)) and number < 0:
+            raise ConfigError(f"{path} is {number}; it takes no negative number")
+    if not matches(value, hint):
+        raise ConfigError(f"{path} is {value!r}; it takes {spelled(hint)}")
+
+
+def matches(value: Any, hint: Any) -> bool:
+    """Whether a plain value may stand where a signature says `hint`; what is not understood is let through."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(matches(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin in (list, tuple) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
+        return isinstance(value, list) and all(matches(item, arguments[0]) for item in value)
+    plain: dict[Any, Any] = {
+        bool: bool,
+        int: int,
+        float: (int, float),
+        str: str,
+        Path: str,
+        type(None): type(None),
+        torch.Tensor: (),
+    }
+    if hint not in plain:
+        return True
+    return isinstance(value, plain[hint]) and (hint is bool or not isinstance(value, bool))
+
+
+def spelled(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(str(choice) for choice in typing.get_args(hint))
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+        type(None): "null",
+    }
+    return " or ".join(names.get(o, str(o).replace("collections.abc.", "")) for o in options if o is not torch.Tensor)
+
+
+def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set[str]:
+    """The settings that name a place on this machine: only the command line may set them, never a checkpoint."""
+    found = {"plugins", "run_dir", "resume"}
+    for group in ("data", "network", "objective"):
+        if isinstance(section := config.get(group), Mapping) and "_target_" in section:
+            cls = resolve(section["_target_"], group, plugins)
+            hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+            found |= {f"{group}.{n}" for n, hint in hints.items() if hint is Path or Path in typing.get_args(hint)}
+    return found

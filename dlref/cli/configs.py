@@ -1,0 +1,158 @@
+"""From what was typed to one plain dictionary: Hydra's grammar and composition, and our words when it does not fit."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.errors import ConfigError, did_you_mean
+
+
+def configs_folder() -> Path:
+    """The checkout's `configs/`, if this is one (an editable install also has a stale copy), else the wheel's."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    return checkout / "configs" if (checkout / "pyproject.toml").is_file() else package / "configs"
+
+
+def groups(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """The options of each config group, by name of the group."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.glob("*/*.yaml"):
+            found.setdefault(file.parent.name, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def split_key(override: str) -> tuple[str, str]:
+    """`++a.b=c` -> (`a.b`, `c`)."""
+    key, _, value = override.partition("=")
+    return key.lstrip("+~").strip(), value
+
+
+def spelled_for_hydra(overrides: Sequence[str], known: Mapping[str, list[str]]) -> list[str]:
+    """`a.b=c` sets a value whether or not a YAML already has that key; `check` then knows which keys there are."""
+    spelled = []
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError(
+                f"'{override}' is not key=value; write as in trainer.max_steps=100, and commands before keys"
+            )
+        key, value = split_key(override)
+        if key in known and not override.startswith("~"):
+            spelled.append(f"{key}={value}")
+        else:
+            spelled.append(override if override.startswith("~") else f"++{key}={value}")
+    return spelled
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+    """The config that these overrides make; raises ConfigError, in one sentence, where they do not."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    folders = [configs_folder(), *(config_dir(name) for name in config_dirs)]
+    known = groups(folders)
+    spelled = spelled_for_hydra(overrides, known)
+    spelled += (
+        [f"hydra.searchpath=[{','.join(repr(f'file://{folder}') for folder in folders[1:])}]"] if config_dirs else []
+    )
+    for override in spelled:
+        key, value = split_key(override)
+        if key in known and value not in ["null", *known[key]] and "," not in value:
+            raise ConfigError(f"there is no {key} '{value}'{did_you_mean(value, known[key])}")
+    try:
+        with initialize_config_dir(str(folders[0]), version_base="1.3"):
+            composed = hydra_compose("train", spelled, return_hydra_config=True)
+            config, choices = plain(composed), composed.hydra.runtime.choices
+    except MissingConfigException as error:
+        raise ConfigError(f"a config is missing: {first_line(error)}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"the command line does not fit: {first_line(error)} (typed: {' '.join(overrides)})"
+        ) from None
+    config["name"] = config["name"] or choices["experiment"] or choices["model"]
+    return config
+
+
+def plain(composed: Any) -> dict[str, Any]:
+    """As plain values, interpolations resolved, without Hydra's own section."""
+    from omegaconf import OmegaConf
+
+    container = OmegaConf.to_container(
+        OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), resolve=True
+    )
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def config_dir(name: str) -> Path:
+    folder = Path(name).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir {name} is not a folder")
+    return folder
+
+
+def first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def one_limit(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    """A limit that was typed replaces those of the YAMLs."""
+    limits = ("max_steps", "passes", "max_seconds")
+    typed = {key.rpartition(".")[2] for key, _ in map(split_key, overrides) if key in [f"trainer.{n}" for n in limits]}
+    if typed:
+        config["trainer"] |= {name: None for name in limits if name not in typed}
+
+
+def load_plugins(files: Sequence[str]) -> list[str]:
+    """Import each file of the user's own as a module named after it; the names, which a `_target_` may then use."""
+    names = []
+    for file in files:
+        path = Path(file).expanduser().resolve()
+        name = path.stem
+        if not path.is_file() or not name.isidentifier() or (name in sys.modules and not loaded_from(name, path)):
+            raise ConfigError(f"plugins={file} must be a Python file whose name is a module name not yet taken")
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:  # the file's own
+                del sys.modules[name]
+                raise ConfigError(f"plugins={file} does not load: {type(error).__name__}: {error}") from error
+        names.append(name)
+    return names
+
+
+def plugin_files(overrides: Sequence[str]) -> list[str]:
+    """The files that `plugins=a.py` or `plugins=[a.py,b.py]` names, before anything is composed."""
+    values = [value for key, value in map(split_key, overrides) if key == "plugins"]
+    return [name.strip(" '\"") for name in values[-1].strip("[]").split(",") if name.strip()] if values else []
+
+
+def loaded_from(name: str, path: Path) -> bool:
+    return Path(getattr(sys.modules[name], "__file__", None) or "").resolve() == path
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{a: {b: c}} -> {a.b: c}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that differ: dotted key -> `old → new`."""
+    a, b = flatten(old), flatten(new)
+    return {key: f"{a.get(key)} → {b.get(key)}" for key in sorted(a | b) if a.get(key) != b.get(key)}

@@ -1,0 +1,154 @@
+"""dlref evaluate: the figures and all reports of a trained model, on screen and in its run directory."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.configs import flatten, load_plugins, plain, plugin_files, split_key
+from dlref.cli.main import take_flags
+from dlref.errors import CheckpointError, ConfigError, did_you_mean
+
+HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
+
+  RUN                  takes the run's best checkpoint, else its last; RUN/checkpoints/last takes that one
+  split=eval           train, eval or test (the default; eval where there is no test split)
+  data.root=DIR        and other settings of data, device, threads and trainer.precision
+  plugins=my.py        if the model was trained with plug-ins"""
+OPEN = ("data", "device", "threads", "trainer.precision", "seed", "reports")
+
+logger = logging.getLogger("dlref")
+
+
+def main(arguments: Sequence[str]) -> int:
+    rest = take_flags(arguments, {}, HELP)
+    if rest is None:
+        return 0
+    paths, settings = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
+    if not paths and settings:  # a path may have a = in it
+        paths, settings = settings[:1], settings[1:]
+    if len(paths) != 1:
+        raise ConfigError("dlref evaluate takes one run or checkpoint; dlref train names the run when it starts")
+    return evaluate(paths[0], settings)
+
+
+def evaluate(path: str, settings: list[str]) -> int:
+    from dlref import build
+    from dlref.cli.reporting import run_reports
+    from dlref.data import Shard
+    from dlref.training import devices
+    from dlref.training.checkpoint import as_data, find
+    from dlref.training.evaluation import evaluate as evaluate_split
+    from dlref.training.state import load_weights
+
+    checkpoint = find(path)
+    config, split, plugins = amended(checkpoint, settings)
+    import torch
+
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    device = devices.choose_device(config["device"])
+    with as_data(checkpoint), devices.explained():
+        model = build.build(config, device, plugins)
+    load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
+    if split is None:
+        split = "test" if model.data.has("test") else "eval"
+        if split == "eval":
+            logger.info("this data has no test split, so these are the figures of eval")
+
+    precision = devices.resolve(config["trainer"].get("precision", "auto"), device)
+    autocast = devices.autocast(precision, device)
+    with devices.explained():
+        figures = evaluate_split(model.objective, model.data, split, Shard(), autocast, device)
+        more, pictures, texts = run_reports(model.reports, model.objective.net, model.data, split, device)
+    figures |= more
+    run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path
+    print(f"{checkpoint.path.relative_to(run.parent)}, step {checkpoint.step}, {split}:")
+    width = max(map(len, figures), default=0)
+    for name, value in figures.items():
+        print(f"  {name:<{width}}  {value:.6g}")
+    for text in texts.values():
+        print(text)
+    keep(run, checkpoint, split, figures, pictures, texts)
+    return 0
+
+
+def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], str | None, list[str]]:
+    """The checkpoint's config with what was typed on top, the split, and the plug-ins.
+
+    Places on this machine and code are the command line's alone: the checkpoint's own are not looked at.
+    """
+    from omegaconf import OmegaConf
+
+    from dlref import build
+    from dlref.training.checkpoint import as_data
+
+    config = dict(checkpoint.manifest["config"])
+    typed = dict(map(split_key, settings))
+    split = typed.pop("split", None)
+    if split not in (None, "train", "eval", "test"):
+        raise ConfigError(f"split={split} is unknown{did_you_mean(split, ['train', 'eval', 'test'])}")
+    typed.pop("plugins", None)
+    plugins = load_plugins(plugin_files(settings))
+    for key in typed:
+        if not any(key == name or key.startswith(f"{name}.") for name in OPEN) or key == "data":
+            raise ConfigError(f"{key} cannot be changed in evaluation{did_you_mean(key, known(config))}")
+    with as_data(checkpoint):
+        build.check(config, plugins)
+        places = build.path_settings(config, plugins)
+    for place in sorted(places & set(flatten(config))):
+        group, _, name = place.rpartition(".")
+        if not group:
+            config[name] = [] if name == "plugins" else None
+        elif config[group][name] is not None:
+            config[group] = {key: value for key, value in config[group].items() if key != name}
+            if place not in typed and build.required(config[group]["_target_"], group, name, plugins):
+                raise ConfigError(
+                    f"this model was trained with {place}=…, which a checkpoint may not set; type it again"
+                )
+    changes = OmegaConf.from_dotlist([f"{key}={value}" for key, value in typed.items()])
+    config = plain(OmegaConf.merge(config, changes))
+    build.check(config, plugins)
+    return config, split, plugins
+
+
+def known(config: dict[str, Any]) -> list[str]:
+    return ["split", "device", "threads", "plugins", *(key for key in flatten(config) if key.startswith("data."))]
+
+
+def keep(
+    run: Path, checkpoint: Any, split: str, figures: dict[str, float], pictures: dict[str, Any], texts: dict[str, str]
+) -> None:
+    """evaluation.json, pictures/, TensorBoard and metrics.jsonl; a run that another process holds gets only the files."""
+    from dlref.training.checkpoint import write_whole
+    from dlref.training.log import Log
+    from dlref.training.run import RunFolder
+
+    finite = {name: value for name, value in figures.items() if value == value}
+    result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "metrics": finite}
+    try:
+        write_whole(run / "evaluation.json", json.dumps(result, indent=1))
+        for name, picture in pictures.items():
+            file = run / "pictures" / f"{split}_{name}.png"
+            file.parent.mkdir(exist_ok=True)
+            picture.savefig(file, dpi=120)
+            print(f"  picture {file}")
+    except OSError as error:
+        raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
+    if not (run / "metrics.jsonl").exists():
+        return
+    try:
+        home = RunFolder(run)
+    except ConfigError:
+        return
+    try:
+        log = Log(run, quiet=True)
+        log.figures(split, checkpoint.step, home.info().get("seconds", 0.0), figures)
+        for name, picture in pictures.items():
+            log.picture(f"{split}/{name}", picture, checkpoint.step)
+        for name, text in texts.items():
+            log.text(f"{split}/{name}", text, checkpoint.step)
+        log.close()
+    finally:
+        home.release()

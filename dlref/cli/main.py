@@ -1,0 +1,107 @@
+"""The command `dlref`: finds the sub-command, and turns what goes wrong into one sentence and an exit code."""
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dlref.errors import ConfigError, DlrefError, did_you_mean
+
+COMMANDS = {
+    "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
+    "evaluate": "loss, figures and pictures of a trained model: RUN_OR_CHECKPOINT [split=test]",
+    "compare": "a table of runs, mean ± deviation over their seeds: RUN…",
+    "list": "the models, experiments and data sets there are",
+    "doctor": "what this machine has, and what is missing",
+    "completion": 'shell completion: eval "$(dlref completion)"',
+}
+
+logger = logging.getLogger("dlref")
+
+
+class Printer(logging.Handler):
+    """Sentences on standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        bar = sys.modules.get("tqdm")
+        if bar is not None:
+            bar.tqdm.write(message, file=sys.stderr)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not logger.handlers:
+        logger.addHandler(Printer())
+    rank = os.environ.get("RANK", "0")
+    logger.setLevel(logging.INFO if rank == "0" else logging.ERROR)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"dlref {version('dlref')}")
+        return 0
+    before = None
+    with contextlib.suppress(ValueError):  # not the main thread
+        # Outside of training a signal unwinds the stack, so that no half file stays behind.
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        name, *rest = arguments
+        if name not in COMMANDS:
+            raise ConfigError(f"there is no command '{name}'{did_you_mean(name, COMMANDS)}")
+        return importlib.import_module(f"dlref.cli.{name}").main(rest)
+    except DlrefError as error:
+        print(f"dlref: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("dlref: interrupted", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # dlref list | head
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def usage() -> str:
+    lines = [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
+    example = "  dlref train model=mlp network.widths=[200] optimizer.lr=1e-2"
+    return "\n".join(["usage: dlref COMMAND …", "", *lines, "", "for example", example, "  dlref train --help"])
+
+
+def take_flags(arguments: Sequence[str], with_value: dict[str, Any], help_text: str) -> list[str] | None:
+    """Move `--flag VALUE` and `--flag=VALUE` into `with_value` (a list collects, a bool notes); the rest, or None for help."""
+    rest, waiting = [], iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if argument in ("-h", "--help"):
+            print(help_text)
+            return None
+        if flag in with_value:
+            if isinstance(with_value[flag], bool):
+                with_value[flag] = True
+                continue
+            found = value if equals else next(waiting, None)
+            if found is None:
+                raise ConfigError(f"{flag} needs a value")
+            with_value[flag].append(found)
+        elif argument.startswith("-"):
+            raise ConfigError(f"there is no option {argument}{did_you_mean(argument, with_value)}")
+        else:
+            rest.append(argument)
+    return rest
+
+
+def entry() -> None:
+    """The console script, and the scripts folder's."""
+    sys.exit(main())

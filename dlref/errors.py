@@ -1,0 +1,51 @@
+"""What can go wrong by a user's choice or the world's doing: one sentence each, and the exit code of the process."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DlrefError(Exception):
+    """The message is one sentence: what was wrong, the values, the way out."""
+
+    exit_code = 1
+
+
+class ConfigError(DlrefError):
+    """The command line or a config."""
+
+    exit_code = 2
+
+
+class DataError(DlrefError):
+    """A data set: missing, broken, or not what its reader expects."""
+
+    exit_code = 3
+
+
+class CheckpointError(DlrefError):
+    """A checkpoint: missing, broken, or of another model or data set."""
+
+    exit_code = 4
+
+
+class DivergedError(DlrefError):
+    """A loss or a gradient that is not finite."""
+
+    exit_code = 5
+
+
+class ResourceError(DlrefError):
+    """Memory, disk, or a lost rank."""
+
+    exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'lr'?`, or the choices where nothing is near and they are few, or nothing."""
+    choices = sorted(set(known))
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if not near:  # Forgotten groups are common too: `lr` for `optimizer.lr`.
+        near = [choice for choice in choices if choice.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; choose from {', '.join(choices)}" if 0 < len(choices) <= 24 else ""

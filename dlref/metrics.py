@@ -1,0 +1,41 @@
+"""Totals and counts: what may cross a batch, a rank or a step. Division happens once, when a person reads."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Mean(NamedTuple):
+    """A sum and what it is a sum over (samples, tokens, episodes): the mean is their quotient.
+
+    Sums and counts of parts add up to those of the whole, so the mean stays exact over ragged batches, accumulated
+    micro-batches and ranks, where a mean of means would not. Counts are whole numbers.
+    """
+
+    total: Tensor | float
+    count: Tensor | int  # type: ignore[assignment] # a tuple has a method of that name, which nothing here calls
+
+    @property
+    def value(self) -> float:
+        """total / count, or nan where nothing was counted."""
+        count = float(self.count)
+        return float(self.total) / count if count else float("nan")
+
+
+Totals = dict[str, Mean]
+
+
+def add(a: Totals, b: Totals) -> Totals:
+    """The totals of two parts together; a name that one part lacks counts nothing there."""
+    return {
+        name: Mean(a[name].total + b[name].total, a[name].count + b[name].count)
+        if name in a and name in b
+        else a.get(name) or b[name]
+        for name in a | b
+    }
+
+
+def detach(totals: Totals) -> Totals:
+    """The same figures without their history, the totals in float64 so that long sums stay exact."""
+    return {name: Mean(torch.as_tensor(mean.total).detach().double(), mean.count) for name, mean in totals.items()}

@@ -1,0 +1,74 @@
+"""The multi-layer perceptron.
+
+Rumelhart, Hinton & Williams 1986; batch norm: Ioffe & Szegedy 2015; dropout: Srivastava et al. 2014.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+
+
+class Noise(nn.Module):
+    """Adds normal noise of the given deviation in training."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.deviation * torch.randn_like(x) if self.training else x
+
+
+class MLP(nn.Module):
+    """Affine, (batch norm,) ReLU, (dropout) for each width, then affine; weights by He et al. 2015, eq. 10.
+
+    Raises ConfigError for widths below 1 and shares outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int],
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        input_noise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if any(width < 1 for width in widths):
+            raise ConfigError(f"network.widths is {list(widths)}; each hidden layer takes 1 unit or more")
+        if not (0 <= dropout < 1 and 0 <= input_dropout < 1):
+            raise ConfigError(
+                f"network.dropout {dropout} and input_dropout {input_dropout} are shares from 0 to below 1"
+            )
+        layers: list[nn.Module] = [nn.Flatten()]
+        if input_noise:
+            layers.append(Noise(input_noise))
+        if input_dropout:
+            layers.append(nn.Dropout(input_dropout))
+        width = inputs
+        for next_width in widths:
+            layers.append(affine(width, next_width, bias=not batch_norm))  # the norm brings its own shift
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(next_width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = next_width
+        layers.append(affine(width, outputs))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, ...] -> [B, outputs]
+        return self.layers(x)
+
+
+def affine(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,42 @@
+"""Objectives: each owns a network and turns a batch into totals and counts."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlref.metrics import Totals
+
+
+class Objective(nn.Module):
+    """What training minimises, and what people read of it.
+
+    `forward(batch)` returns totals, among them `loss`, whose total over its count is minimised. In evaluation mode it
+    may return others. State that one batch hands to the next (truncated back-propagation) is this rank's own: it
+    belongs into `get_extra_state`, which a checkpoint keeps apart from the weights.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, batch: Any) -> Totals:
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """The weights have just been updated."""
+
+    def summarize(self, totals: Totals) -> dict[str, float]:
+        """The figures that people read. A likelihood's `nll`, in nats per unit, brings its perplexity along."""
+        figures = {name: mean.value for name, mean in totals.items() if float(mean.count)}
+        if "nll" in figures:  # exp(709.8) is the largest that a float can hold
+            figures["perplexity"] = (
+                math.exp(min(figures["nll"], 709.0)) if figures["nll"] == figures["nll"] else math.nan
+            )
+        return figures
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Losses and sums are taken in float32 or better, whatever the network ran in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,246 @@
+"""Checkpoints that describe themselves, appear whole or not at all, and are read as data, never as code.
+
+A run keeps `checkpoints/step-N/` (weights and what training needs to go on) for its last two saves, and
+`checkpoints/best-N/` (weights alone); the links `last` and `best` point at the newest of each.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dlref.errors import CheckpointError, DlrefError, ResourceError
+from dlref.training import distributed
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+KEPT = 2  # a broken newest checkpoint leaves one to go on from
+logger = logging.getLogger("dlref")
+
+
+class Checkpoint(NamedTuple):
+    """One that is whole: every file has the hash that the manifest names."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.manifest["step"]
+
+    def read(self, name: str) -> Any:
+        """Tensors and plain values of one file; raises CheckpointError for anything else, without running it."""
+        path = self.path / name
+        if name not in self.manifest["files"]:
+            raise CheckpointError(f"{self.path} has no {name}; it has {', '.join(sorted(self.manifest['files']))}")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+        ) as error:
+            raise CheckpointError(
+                f"{path} holds something other than tensors and plain values; it is not read"
+            ) from error
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check every byte against the manifest; raises CheckpointError naming the file that is missing or not as written."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files, version = manifest["files"], manifest["format"]
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{path / MANIFEST} is of format {version}, this dlref reads {FORMAT}; install a newer one"
+            )
+        if (
+            not isinstance(manifest["step"], int)
+            or not isinstance(manifest["config"], dict)
+            or not isinstance(files, dict)
+        ):
+            raise KeyError("step")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path / MANIFEST} is missing, so this is not a whole checkpoint; use another one"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / MANIFEST} is not a manifest ({type(error).__name__}); use another checkpoint"
+        ) from None
+    for name, digest in files.items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(f"{file} is missing; use another checkpoint")
+        if file_digest(file) != digest:
+            raise CheckpointError(f"{file} is damaged: its sha256 is not the manifest's; use another checkpoint")
+    return Checkpoint(path, manifest)
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Checkpoints:
+    """Those of one run, below `folder`."""
+
+    def __init__(self, folder: Path, rank: int = 0, device: torch.device | None = None) -> None:
+        self.folder, self.rank, self.device = folder, rank, device or torch.device("cpu")
+
+    def save(
+        self, kind: str, step: int, manifest: dict[str, Any], mine: dict[str, Any], shared: dict[str, Any] | None = None
+    ) -> None:
+        """Write a checkpoint `step` or `best` from file name -> content: rank 0's `shared`, and every rank's `mine`.
+
+        Nothing bears its final name before all of it is on disk. Raises ResourceError, leaving the earlier ones whole
+        and nothing half behind, where the disk takes no more.
+        """
+        temporary = self.folder / f".{kind}-{step:08d}"
+        failure: Exception | None = None
+        try:
+            if self.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+        except OSError as error:
+            failure = error
+        self.agree(failure, temporary)
+        try:
+            for name, content in {**mine, **(shared or {} if self.rank == 0 else {})}.items():
+                with open(temporary / name, "wb") as file:
+                    torch.save(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when a write comes up short
+            failure = error
+        self.agree(failure, temporary)
+        if self.rank:
+            self.agree(None, temporary)
+            return
+        try:
+            files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+            text = json.dumps({"format": FORMAT, "step": step, **manifest, "files": files}, indent=1)
+            write_whole(temporary / MANIFEST, text)
+            final = self.folder / f"{kind}-{step:08d}"
+            if final.exists():  # left by a run that was resumed from before it
+                shutil.rmtree(final)
+            os.rename(temporary, final)
+            sync_folder(self.folder)
+            link = self.folder / {"step": "last", "best": "best"}[kind]
+            new = link.with_name(f".{link.name}")
+            new.unlink(missing_ok=True)
+            new.symlink_to(final.name)
+            os.replace(new, link)
+        except OSError as error:
+            failure = error
+        self.agree(failure, temporary)
+        for old in self.numbered(kind)[: -KEPT if kind == "step" else -1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def agree(self, failure: Exception | None, temporary: Path) -> None:
+        """Wait for the other ranks; if any of them failed, clean up and give up together."""
+        if not distributed.all_succeeded(failure is None, self.device):
+            if self.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            reason = str(failure).splitlines()[0] if failure else "on another rank"
+            raise ResourceError(
+                f"the checkpoint could not be written to {self.folder} ({reason}); make room there and resume: the "
+                "checkpoint before it is whole"
+            ) from failure
+
+    def numbered(self, kind: str) -> list[Path]:
+        """Those of a kind by rising step."""
+        found = [path for path in self.folder.glob(f"{kind}-*") if path.is_dir() and path.name[5:].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[5:]))
+
+    def newest(self, kind: str) -> Checkpoint | None:
+        """The newest whole one, by step rather than by date; damaged ones are passed over with a warning."""
+        name = {"step": "last", "best": "best"}[kind]
+        link, found = self.folder / name, self.numbered(kind)
+        if link.is_symlink() and not link.exists():
+            logger.warning("%s points at a checkpoint that is gone; taking the newest one that is whole", link)
+        for path in reversed(found):
+            try:
+                return open_checkpoint(path)
+            except CheckpointError as error:
+                logger.warning("passing over a checkpoint: %s", error)
+        return None
+
+    def forget_after(self, step: int) -> None:
+        """Remove what a killed save has left, and checkpoints of a future that is now trained again."""
+        for path in self.folder.glob(".*"):
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in [*self.numbered("step"), *self.numbered("best")]:
+            if int(path.name[5:]) > step:
+                shutil.rmtree(path)
+
+
+def find(path: str | Path) -> Checkpoint:
+    """A run's best checkpoint, else its last; or the very checkpoint that `path` is. Raises CheckpointError."""
+    folder = Path(path).expanduser()
+    if (folder / MANIFEST).exists() or (folder / "weights.pt").exists():
+        return open_checkpoint(folder.resolve())
+    if folder.name in ("best", "last"):
+        kind = {"best": "best", "last": "step"}[folder.name]
+        found = Checkpoints(folder.parent).newest(kind)
+    else:
+        checkpoints = Checkpoints(folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder)
+        found = checkpoints.newest("best") or checkpoints.newest("step")
+    if found is None:
+        what = "has no whole checkpoint" if folder.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"{folder} {what}; give a run directory as dlref train names it, or one of its checkpoints"
+        )
+    return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file so that a reader, or a killed writer, never sees a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def as_data(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what a checkpoint's own config gets wrong into a CheckpointError: a file is at fault, not the user."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except DlrefError as error:
+        if error.exit_code != 2:
+            raise
+        raise CheckpointError(
+            f"{checkpoint.path / MANIFEST} does not describe a model that can be built: {error}"
+        ) from error

@@ -1,0 +1,121 @@
+"""One process or many: torchrun's ranks, and the few moments at which they meet."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError, ResourceError
+from dlref.metrics import Mean, Totals
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=5)  # how long a rank waits for the others before it gives up
+
+
+def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """Rank, local rank and number of ranks that the launcher announces; raises ConfigError for one without a meeting point.
+
+    Processes that do not know of each other would train apart and write over each other's results.
+    """
+    ranks = int(environment.get("WORLD_SIZE", "1"))
+    if ranks > 1 and not all(name in environment for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")):
+        raise ConfigError(
+            f"WORLD_SIZE is {ranks} but RANK, MASTER_ADDR or MASTER_PORT is missing; start ranks with torchrun"
+        )
+    if "WORLD_SIZE" not in environment:
+        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+            if int(environment.get(name, "1")) > 1:
+                count = environment[name]
+                raise ConfigError(
+                    f"{count} processes were started by another launcher ({name}); use torchrun inside of it"
+                )
+    return int(environment.get("RANK", "0")), int(environment.get("LOCAL_RANK", "0")), ranks
+
+
+@contextmanager
+def group(ranks: int, device: torch.device) -> Iterator[None]:
+    """The process group, if there is more than one rank: nccl on CUDA, gloo on the CPU."""
+    if ranks == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and nccl raise when a peer has gone
+        if any(word in str(error) for word in ("gloo", "NCCL", "Connection", "Timed out", "timed out")):
+            reason = str(error).splitlines()[0][:160]
+            raise ResourceError(
+                f"another rank was lost ({reason}); go on from the last checkpoint with resume="
+            ) from error
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def parallel(objective: nn.Module) -> nn.Module:
+    """The objective, its gradient averaged over the ranks if there are several.
+
+    Buffers stay each rank's own while training: broadcasting them would also overwrite the state that a rank carries.
+    """
+    if not dist.is_initialized():
+        return objective
+    return nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+
+
+def apart(model: nn.Module) -> Any:
+    """A context in which a backward pass only accumulates, without the ranks meeting."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def share_buffers(objective: nn.Module) -> None:
+    """Every rank takes rank 0's buffers (running statistics), so that all evaluate and save one and the same network."""
+    if dist.is_initialized():
+        for buffer in objective.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def sum_over_ranks(totals: Totals, *numbers: float) -> tuple[Totals, list[float]]:
+    """Totals and plain numbers, summed over all ranks in one message; a single process returns them as they are.
+
+    All ranks need the same names.
+    """
+    if not dist.is_initialized():
+        return totals, list(numbers)
+    device = next((m.total.device for m in totals.values() if isinstance(m.total, Tensor)), torch.device("cpu"))
+    flat = [part for mean in totals.values() for part in mean]
+    message = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device).detach() for x in [*flat, *numbers]])
+    dist.all_reduce(message)
+    sums = {name: Mean(message[2 * i], message[2 * i + 1]) for i, name in enumerate(totals)}
+    return sums, message[2 * len(totals) :].tolist()
+
+
+def same_names(totals: Totals) -> Totals:
+    """These totals and, counting nothing, those that only other ranks have: a rank may have had no batch at all."""
+    if not dist.is_initialized():
+        return totals
+    names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(names, list(totals))
+    return {name: totals.get(name, Mean(0.0, 0)) for rank in names for name in rank}
+
+
+def all_succeeded(mine: bool, device: torch.device) -> bool:
+    """Whether this step of a joint work went well on every rank; also the point where they wait for each other."""
+    if not dist.is_initialized():
+        return mine
+    failures = torch.tensor(int(not mine), device=device)
+    dist.all_reduce(failures)
+    return int(failures) == 0
+
+
+def from_first(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,26 @@
+"""One pass over a split: what a network is worth."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dlref.metrics import Totals, add, detach
+from dlref.objectives import Objective
+from dlref.training import distributed
+
+
+def evaluate(
+    objective: Objective, data: Any, split: str, shard: Any, autocast: Callable[[], Any], device: torch.device
+) -> dict[str, float]:
+    """The objective's figures over one pass of a split, over all ranks; random state and training mode are put back."""
+    totals: Totals = {}
+    was_training = objective.training
+    objective.eval()
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for batch in data.batches(split, objective.net, shard):
+            with autocast():
+                part = objective(batch)
+            totals = add(totals, detach(part))
+    objective.train(was_training)
+    return objective.summarize(distributed.sum_over_ranks(distributed.same_names(totals))[0])

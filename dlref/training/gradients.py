@@ -1,0 +1,29 @@
+"""The gradient as one long vector, whether its rows are dense or sparse (word vectors)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """What the gradients are made of: dense ones whole, sparse ones as their rows, each row once."""
+    found = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                found.append(parameter.grad._values())
+            else:
+                found.append(parameter.grad)
+    return found
+
+
+def norm(gradient: list[Tensor]) -> Tensor:
+    """The Euclidean norm; not finite if any entry is not."""
+    return torch.nn.utils.get_total_norm(gradient)
+
+
+def scale_(gradient: list[Tensor], factor: float) -> None:
+    if gradient and factor != 1:
+        torch._foreach_mul_(gradient, factor)

@@ -1,0 +1,139 @@
+"""The directory of a run: who may write there, and what is written about the run itself."""
+
+import json
+import os
+import platform
+import resource
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from dlref.errors import ConfigError
+from dlref.training.checkpoint import write_whole
+
+
+def new_folder(parent: Path) -> Path:
+    """`<time>-<random>` below `parent`; the random part keeps runs apart that begin within the same second."""
+    while True:
+        folder = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise unwritable(folder, "it is a file") from None
+        except OSError as error:
+            raise unwritable(folder, error) from None
+        else:
+            return folder
+
+
+def unwritable(folder: Path, reason: object) -> ConfigError:
+    return ConfigError(f"the run directory {folder} cannot be written ({reason}); choose another one with run_dir=")
+
+
+class RunFolder:
+    """Held by one process at a time; raises ConfigError if another one has it or it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = filelock.FileLock(path / ".lock")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire(blocking=False)
+        except filelock.Timeout:
+            owner = self.info()
+            who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+            raise ConfigError(f"{path} is in use by {who}; wait for it, or choose another run_dir=") from None
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+    def info(self) -> dict[str, Any]:
+        """What `run.json` says, or nothing."""
+        try:
+            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def record(self, **figures: Any) -> None:
+        """Add figures to `run.json`."""
+        try:
+            write_whole(self.path / "run.json", json.dumps(self.info() | figures, indent=1, default=str))
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def write(self, name: str, text: str) -> None:
+        try:
+            write_whole(self.path / name, text)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def versions() -> dict[str, str]:
+    names = ["dlref", "torch", "torchtext", "gymnasium", "hydra-core", "numpy"]
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"python": platform.python_version()}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"cpu": processor(), "cores": os.cpu_count(), "gpu": card, "system": platform.platform()}
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """Of the checkout this code runs from, with `-dirty` for uncommitted changes; None outside of one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The most that was in use so far, in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peaks = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if device.type == "cuda":
+        peaks["gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return {name: round(value, 1) for name, value in peaks.items()}
+
+
+def about(device: torch.device, overrides: list[str]) -> dict[str, Any]:
+    """What a run is by: its command, code and machine."""
+    return {
+        "overrides": overrides,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,95 @@
+"""What a training is, in plain values and tensors, so that a resumed one is the uninterrupted one bit for bit."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import CheckpointError
+from dlref.metrics import Mean
+from dlref.training.trainer import Progress, Trainer
+
+EXTRA = "_extra_state"  # torch's key for what a module's get_extra_state returns
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, without the state that is carried from batch to batch."""
+    return {name: value for name, value in module.state_dict().items() if not name.endswith(EXTRA)}
+
+
+def carried(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in module.state_dict().items() if name.endswith(EXTRA)}
+
+
+def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> None:
+    """Put weights into a module of the same shape; raises CheckpointError naming what differs."""
+    own = weights(module)
+    shape = lambda value: "×".join(map(str, value.shape)) or "scalar"  # noqa: E731
+    wrong = [
+        f"{n} is {shape(saved[n])} there, {shape(own[n])} here"
+        for n in own
+        if n in saved and saved[n].shape != own[n].shape
+    ]
+    wrong += [f"{n} is only here" for n in own if n not in saved] + [
+        f"{n} is only there" for n in saved if n not in own
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(f"{where} is of another network: {', '.join(wrong[:3])}{more}")
+    module.load_state_dict(dict(saved) | carried(module))
+
+
+def shared_state(trainer: Trainer) -> dict[str, Any]:
+    """What all ranks have in common besides the weights that are shown."""
+    average = trainer.average
+    return {
+        "progress": asdict(trainer.progress),
+        "window": {name: [float(mean.total), int(mean.count)] for name, mean in trainer.window.items()},
+        "optimizer": trainer.optimizer.state_dict(),
+        "trained": weights(trainer.objective) if average else None,  # the shown weights are averages then
+        "averaged": int(average.n_averaged) if average else None,
+    }
+
+
+def own_state(trainer: Trainer) -> dict[str, Any]:
+    """What is this rank's own: the state it carries, where its random numbers stand, and its data."""
+    return {
+        "carried": carried(trainer.objective),
+        "data": trainer.data.state_dict(),
+        "random": torch.get_rng_state(),
+        "cuda_random": torch.cuda.get_rng_state(trainer.device) if trainer.device.type == "cuda" else None,
+    }
+
+
+def restore(
+    trainer: Trainer, shown: Mapping[str, Tensor], shared: Mapping[str, Any], own: Mapping[str, Any], where: str
+) -> None:
+    """Take up where `shared_state` and `own_state` were taken; `where` names the checkpoint in errors."""
+    load_weights(trainer.objective, shared["trained"] or shown, where)
+    trainer.objective.load_state_dict(trainer.objective.state_dict() | own["carried"])
+    if trainer.average:
+        load_weights(trainer.average.module, shown, where)
+        trainer.average.n_averaged.fill_(shared["averaged"] or 0)
+    progress = dict(shared["progress"])
+    trainer.progress = Progress(**progress | {"logged": tuple(progress["logged"])})
+    trainer.window = {name: Mean(torch.tensor(t, dtype=torch.float64), n) for name, (t, n) in shared["window"].items()}
+    load_optimizer(trainer.optimizer, shared["optimizer"], where)
+    trainer.data.load_state_dict(own["data"])
+    torch.set_rng_state(own["random"])
+    if trainer.device.type == "cuda" and own["cuda_random"] is not None:
+        torch.cuda.set_rng_state(own["cuda_random"], trainer.device)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:
+    """Load the moments; the hyper-parameters stay those of the config, which may have been changed on purpose."""
+    chosen = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(saved)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{where} is of another optimizer ({error}); resume with the one it was trained with"
+        ) from None
+    for group, values in zip(optimizer.param_groups, chosen, strict=True):
+        group.update(values)

@@ -1,0 +1,198 @@
+"""The one training loop: minimise the total called `loss` over its count, whatever is learned from whatever data."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dlref.errors import ConfigError, DivergedError
+from dlref.metrics import Totals, add, detach
+from dlref.objectives import Objective
+from dlref.training import devices, distributed, gradients
+from dlref.training.evaluation import evaluate
+from dlref.training.log import Log
+from dlref.training.signals import StopSignals
+
+Save = Callable[[str], None]  # "last" or "best"
+Report = Callable[[nn.Module, int], dict[str, float]]  # of a network after a step
+
+
+@dataclass
+class Progress:
+    """How far a run has come; a checkpoint holds it, so that a resumed run goes on as if it had never stopped."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training alone
+    logged: tuple[int, float] = (0, 0.0)  # step and seconds of the last line
+    evaluated: int = 0
+    best: float | None = None
+    since_best: int = 0  # evaluations
+    figures: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Settings, in optimizer steps and seconds of training; the first limit that is reached ends the run.
+
+    `monitor` names a figure and its better direction (`eval/nll min`): its best weights are kept, and `patience`
+    evaluations without a new best end the run. With `ema` the weights that are evaluated and kept are averages, which
+    each step draws by 1 - ema towards the trained ones.
+    """
+
+    max_steps: int | None = None
+    passes: float | None = None
+    max_seconds: float | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
+    compile: bool = False
+    ema: float | None = None
+    monitor: str | None = None
+    patience: int | None = None
+    allow_other_data: bool = False
+    log_every: int = 50
+    eval_every: int | None = None
+    save_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "accumulate", "patience", "log_every", "eval_every", "save_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"trainer.{name} is {value}; it takes 1 or more")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ConfigError(f"trainer.ema is {self.ema}; it takes a decay from 0 to below 1, as 0.999")
+        if self.monitor and (len(self.monitor.split()) != 2 or self.monitor.split()[1] not in ("min", "max")):
+            raise ConfigError(
+                f"trainer.monitor is '{self.monitor}'; write a figure and its direction, as 'eval/nll min'"
+            )
+        if self.patience and not (self.monitor and self.eval_every):
+            raise ConfigError("trainer.patience waits for trainer.monitor to improve; set monitor and eval_every too")
+
+    def limit_steps(self, batches_per_pass: Callable[[], float]) -> None:
+        """Turn passes over the data into steps."""
+        if self.passes is not None:
+            steps = max(1, -int(-self.passes * batches_per_pass() // self.accumulate))
+            self.max_steps, self.passes = min(steps, self.max_steps or steps), None
+        if self.max_steps is None and self.max_seconds is None:
+            raise ConfigError("nothing ends this run; set trainer.max_steps, trainer.passes or trainer.max_seconds")
+
+    def prepare(
+        self, objective: Objective, data: Any, optimizer: Any, schedule: Any, shard: Any, device: torch.device
+    ) -> None:
+        """Take what is to be trained; then restore a checkpoint's state (`dlref.training.state`), or not, and `fit`."""
+        self.objective, self.data, self.optimizer, self.schedule = objective, data, optimizer, schedule
+        self.shard, self.device, self.progress = shard, device, Progress()
+        self.window: Totals = {}  # since the last line of the log
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.autocast = devices.autocast(devices.resolve(self.precision, device), device)
+        average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
+        self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
+
+    @property
+    def shown(self) -> Any:
+        """The objective whose weights are evaluated and kept: the average, if there is one."""
+        return self.average.module if self.average else self.objective
+
+    def share_done(self) -> float:
+        steps = self.progress.step / self.max_steps if self.max_steps else 0.0
+        return max(steps, self.progress.seconds / self.max_seconds if self.max_seconds else 0.0)
+
+    def ended(self) -> bool:
+        impatient = self.patience is not None and self.progress.since_best >= self.patience
+        return self.share_done() >= 1 or impatient
+
+    def due(self, every: int | None) -> bool:
+        return every is not None and self.progress.step % every == 0
+
+    def fit(self, log: Log, save: Save, report: Report) -> int:
+        """Train to the end or to a signal, which is returned (0 for none); `save("last")` and `save("best")` keep it."""
+        progress, saved = self.progress, self.progress.step
+        self.compiling = self.compile and devices.compile_in_place(self.objective, self.device)
+        model = distributed.parallel(self.objective)
+        batches = self.data.train_batches(self.objective.net, self.shard, progress.step * self.accumulate)
+        stopped = False
+        with StopSignals() as signals, devices.explained():
+            self.clock = time.perf_counter()
+            while True:
+                paused = time.perf_counter()
+                if progress.evaluated < progress.step and not stopped and (self.ended() or self.due(self.eval_every)):
+                    self.evaluate(log, save, report)
+                last = self.ended() or stopped
+                if progress.step > saved and (last or self.due(self.save_every)):
+                    distributed.share_buffers(self.objective)
+                    save("last")
+                    saved = progress.step
+                if last:
+                    return signals.received
+                self.clock += time.perf_counter() - paused
+                stopped, figures = self.step(model, batches, bool(signals.received))
+                if progress.step % self.log_every == 0:
+                    self.log(log, figures)
+
+    def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
+        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
+        progress = self.progress
+        self.objective.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        factor = self.schedule(self.share_done())
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        totals: Totals = {}
+        for left in reversed(range(self.accumulate)):
+            with distributed.apart(model) if left else contextlib.nullcontext():
+                with self.autocast():
+                    part: Totals = model(next(batches))
+                torch.as_tensor(part["loss"].total).backward()
+            totals = add(totals, detach(part))
+        now = time.perf_counter()
+        totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
+        if not self.compiling:  # which the first step is spent on
+            progress.seconds += seconds / self.shard.ranks  # all ranks follow one clock
+        self.clock, self.compiling = now, False
+        gradient = gradients.values(self.objective.parameters())
+        # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean.
+        scale = self.shard.ranks / max(float(totals["loss"].count), 1.0)
+        norm = float(gradients.norm(gradient)) * scale
+        if not torch.isfinite(torch.as_tensor(totals["loss"].total) + norm):
+            raise DivergedError(
+                f"step {progress.step + 1} is not finite: loss {totals['loss'].value:g}, gradient norm {norm:g}, "
+                f"learning rate {self.rates[0] * factor:g}; the weights are as before it: lower optimizer.lr or set "
+                "trainer.clip_norm, and resume the last checkpoint or begin anew"
+            )
+        gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
+        self.optimizer.step()
+        progress.step += 1
+        self.objective.after_step()
+        if self.average:
+            self.average.update_parameters(self.objective)
+        self.window = add(self.window, totals)
+        return stops > 0, {"lr": self.rates[0] * factor, "grad_norm": norm}
+
+    def log(self, log: Log, figures: dict[str, float]) -> None:
+        progress, units = self.progress, self.data.units_per_batch(self.shard.ranks) * self.accumulate
+        steps, seconds = progress.step - progress.logged[0], progress.seconds - progress.logged[1]
+        figures = self.objective.summarize(self.window) | figures
+        figures[f"{self.data.unit}_per_second"] = units * steps / max(seconds, 1e-9)
+        log.figures("train", progress.step, progress.seconds, figures)
+        self.window, progress.logged = {}, (progress.step, progress.seconds)
+
+    def evaluate(self, log: Log, save: Save, report: Report) -> None:
+        progress = self.progress
+        distributed.share_buffers(self.shown)
+        figures = evaluate(self.shown, self.data, "eval", self.shard, self.autocast, self.device)
+        figures |= report(self.shown.net, progress.step)
+        progress.evaluated, progress.figures = progress.step, figures
+        log.figures("eval", progress.step, progress.seconds, figures)
+        if self.monitor:
+            name, direction = self.monitor.split()
+            value = figures.get(name.removeprefix("eval/"), float("nan"))
+            better = (lambda a, b: a > b) if direction == "max" else (lambda a, b: a < b)
+            if value == value and (progress.best is None or better(value, progress.best)):
+                progress.best, progress.since_best = value, 0
+                save("best")
+            else:
+                progress.since_best += 1
