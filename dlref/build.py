@@ -43,7 +43,7 @@ TOP: dict[str, Any] = {
     "threads": int | None,
     "run_dir": str | None,
     "resume": str | None,
-    "plugins": list[str],
+    "plugins": list[str] | str,
 }
 
 

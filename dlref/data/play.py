@@ -136,10 +136,11 @@ class Play:
         """Act, store; return and length of each episode that ended."""
         assert self.random is not None
         finished = []
+        place = place_of(net)
         chances = torch.rand(steps, generator=self.random).tolist()
         guesses = torch.randint(self.outputs, (steps,), generator=self.random).tolist()
         for chance, guess in zip(chances, guesses, strict=True):
-            action = guess if chance < self.epsilon_now() else greedy(net, self.observation)
+            action = guess if chance < self.epsilon_now() else greedy(net, self.observation, place)
             observation, reward, terminated, truncated = take(self.env, self.env_name, action, self.written)
             row = self.written % self.capacity
             self.states[row] = torch.from_numpy(self.observation)
@@ -157,13 +158,16 @@ class Play:
             raise DataError(f"play has no '{split}' split; it has eval, test")
         import gymnasium
 
+        place = place_of(net)
         env, stream = gymnasium.make(self.env_name), {"eval": EVAL, "test": TEST}[split]
         mine = shard.share(0, self.episodes)
         for number in range(mine.start, mine.stop):
             seed = int(torch.randint(2**31, (), generator=generator(self.seed, stream, number)))
             observation, length, total, over = np.asarray(env.reset(seed=seed)[0], np.float32), 0, 0.0, False
             while not over:
-                observation, reward, terminated, truncated = take(env, self.env_name, greedy(net, observation), length)
+                observation, reward, terminated, truncated = take(
+                    env, self.env_name, greedy(net, observation, place), length
+                )
                 total, length, over = total + reward, length + 1, terminated or truncated
             yield Episode(total, length)
 
@@ -196,10 +200,9 @@ class Play:
         return [self.states, self.next_states, self.actions, self.rewards, self.terminated]
 
 
-def greedy(net: nn.Module, observation: np.ndarray | None) -> int:
-    device, dtype = place_of(net)
+def greedy(net: nn.Module, observation: np.ndarray | None, place: tuple[torch.device, torch.dtype]) -> int:
     with torch.no_grad():
-        return int(net(torch.as_tensor(observation)[None].to(device, dtype)).argmax())
+        return int(net(torch.as_tensor(observation)[None].to(*place)).argmax())
 
 
 def take(env: Any, name: str, action: int, step: int) -> tuple[np.ndarray, float, bool, bool]:

@@ -23,7 +23,7 @@ class Noise(nn.Module):
 
 
 class MLP(nn.Module):
-    """Affine, (batch norm,) ReLU, (dropout) for each width, then affine; weights by He et al. 2015, eq. 10.
+    """Affine, (batch norm,) ReLU, (dropout) for each width, then affine; weights and shifts begin as torch draws them.
 
     Raises ConfigError for widths below 1 and shares outside [0, 1).
     """
@@ -52,23 +52,15 @@ class MLP(nn.Module):
             layers.append(nn.Dropout(input_dropout))
         width = inputs
         for next_width in widths:
-            layers.append(affine(width, next_width, bias=not batch_norm))  # the norm brings its own shift
+            layers.append(nn.Linear(width, next_width, bias=not batch_norm))  # the norm brings its own shift
             if batch_norm:
                 layers.append(nn.BatchNorm1d(next_width))
             layers.append(nn.ReLU())
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = next_width
-        layers.append(affine(width, outputs))
+        layers.append(nn.Linear(width, outputs))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, ...] -> [B, outputs]
         return self.layers(x)
-
-
-def affine(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer

@@ -3,6 +3,7 @@
 Dropout between the layers only, as in Zaremba et al. 2014.
 """
 
+import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
@@ -31,5 +32,7 @@ class RecurrentLM(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
-        h, state = self.lstm(self.dropout(self.embed(tokens)), state)
+        # The recurrence stays in full precision: its errors compound over time, and few CPUs have the half one.
+        with torch.autocast(tokens.device.type, enabled=False):
+            h, state = self.lstm(self.dropout(self.embed(tokens)), state)
         return self.out(self.dropout(h)), state

@@ -87,6 +87,7 @@ class Trainer:
         self.objective, self.data, self.optimizer, self.schedule = objective, data, optimizer, schedule
         self.shard, self.device, self.progress = shard, device, Progress()
         self.window: Totals = {}  # since the last line of the log
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.autocast = devices.autocast(devices.resolve(self.precision, device), device)
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
@@ -115,6 +116,7 @@ class Trainer:
         model = distributed.parallel(self.objective)
         batches = self.data.train_batches(self.objective.net, self.shard, progress.step * self.accumulate)
         stopped = False
+        self.objective.train()
         with StopSignals() as signals, devices.explained():
             self.clock = time.perf_counter()
             while True:
@@ -136,7 +138,6 @@ class Trainer:
     def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
         """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
         progress = self.progress
-        self.objective.train()
         self.optimizer.zero_grad(set_to_none=True)
         factor = self.schedule(self.share_done())
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -153,7 +154,7 @@ class Trainer:
         if not self.compiling:  # which the first step is spent on
             progress.seconds += seconds / self.shard.ranks  # all ranks follow one clock
         self.clock, self.compiling = now, False
-        gradient = gradients.values(self.objective.parameters())
+        gradient = gradients.values(self.parameters)
         # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean.
         scale = self.shard.ranks / max(float(totals["loss"].count), 1.0)
         norm = float(gradients.norm(gradient)) * scale

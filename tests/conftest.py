@@ -1,0 +1,79 @@
+"""What the tests share: small runs of every model, in this process or in one that can be killed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlref.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[1]
+DATASETS = Path(os.environ.get("DLREF_DATA") or ROOT.parent / "shared" / "datasets")
+
+# Every model in seconds: small, and with carried state, dropout, replay and evaluation all in use.
+SMALL = {
+    "mlp": ["model=mlp", "network.widths=[16,12]", "network.dropout=0.2", "network.batch_norm=true", "data.points=50"],
+    "lstm_lm": [
+        "model=lstm_lm",
+        "network.width=12",
+        "network.layers=2",
+        "data.batch_size=12",
+        "data.length=9",
+        "data.minimum=20",
+    ],
+    "dqn": [
+        "model=dqn",
+        "network.widths=[16]",
+        "data.warmup_steps=50",
+        "data.episodes=2",
+        "data.replay=40",
+        "objective.copy_every=3",
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks are faster on one, and runs in this process may change the number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`dlref train` in this process: exit code and what was said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = main(["train", "device=cpu", "threads=1", *arguments])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def datasets() -> Path:
+    """The folder of real data; a test that needs it is skipped without, and fails in CI where it should be there."""
+    if not (DATASETS / "mnist").is_dir():
+        if os.environ.get("CI") and (ROOT.parent / "shared" / "datasets").is_dir():
+            pytest.fail(f"real data should be under {DATASETS}")
+        pytest.skip(f"no real data under {DATASETS}")
+    return DATASETS
+
+
+def command(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    """`dlref …` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "dlref", *arguments], capture_output=True, text=True, timeout=120, **settings
+    )  # type: ignore[call-overload]
+
+
+def start(*arguments: str, **settings: object) -> subprocess.Popen[str]:
+    """The same, not waited for."""
+    line = [sys.executable, "-m", "dlref", *arguments]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)  # type: ignore[call-overload]

@@ -1,0 +1,78 @@
+"""Who may import whom, and what a shared file may not know."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dlref
+
+PACKAGE = Path(dlref.__file__).parent
+PARTS = [
+    "errors",
+    "metrics",
+    "models",
+    "data",
+    "objectives",
+    "reports",
+    "training",
+    "build",
+    "cli",
+    "__init__",
+    "__main__",
+]
+MAY = {
+    "errors": set(),
+    "metrics": set(),
+    "models": {"models"},
+    "data": {"data"},
+    "objectives": {"objectives", "metrics"},
+    "reports": {"reports", "metrics"},
+    "training": {"training", "metrics", "objectives"},  # the trainer's signature names the base class Objective
+    "build": {"data", "objectives", "reports", "training"},  # base classes, to know what a config may name
+    "cli": set(PARTS),
+    "__init__": {"build", "training"},
+    "__main__": {"cli"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or within a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_part_imports_only_what_it_may(path: Path) -> None:
+    own = part_of(path)
+    for name in imports(path):
+        root, _, rest = name.partition(".")
+        if root == "dlref" and rest:
+            other = rest.partition(".")[0]
+            assert other in MAY[own] | {"errors"}, f"{own} imports {name}"
+        if root in ("hydra", "omegaconf"):
+            assert own in ("build", "cli"), f"{path} imports {name}"
+        if root == "torchtext":
+            assert path.relative_to(PACKAGE) == Path("data/text.py"), f"{path} imports {name}"
+
+
+def test_every_part_has_its_row() -> None:
+    assert {part_of(path) for path in FILES} == set(PARTS)
+
+
+def test_the_trainer_is_short_and_knows_no_model() -> None:
+    text = (PACKAGE / "training" / "trainer.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    names = [path.stem for path in (PACKAGE.parent / "configs" / "model").glob("*.yaml")]
+    for word in [*names, "token", "episode", "hydra", "digit", "reward", "vocab"]:
+        assert word not in text.lower()

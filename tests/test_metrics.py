@@ -1,0 +1,36 @@
+"""Totals and counts add up exactly, however the data are cut."""
+
+import math
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlref.metrics import Mean, Totals, add, detach
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=60), st.integers(1, 9))
+def test_any_cut_gives_the_mean_of_the_whole(numbers: list[int], size: int) -> None:
+    totals: Totals = {}
+    for start in range(0, len(numbers), size):
+        part = numbers[start : start + size]
+        totals = add(totals, {"loss": Mean(torch.tensor(float(sum(part))), len(part))})
+    assert totals["loss"].value == sum(numbers) / len(numbers)
+
+
+def test_a_name_that_one_part_lacks_counts_nothing_there() -> None:
+    totals = add({"a": Mean(3.0, 2)}, {"a": Mean(1.0, 2), "b": Mean(5.0, 1)})
+    assert {name: mean.value for name, mean in totals.items()} == {"a": 1.0, "b": 5.0}
+
+
+def test_a_name_that_counted_nothing_is_no_number_and_stays() -> None:
+    totals = add({"a": Mean(0.0, 0)}, {"b": Mean(1.0, 1)})
+    assert math.isnan(totals["a"].value)
+
+
+def test_detached_sums_stay_exact_where_float32_would_round() -> None:
+    totals: Totals = {}
+    for _ in range(3):
+        totals = add(totals, detach({"loss": Mean(torch.tensor(2.0**24 + 2, requires_grad=True), 1)}))
+    assert float(totals["loss"].total) == 3 * (2.0**24 + 2)
+    assert not totals["loss"].total.requires_grad  # type: ignore[union-attr]

@@ -1,0 +1,116 @@
+"""Two processes at the same global batch train what one process trains."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlref.cli.main import main
+from dlref.training.checkpoint import Checkpoints
+
+# A data set of transitions that are there from the start, so that what is learned from them can be compared.
+TRANSITIONS = """
+import torch
+from typing import NamedTuple
+from dlref.data import generator, place_of
+
+class Batch(NamedTuple):
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    next_states: torch.Tensor
+    terminated: torch.Tensor
+    finished: torch.Tensor
+    epsilon: float
+
+class Outcome(NamedTuple):
+    returns: float
+    length: int
+
+class Recorded:
+    unit, sizes, batches_per_pass = "steps", {"inputs": 3, "outputs": 4}, 1.0
+    def __init__(self, batch_size: int, seed: int): self.batch_size, self.seed = batch_size, seed
+    def units_per_batch(self, ranks): return self.batch_size
+    def has(self, split): return split == "eval"
+    def describe(self): return {}
+    def state_dict(self): return {}
+    def load_state_dict(self, state): pass
+    def batches(self, split, net, shard): yield Outcome(float(shard.rank), 1)
+    def train_batches(self, net, shard, first_batch):
+        number, (device, dtype) = first_batch, place_of(net)
+        while True:
+            draw, size = generator(self.seed, number), self.batch_size - number % 3  # ragged
+            rows, number = shard.share(0, size), number + 1
+            states, then = torch.randn(2, size, 3, generator=draw, dtype=torch.float64)
+            actions, rewards = torch.randint(4, (size,), generator=draw), torch.randn(size, generator=draw, dtype=torch.float64)
+            over = torch.rand(size, generator=draw) < 0.3
+            parts = (states, actions, rewards, then, over)
+            yield Batch(*(part[rows] for part in parts), torch.zeros(0, 2), 0.0)
+"""
+MODELS = {
+    "mlp": ["model=mlp", "network.widths=[9,7]", "data.batch_size=5", "data.points=13"],
+    "lstm_lm": [
+        "model=lstm_lm",
+        "network.width=8",
+        "network.dropout=0",
+        "data.batch_size=5",
+        "data.length=100",
+        "data.minimum=30",
+    ],
+    "dqn": ["model=dqn", "network.widths=[9,7]", "data=recorded", "data.batch_size=7", "objective.copy_every=3"],
+}
+
+
+def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """The same command in two processes that torchrun would start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "dlref", *arguments]
+    ranks = [
+        subprocess.Popen(
+            line,
+            env={**os.environ, **meeting, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    return [subprocess.CompletedProcess(line, p.returncode, *o) for p, o in zip(ranks, outputs, strict=True)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path) -> None:
+    """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
+    plugin = tmp_path / "recorded.py"
+    plugin.write_text(TRANSITIONS)
+    settings = [
+        *MODELS[model],
+        "trainer.precision=float64",
+        "trainer.accumulate=2",
+        "trainer.max_steps=20",
+        "reports=null",
+    ]
+    settings += ["trainer.monitor=null", "trainer.eval_every=10", "trainer.clip_norm=0.5", "device=cpu", "threads=1"]
+    if model == "dqn":
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "recorded.yaml").write_text("_target_: recorded.Recorded\n")
+        settings += [f"plugins={plugin}", "--config-dir", str(tmp_path)]
+    assert main(["train", *settings, f"run_dir={tmp_path / 'one'}"]) == 0
+    for rank in two_ranks("train", *settings, f"run_dir={tmp_path / 'two'}"):
+        assert rank.returncode == 0, rank.stderr
+    one, two = (Checkpoints(tmp_path / name / "checkpoints").newest("step") for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    weights, others = one.read("weights.pt"), two.read("weights.pt")
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
+    if model == "mlp":  # the others' evaluation is not the same work: a carried state, or each rank's own episodes
+        assert two.manifest["metrics"] == pytest.approx(one.manifest["metrics"], rel=1e-12)

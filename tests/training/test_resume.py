@@ -1,0 +1,152 @@
+"""A resumed run is the uninterrupted one, bit for bit, wherever it was cut."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dlref.training.checkpoint import Checkpoints
+from tests.conftest import SMALL
+
+OPTIONS = {
+    "plain": [],
+    "accumulated": ["trainer.accumulate=3"],
+    "averaged": ["trainer.ema=0.9"],
+    "bf16": ["trainer.precision=bf16"],
+    "clipped and monitored": ["trainer.clip_norm=0.5", "trainer.monitor=eval/loss min", "trainer.patience=50"],
+}
+STEPS = 12
+
+
+def everything(run: Path) -> dict[str, Any]:
+    """All that the last checkpoint holds."""
+    last = Checkpoints(run / "checkpoints").newest("step")
+    assert last is not None
+    return {name: last.read(name) for name in last.manifest["files"]} | {"metrics": last.manifest["metrics"]}
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit; seconds of wall-clock are the one thing that may differ."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if key not in ("seconds", "logged"):
+                assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl less what a clock decides."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if not key.startswith("second") and "per_second" not in key}
+        for line in lines
+    ]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("model", SMALL)
+def test_fault_04_resumed_equals_uninterrupted_at_every_cut(
+    model: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    settings = [*SMALL[model], "trainer.monitor=null", *OPTIONS[option], f"trainer.max_steps={STEPS}"]
+    settings += ["trainer.log_every=5", "trainer.eval_every=4", "trainer.save_every=4", "reports=null"]
+    assert train(*settings, f"run_dir={tmp_path / 'whole'}")[0] == 0
+    # Training stops where a checkpoint is all that is left: each cut goes on from one in the middle of a log window,
+    # an evaluation period, a pass over the data, or an episode.
+    for cut in (1, 4, 7, 11):
+        run = tmp_path / f"cut-{cut}"
+        cut_short(train, settings, run, cut)
+        assert train(f"resume={run}")[0] == 0
+        assert_same(everything(run), everything(tmp_path / "whole"))
+        assert logged(run) == logged(tmp_path / "whole")
+
+
+def cut_short(train: Callable[..., tuple[int, str]], settings: list[str], run: Path, cut: int) -> None:
+    """A run that ends after `cut` steps as by a signal, which is raised between two steps."""
+    import os
+    import signal
+
+    from dlref.training.trainer import Trainer
+
+    original = Trainer.step
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        if self.progress.step == cut - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, *arguments[:-1], True)
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        assert train(*settings, f"run_dir={run}")[0] == 143
+
+
+def test_a_run_of_more_steps_later_is_longer_not_other(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """Under a constant rate a run of 8 steps, then raised to 12, is the run of 12."""
+    settings = [*SMALL["lstm_lm"], "schedule=constant", "trainer.log_every=3", "trainer.eval_every=4"]
+    train(*settings, "trainer.max_steps=12", f"run_dir={tmp_path / 'whole'}")
+    train(*settings, "trainer.max_steps=8", f"run_dir={tmp_path / 'longer'}")
+    code, said = train(f"resume={tmp_path / 'longer'}", "trainer.max_steps=12")
+    assert code == 0
+    assert "trainer.max_steps: 8 → 12" in said
+    assert_same(everything(tmp_path / "longer"), everything(tmp_path / "whole"))
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(*SMALL["mlp"], "trainer.max_steps=3", f"run_dir={run}")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, said = train(f"resume={run}")
+    assert code == 0
+    assert "finished at step 3" in said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_auto_starts_and_then_goes_on(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    line = [*SMALL["mlp"], "resume=auto", f"run_dir={tmp_path / 'run'}", "schedule=constant"]
+    assert train(*line, "trainer.max_steps=3")[0] == 0
+    assert train(*line, "trainer.max_steps=5")[0] == 0
+    assert everything(tmp_path / "run")["training.pt"]["progress"]["step"] == 5
+
+
+def test_paths_and_plugins_are_typed_again(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, datasets: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = ["model=mlp", "data=mnist", "network.widths=[4]", "trainer.max_steps=2", "reports=null"]
+    assert train(*settings, f"data.root={datasets}", f"run_dir={run}")[0] == 0
+    code, said = train(f"resume={run}", "trainer.max_steps=3")
+    assert code == 2
+    assert "data.root" in said
+    assert train(f"resume={run}", "trainer.max_steps=3", f"data.root={datasets}")[0] == 0
+
+
+def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """What `dlref.load` gives is the network whose figures the run logged."""
+    import dlref
+    from dlref.data import Shard
+    from dlref.data.spiral import Spiral
+    from dlref.objectives.classification import Classification
+    from dlref.training.devices import autocast
+    from dlref.training.evaluation import evaluate
+
+    run = tmp_path / "run"
+    train(*SMALL["mlp"], "trainer.max_steps=20", f"run_dir={run}", "trainer.monitor=null")
+    cpu = torch.device("cpu")
+    figures = evaluate(
+        Classification(dlref.load(run)), Spiral(points=50), "eval", Shard(), autocast("float32", cpu), cpu
+    )
+    assert figures == {k: v for k, v in logged(run)[-1].items() if k not in ("step", "split")}
