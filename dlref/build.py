@@ -119,13 +119,13 @@ def required(target: str, group: str, name: str, plugins: Sequence[str]) -> bool
 
 
 def make(section: Mapping[str, Any], group: str, plugins: Sequence[str], /, **supplied: Any) -> Any:
-    """Call the class that the section's `_target_` names; a ValueError or TypeError of it becomes a ConfigError."""
+    """Call the class that the section's `_target_` names; what it finds wrong with its values becomes a ConfigError."""
     cls = resolve(section["_target_"], group, plugins)
     given = {name: value for name, value in section.items() if name != "_target_"}
     accepted = inspect.signature(cls).parameters
     try:
         return cls(**given, **{name: value for name, value in supplied.items() if name in accepted})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise ConfigError(f"{group} {cls.__name__} refuses its settings: {error}") from error
 
 
@@ -137,15 +137,11 @@ def resolve(target: Any, group: str, plugins: Sequence[str] = ()) -> type:
     """
     homes = (*HOMES, *plugins)
     refused = f"{group}._target_ {target!r} is refused"
-    if (
-        not isinstance(target, str)
-        or not all(part.isidentifier() for part in target.split("."))
-        or not within(target, homes)
-    ):
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not all(part.isidentifier() for part in [*module.split("."), name]) or not within(module, homes):
         raise ConfigError(
             f"{refused}: it names no class of {', '.join(homes)}; a module of your own is named by plugins=FILE.py"
         )
-    module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
@@ -233,6 +229,8 @@ def matches(value: Any, hint: Any) -> bool:
         return any(matches(value, option) for option in arguments)
     if origin is Literal:
         return value in arguments
+    if origin is tuple and Ellipsis not in arguments:
+        return isinstance(value, list) and len(value) == len(arguments) and all(map(matches, value, arguments))
     if origin in (list, tuple) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
         return isinstance(value, list) and all(matches(item, arguments[0]) for item in value)
     plain: dict[Any, Any] = {

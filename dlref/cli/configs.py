@@ -51,6 +51,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     """The config that these overrides make; raises ConfigError, in one sentence, where they do not."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -64,6 +65,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         key, value = split_key(override)
         if key in known and value not in ["null", *known[key]] and "," not in value:
             raise ConfigError(f"there is no {key} '{value}'{did_you_mean(value, known[key])}")
+    instance = GlobalHydra.instance()
+    sweeping, instance.hydra = instance.hydra, None  # a job of a sweep composes too
     try:
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
             composed = hydra_compose("train", spelled, return_hydra_config=True)
@@ -74,6 +77,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         raise ConfigError(
             f"the command line does not fit: {first_line(error)} (typed: {' '.join(overrides)})"
         ) from None
+    finally:
+        instance.hydra = sweeping
     config["name"] = config["name"] or choices["experiment"] or choices["model"]
     return config
 

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlref.errors import ConfigError, DlrefError, did_you_mean
@@ -55,10 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Outside of training a signal unwinds the stack, so that no half file stays behind.
         before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        name, *rest = arguments
-        if name not in COMMANDS:
-            raise ConfigError(f"there is no command '{name}'{did_you_mean(name, COMMANDS)}")
-        return importlib.import_module(f"dlref.cli.{name}").main(rest)
+        return explained(lambda: run(arguments[0], arguments[1:]))
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def run(name: str, arguments: list[str]) -> int:
+    if name not in COMMANDS:
+        raise ConfigError(f"there is no command '{name}'{did_you_mean(name, COMMANDS)}")
+    return importlib.import_module(f"dlref.cli.{name}").main(arguments)
+
+
+def explained(action: Callable[[], int]) -> int:
+    """The exit code of an action, and one sentence where it fails."""
+    try:
+        return action()
     except DlrefError as error:
         print(f"dlref: {error}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -68,9 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # dlref list | head
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 def usage() -> str:

@@ -12,6 +12,7 @@ from dlref.cli.configs import (
     compose,
     configs_folder,
     differences,
+    first_line,
     flatten,
     groups,
     load_plugins,
@@ -20,7 +21,7 @@ from dlref.cli.configs import (
     spelled_for_hydra,
     split_key,
 )
-from dlref.cli.main import take_flags
+from dlref.cli.main import explained, take_flags
 from dlref.errors import CheckpointError, ConfigError
 
 HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m] [--cfg job] [--config-dir DIR]
@@ -63,8 +64,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
     @hydra.main(config_path=str(configs_folder()), config_name="train", version_base="1.3")
     def job(_: Any) -> None:
         typed = [text for text in HydraConfig.get().overrides.task if split_key(text)[0] != "hydra"]
-        if code := train(typed, config_dirs):
-            sys.exit(code)
+        if code := explained(lambda: train(typed, config_dirs)):
+            sys.exit(code)  # which ends the sweep
 
     folders = [configs_folder(), *map(Path, config_dirs)]
     extra = [f"--config-dir={Path(name).resolve()}" for name in config_dirs]
@@ -191,17 +192,21 @@ def run(
         checkpoints = Checkpoints(folder / "checkpoints", shard.rank, device)
         facts = about(device, overrides)
         if checkpoint is not None:
-            compare(
-                checkpoint, config, data, trainer.allow_other_data, facts, build.path_settings(config, plugins), shard
-            )
+            paths = build.path_settings(config, plugins)
+            other_data = compare(checkpoint, config, data, trainer.allow_other_data, facts, paths, shard)
             changed = overrides_that_differ(checkpoint.manifest["config"], config)
             try:
+                shown, shared = checkpoint.read("weights.pt"), checkpoint.read("training.pt")
                 own = checkpoint.read(f"rank-{shard.rank}.pt")
-                restore(
-                    trainer, checkpoint.read("weights.pt"), checkpoint.read("training.pt"), own, str(checkpoint.path)
-                )
+                restore(trainer, shown, shared, own | {"carried": {}, "data": None} if other_data else own, str(checkpoint.path))
             except CheckpointError as error:
                 raise CheckpointError(f"{error}{changed}") from None
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                reason = f"{type(error).__name__}: {first_line(error)[:120]}"
+                raise CheckpointError(
+                    f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; resume with the one "
+                    f"that wrote it, {checkpoint.manifest['versions'].get('dlref')}, or begin anew"
+                ) from error
         if trainer.ended() and trainer.progress.evaluated == trainer.progress.step:
             logger.info("%s is finished at step %d; raise trainer.max_steps to train on", folder, trainer.progress.step)
             return 0
@@ -300,17 +305,22 @@ def compare(
     facts: dict[str, Any],
     paths: set[str],
     shard: Any,
-) -> None:
-    """Refuse to go on as something else; say what was changed on purpose, and what may cost the last bits."""
+) -> bool:
+    """Refuse to go on as something else; say what was changed on purpose, and what may cost the last bits.
+
+    Whether it goes on with other data, which then begin anew.
+    """
     manifest = checkpoint.manifest
     changes = {k: v for k, v in differences(manifest["config"], config).items() if k not in paths | {"name", "goal"}}
     if manifest["ranks"] != shard.ranks:
         raise CheckpointError(
             f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"
         )
-    if "optimizer._target_" in changes:
+    optimizer = manifest["config"].get("optimizer", {}) | config["optimizer"]
+    switches = {f"optimizer.{k}" for k, v in optimizer.items() if k == "_target_" or isinstance(v, bool)}
+    if other := [f"{key} {changes[key]}" for key in sorted(switches & changes.keys())]:
         raise CheckpointError(
-            f"{checkpoint.path} is of another optimizer ({changes['optimizer._target_']}); resume with that one"
+            f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one"
         )
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
     if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(
@@ -324,20 +334,13 @@ def compare(
         )
     for key, change in changes.items():
         logger.info("resuming with %s: %s", key, change)
-    for name, now in [
-        ("threads", facts["threads"]),
-        ("versions", facts["versions"]),
-        ("git_commit", facts["git_commit"]),
-    ]:
-        if manifest[name] != now and (name != "versions" or manifest[name]["torch"] != now["torch"]):
-            then = manifest[name]["torch"] if name == "versions" else manifest[name]
-            now = now["torch"] if name == "versions" else now
-            logger.warning(
-                "%s was %s and is %s: the rest of this run is not bit-exact",
-                "torch" if name == "versions" else name,
-                then,
-                now,
-            )
+    if data_changes:
+        logger.info("the data begin anew: nothing that was carried or stored of the others is taken over")
+    for name in ("threads", "torch", "git_commit"):
+        then, now = (said["versions"].get(name) if name == "torch" else said.get(name) for said in (manifest, facts))
+        if then != now:
+            logger.warning("%s was %s and is %s: the rest of this run is not bit-exact", name, then, now)
+    return bool(data_changes)
 
 
 def overrides_that_differ(old: dict[str, Any], new: dict[str, Any]) -> str:

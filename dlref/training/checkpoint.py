@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ from dlref.training import distributed
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FIELDS = {"step": int, "config": dict, "overrides": list, "sizes": dict, "data": dict, "ranks": int}
+FIELDS |= {"versions": dict, "files": dict}
 KEPT = 2  # a broken newest checkpoint leaves one to go on from
 logger = logging.getLogger("dlref")
 
@@ -43,15 +44,7 @@ class Checkpoint(NamedTuple):
             raise CheckpointError(f"{self.path} has no {name}; it has {', '.join(sorted(self.manifest['files']))}")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            pickle.UnpicklingError,
-            RuntimeError,
-            EOFError,
-            ValueError,
-            KeyError,
-            AttributeError,
-            TypeError,
-        ) as error:
+        except Exception as error:  # which one a crafted file raises is anybody's guess
             raise CheckpointError(
                 f"{path} holds something other than tensors and plain values; it is not read"
             ) from error
@@ -61,32 +54,36 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Check every byte against the manifest; raises CheckpointError naming the file that is missing or not as written."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-        files, version = manifest["files"], manifest["format"]
-        if version != FORMAT:
+        if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"{path / MANIFEST} is of format {version}, this dlref reads {FORMAT}; install a newer one"
+                f"{path / MANIFEST} is of format {manifest['format']}, this dlref reads {FORMAT}; install a newer one"
             )
-        if (
-            not isinstance(manifest["step"], int)
-            or not isinstance(manifest["config"], dict)
-            or not isinstance(files, dict)
-        ):
-            raise KeyError("step")
+        for name, kind in FIELDS.items():
+            if not isinstance(manifest[name], kind):
+                raise TypeError(name)
+        if manifest["sha256"] != manifest_digest(manifest):
+            raise CheckpointError(f"{path / MANIFEST} is damaged: its sha256 is not its own; use another checkpoint")
     except FileNotFoundError:
         raise CheckpointError(
             f"{path / MANIFEST} is missing, so this is not a whole checkpoint; use another one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path / MANIFEST} is not a manifest ({type(error).__name__}); use another checkpoint"
         ) from None
-    for name, digest in files.items():
+    for name, digest in manifest["files"].items():
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise CheckpointError(f"{file} is missing; use another checkpoint")
         if file_digest(file) != digest:
             raise CheckpointError(f"{file} is damaged: its sha256 is not the manifest's; use another checkpoint")
     return Checkpoint(path, manifest)
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """Of everything else that a manifest says."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -131,8 +128,8 @@ class Checkpoints:
             return
         try:
             files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
-            text = json.dumps({"format": FORMAT, "step": step, **manifest, "files": files}, indent=1)
-            write_whole(temporary / MANIFEST, text)
+            said = json.loads(json.dumps({"format": FORMAT, "step": step, **manifest, "files": files}))
+            write_whole(temporary / MANIFEST, json.dumps(said | {"sha256": manifest_digest(said)}, indent=1))
             final = self.folder / f"{kind}-{step:08d}"
             if final.exists():  # left by a run that was resumed from before it
                 shutil.rmtree(final)

@@ -25,6 +25,8 @@ def carried(module: nn.Module) -> dict[str, Any]:
 
 def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> None:
     """Put weights into a module of the same shape; raises CheckpointError naming what differs."""
+    if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise CheckpointError(f"{where} holds something other than weights by name")
     own = weights(module)
     shape = lambda value: "×".join(map(str, value.shape)) or "scalar"  # noqa: E731
     wrong = [
@@ -76,7 +78,8 @@ def restore(
     trainer.progress = Progress(**progress | {"logged": tuple(progress["logged"])})
     trainer.window = {name: Mean(torch.tensor(t, dtype=torch.float64), n) for name, (t, n) in shared["window"].items()}
     load_optimizer(trainer.optimizer, shared["optimizer"], where)
-    trainer.data.load_state_dict(own["data"])
+    if own["data"] is not None:  # with other data they begin anew
+        trainer.data.load_state_dict(own["data"])
     torch.set_rng_state(own["random"])
     if trainer.device.type == "cuda" and own["cuda_random"] is not None:
         torch.cuda.set_rng_state(own["cuda_random"], trainer.device)

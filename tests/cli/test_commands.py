@@ -1,0 +1,291 @@
+"""What a user types, and what comes of it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dlref.cli.completion import complete
+from dlref.cli.configs import configs_folder
+from dlref.cli.main import COMMANDS, main
+from tests.conftest import SMALL, command
+
+Train = Callable[..., tuple[int, str]]
+MODELS = sorted(path.stem for path in (configs_folder() / "model").glob("*.yaml"))
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys, dlref.cli.main as m; m.main(['--help']); sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"dlref {name}" in capsys.readouterr().out
+
+
+def test_completion_offers_commands_options_and_settings_without_torch_or_hydra() -> None:
+    assert complete("dlref tr") == ["train"]
+    assert complete("dlref train model=") == [f"model={name}" for name in MODELS]
+    assert complete("dlref train mod") == ["model="]
+    assert "network.widths=" in complete("dlref train model=mlp network.")
+    assert "network.width=" in complete("dlref train model=lstm_lm network.")
+    assert "data.env=" in complete("dlref train model=dqn data.")
+    assert complete("dlref train model=mlp trainer.max_st") == ["trainer.max_steps="]
+    assert complete("dlref evaluate runs/x split=e") == []
+    assert complete("dlref evaluate runs/x spl") == ["split=eval", "split=test", "split=train"]
+    code = "import sys; from dlref.cli.main import main; main(['completion', '--words', 'dlref train mo']); "
+    code += "sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_bash_completes_with_the_script(tmp_path: Path) -> None:
+    script = f"""dlref() {{ {sys.executable} -m dlref "$@"; }}
+eval "$(dlref completion)"
+COMP_LINE='dlref train model=dq'; COMP_POINT=${{#COMP_LINE}}; _dlref; echo "${{COMPREPLY[@]}}" """
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "model=dqn", result.stderr
+
+
+def test_list_names_every_model_and_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for folder in ("model", "experiment", "data"):
+        for path in (configs_folder() / folder).glob("*.yaml"):
+            assert any(line.strip().startswith(path.stem) and len(line.split()) > 3 for line in lines), path
+
+
+def test_doctor_finds_this_machine_sound(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out = main(["doctor"]), capsys.readouterr().out
+    assert code == 0, out
+    assert "torchtext 0.6.0" in out
+    assert "data mnist" in out
+
+
+def test_doctor_names_a_damaged_data_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"no")
+    monkeypatch.setenv("DLREF_DATA", str(tmp_path))
+    assert main(["doctor"]) == 1
+    assert "t10k-labels-idx1-ubyte.gz" in capsys.readouterr().out
+
+
+def test_cfg_job_prints_what_would_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "model=lstm_lm", "network.width=7", "--cfg", "job"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["network"]["width"] == 7
+    assert config["name"] == "lstm_lm"
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_evaluate_gives_the_figures_of_the_best_weights(
+    model: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert (
+        train(*SMALL[model], "trainer.max_steps=30", "trainer.eval_every=10", "trainer.log_every=10", f"run_dir={run}")[
+            0
+        ]
+        == 0
+    )
+    assert main(["evaluate", str(run), "split=eval"]) == 0
+    out = capsys.readouterr().out
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["checkpoint"].startswith("best-")
+    assert result["checkpoint"] in out
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    trained = next(line for line in lines if line["split"] == "eval" and line["step"] == result["step"])
+    again = lines[-1]
+    for name, value in result["metrics"].items():
+        assert trained[name] == again[name] == value
+    assert main(["evaluate", str(run)]) == 0  # test, which every built-in set has
+    assert json.loads((run / "evaluation.json").read_text())["split"] == "test"
+    assert main(["evaluate", str(run / "checkpoints" / "last"), "split=eval"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == "step-00000030"
+
+
+def test_a_run_directory_says_what_the_run_is(train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(*SMALL["mlp"], "trainer.max_steps=4", "trainer.log_every=2", "seed=5", f"run_dir={run}")
+    about = json.loads((run / "run.json").read_text())
+    assert "seed=5" in about["overrides"]
+    assert about["finished"] is True
+    assert about["repeatable_bit_for_bit"] is True
+    assert about["step"] == 4
+    for key in (
+        "command",
+        "git_commit",
+        "versions",
+        "hardware",
+        "threads",
+        "seconds",
+        "samples_per_second",
+        "memory_mib",
+    ):
+        assert key in about
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 5
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == [2, 4, 4]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best-00000004", "step-00000004", "best", "last"}
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_has_the_documented_tags(train: Train, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    expected = {
+        "mlp": {
+            "train/loss",
+            "train/accuracy",
+            "train/perplexity",
+            "train/lr",
+            "train/grad_norm",
+            "train/samples_per_second",
+            "eval/accuracy",
+        },
+        "lstm_lm": {"train/perplexity", "train/tokens_per_second", "eval/loss", "eval/perplexity"},
+        "dqn": {"rl/return", "rl/length", "rl/epsilon", "train/steps_per_second", "eval/return"},
+    }
+    for model, tags in expected.items():
+        run = tmp_path / model
+        train(*SMALL[model], "trainer.max_steps=60", "trainer.log_every=30", f"run_dir={run}")
+        events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+        events.Reload()
+        assert tags <= set(events.Tags()["scalars"])
+        assert [event.step for event in events.Scalars("train/loss")] == [30, 60]
+        if model == "mlp":
+            assert events.Tags()["images"] == ["eval/decision_boundary"]
+
+
+def test_compare_gives_mean_and_deviation_over_seeds(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / str(seed) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        train(*SMALL["mlp"], "trainer.max_steps=4", f"seed={seed}", f"run_dir={run}", "reports=null")
+    assert main(["compare", *map(str, runs), "metrics=accuracy"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    values = [json.loads((run / "run.json").read_text())["metrics"]["accuracy"] for run in runs]
+    mean = sum(values) / 3
+    deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+    assert out[-1].startswith("mlp × 3")
+    assert f"{mean:.5g} ± {deviation:.2g}" in out[-1]
+
+
+def test_a_model_from_outside_needs_no_edited_file(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linear.py").write_text(
+        "from torch import Tensor, nn\n\n\nclass Linear(nn.Module):\n"
+        "    def __init__(self, inputs: int, outputs: int, scale: float = 1.0) -> None:\n"
+        "        super().__init__()\n        self.layer, self.scale = nn.Linear(inputs, outputs), scale\n\n"
+        "    def forward(self, x: Tensor) -> Tensor:\n        return self.scale * self.layer(x)\n"
+    )
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "linear.yaml").write_text(
+        "# @package _global_\ndefaults: [override /data: spiral]\n"
+        "network: {_target_: linear.Linear, scale: 2.0}\ntrainer: {max_steps: 5}\n"
+    )
+    line = ["model=linear", "plugins=linear.py", "--config-dir", "conf", "run_dir=run"]
+    assert train(*line)[0] == 0
+    code, said = train(*line[:1], *line[2:4], "run_dir=other")
+    assert code == 2
+    assert "plugins=FILE.py" in said
+    assert main(["evaluate", "run", "plugins=linear.py"]) == 0
+    assert main(["evaluate", "run"]) == 4  # what a checkpoint names is not run
+    assert train("resume=run", "trainer.max_steps=7", "--config-dir", "conf")[0] == 2  # typed again
+    assert train("resume=run", "trainer.max_steps=7", "--config-dir", "conf", "plugins=linear.py")[0] == 0
+
+
+def test_a_sweep_trains_each_combination(tmp_path: Path) -> None:
+    settings = [a for a in SMALL["mlp"] if a != "data.points=50"]
+    result = command(
+        "train", "-m", *settings, "data.points=50", "seed=0,1", "trainer.max_steps=2", "device=cpu", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    runs = sorted((tmp_path / "runs" / "mlp").iterdir())
+    assert sorted(yaml.safe_load((run / "config.yaml").read_text())["seed"] for run in runs) == [0, 1]
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}  # Hydra leaves nothing of its own
+
+
+def test_a_wrong_sweep_ends_with_a_sentence(tmp_path: Path) -> None:
+    result = command("train", "-m", "model=mlp", "seed=0,1", "trainer.max_stepz=2", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "did you mean 'max_steps'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tarin"], "did you mean 'train'"),
+        (["train", "--fast"], "no option --fast"),
+        (["train", "model"], "key=value"),
+        (["evaluate"], "one run or checkpoint"),
+        (["evaluate", "nowhere"], "does not exist"),
+        (["compare"], "one run directory"),
+        (["compare", "nowhere"], "not the directory of a run"),
+        (["train", "resume=nowhere"], "not a run directory"),
+        (["train", "resume=auto"], "run_dir"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) in (2, 4)
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_only_data_and_device_may_change_in_evaluation(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={run}", "reports=null")
+    assert main(["evaluate", str(run), "data.points=30", "seed=9"]) == 0
+    for wrong in ("network.widths=[3]", "split=tets", "data.pionts=3", "optimizer.lr=3"):
+        assert main(["evaluate", str(run), wrong]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_loading_gives_a_network_with_its_vocabulary(train: Train, tmp_path: Path) -> None:
+    import dlref
+
+    run = tmp_path / "run"
+    train(*SMALL["lstm_lm"], "trainer.max_steps=2", f"run_dir={run}")
+    net = dlref.load(run)
+    assert not net.training
+    assert net.description["vocabulary"][0] == "<unk>"
+    assert net.embed.num_embeddings == len(net.description["vocabulary"])
+
+
+@pytest.mark.slow
+def test_starting_is_quick(tmp_path: Path) -> None:
+    """Generous limits, so that a busy machine passes: half of each is usual."""
+    limits = {("--help",): 1.0, ("completion", "--words", "dlref train mo"): 0.5}
+    for arguments, limit in limits.items():
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            command(*arguments)
+            seconds.append(time.perf_counter() - began)
+        assert min(seconds) <= limit
+    seconds = []
+    for number in range(3):
+        began = time.time()
+        command("train", "model=mlp", "trainer.max_steps=1", "trainer.log_every=1", f"run_dir={tmp_path / str(number)}")
+        first = (tmp_path / str(number) / "metrics.jsonl").stat()
+        seconds.append(first.st_mtime - began)
+    assert min(seconds) <= 8

@@ -1,0 +1,93 @@
+"""IDX files: what is written is read, what is broken is named, and MNIST is what was published."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlref.data import Shard
+from dlref.data.images import IDX, MNIST, read_idx
+from dlref.errors import DataError
+
+
+def write_idx(path: Path, array: Tensor) -> None:
+    raw = (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.to(torch.uint8).numpy().tobytes()
+    )
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    draw = torch.Generator().manual_seed(0)
+    for prefix, count, end in (("train", 30, ".gz"), ("t10k", 11, "")):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{end}", torch.randint(256, (count, 4, 5), generator=draw))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{end}", torch.randint(3, (count,), generator=draw))
+    return tmp_path
+
+
+def test_a_folder_of_four_files_is_normalised_by_its_training_pixels(folder: Path) -> None:
+    data = IDX(folder, eval_size=6, batch_size=24)
+    assert {split: len(rows) for split, (rows, _) in data.splits.items()} == {"train": 24, "eval": 6, "test": 11}
+    assert data.sizes == {"inputs": 20, "outputs": 3}
+    batch = next(data.train_batches(torch.nn.Linear(1, 1, dtype=torch.float64), Shard(), 0))
+    assert batch.inputs.shape == (24, 4, 5)
+    torch.testing.assert_close(batch.inputs.mean(), torch.tensor(0.0, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(batch.inputs.std(correction=0), torch.tensor(1.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda raw: raw[:3], "not an IDX file"),
+        (lambda raw: b"\x00\x00\x0d\x03" + raw[4:], "not an IDX file"),
+        (lambda raw: raw[:-1], "bytes after its header"),
+        (lambda raw: raw + b"\x00", "bytes after its header"),
+        (lambda raw: b"", "not an IDX file"),
+    ],
+)
+def test_a_damaged_file_is_named(damage: Callable[[bytes], bytes], said: str, folder: Path) -> None:
+    path = folder / "t10k-images-idx3-ubyte"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=said) as raised:
+        read_idx(path, 3)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 20, -1])
+def test_a_truncated_gzip_is_named(keep: int, folder: Path) -> None:
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match="train-images"):
+        IDX(folder, eval_size=1)
+
+
+def test_images_without_their_labels_are_refused(folder: Path) -> None:
+    write_idx(folder / "t10k-labels-idx1-ubyte", torch.zeros(10))
+    with pytest.raises(DataError, match="11 t10k images and 10 labels"):
+        IDX(folder, eval_size=1)
+
+
+def test_an_empty_folder_says_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="four IDX files"):
+        IDX(tmp_path)
+
+
+@pytest.mark.data
+def test_mnist_is_found_by_hash_and_is_what_was_published(datasets: Path) -> None:
+    data = MNIST(datasets)
+    assert {split: tuple(rows.shape) for split, (rows, _) in data.splits.items()} == {
+        "train": (55000, 28, 28),
+        "eval": (5000, 28, 28),
+        "test": (10000, 28, 28),
+    }
+    assert all(rows.dtype == torch.uint8 for rows, _ in data.splits.values())
+    assert torch.bincount(data.splits["test"][1]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert data.mean == pytest.approx(33.3, abs=0.2)  # 0.1307 × 255, as everybody uses
+    assert data.deviation == pytest.approx(78.6, abs=0.2)

@@ -1,0 +1,69 @@
+"""The MLP and the recurrent network, layer by layer as the papers have them."""
+
+import math
+
+import pytest
+import torch
+
+from dlref.errors import ConfigError
+from dlref.models.mlp import MLP
+from dlref.models.recurrent import RecurrentLM
+
+
+def test_an_mlp_is_affine_and_relu_in_turn() -> None:
+    torch.manual_seed(0)
+    net = MLP(6, 4, [5, 7]).double()
+    x = torch.randn(3, 2, 3, dtype=torch.float64)
+    weights = [p.detach() for p in net.parameters()]
+    h = x.reshape(3, 6)
+    for w, b in ((weights[0], weights[1]), (weights[2], weights[3])):
+        h = (h @ w.T + b).clamp(min=0)
+    torch.testing.assert_close(net(x), h @ weights[4].T + weights[5])
+
+
+def test_noise_and_dropout_are_of_training_alone() -> None:
+    net = MLP(6, 4, [50], dropout=0.5, input_dropout=0.3, input_noise=0.4)
+    x = torch.randn(5, 6)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+
+
+def test_batch_norm_makes_hidden_units_standard_in_training() -> None:
+    net = MLP(6, 4, [5], batch_norm=True)
+    hidden = net.layers[:3](100 * torch.randn(64, 6) + 30)
+    torch.testing.assert_close(hidden.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(hidden.std(0, correction=0), torch.ones(5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"widths": [0]}, {"widths": [3], "dropout": 1.0}, {"widths": [3], "input_dropout": -0.1}]
+)
+def test_an_impossible_mlp_is_refused(settings: dict) -> None:
+    with pytest.raises(ConfigError, match="network"):
+        MLP(2, 2, **settings)
+
+
+def test_the_recurrent_network_is_the_lstm_step_by_step() -> None:
+    """Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000, one sample and one step at a time."""
+    torch.manual_seed(0)
+    net = RecurrentLM(vocab_size=9, width=4).double()
+    tokens = torch.randint(9, (2, 6))
+    logits, (h_end, c_end) = net(tokens)
+    p = {name: value.detach() for name, value in net.named_parameters()}
+    for row in range(2):
+        h, c = torch.zeros(2, 4, dtype=torch.float64)
+        for t, token in enumerate(tokens[row].tolist()):
+            gates = p["lstm.weight_ih_l0"] @ p["embed.weight"][token] + p["lstm.bias_ih_l0"]
+            gates = gates + p["lstm.weight_hh_l0"] @ h + p["lstm.bias_hh_l0"]
+            i, f, g, o = gates.split(4)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            torch.testing.assert_close(logits[row, t], p["embed.weight"] @ h + p["out.bias"])
+        torch.testing.assert_close((h_end[0, row], c_end[0, row]), (h, c))
+
+
+def test_an_untrained_language_model_is_near_the_uniform_one() -> None:
+    logits, _ = RecurrentLM(vocab_size=50, width=16)(torch.randint(50, (4, 7)))
+    nats = -logits.log_softmax(-1).mean()
+    assert float(nats.detach()) == pytest.approx(math.log(50), abs=0.05)

@@ -1,0 +1,162 @@
+"""Each objective, against the same sum done one sample, one token or one transition at a time."""
+
+import math
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from dlref.data.play import Episode, Transitions
+from dlref.data.supervised import Examples
+from dlref.data.text import Piece
+from dlref.metrics import Mean
+from dlref.models.mlp import MLP
+from dlref.models.recurrent import RecurrentLM
+from dlref.objectives import Objective
+from dlref.objectives.classification import Classification
+from dlref.objectives.language_modelling import LanguageModelling
+from dlref.objectives.q_learning import QLearning
+
+
+@pytest.fixture(autouse=True)
+def double() -> Any:
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_cross_entropy_is_the_log_share_of_the_right_class_summed() -> None:
+    net, x, classes = MLP(5, 4, [6]), torch.randn(7, 5), torch.randint(4, (7,))
+    nats, smooth, hits = 0.0, 0.0, 0
+    for row, c in zip(net(x), classes.tolist(), strict=True):
+        shares = [math.exp(v) / sum(math.exp(w) for w in row.tolist()) for v in row.tolist()]
+        nats -= math.log(shares[c])
+        # Szegedy et al. 2016, section 7: a tenth of the weight is spread over all classes
+        smooth -= sum((0.9 * (k == c) + 0.1 / 4) * math.log(share) for k, share in enumerate(shares))
+        hits += shares[c] == max(shares)
+    totals = Classification(net, label_smoothing=0.1)(Examples(x, classes))
+    assert totals["nll"].total.item() == pytest.approx(nats, rel=1e-12)
+    assert totals["loss"].total.item() == pytest.approx(smooth, rel=1e-12)
+    assert (int(totals["accuracy"].total), totals["accuracy"].count) == (hits, 7)
+
+
+def test_evaluation_does_not_smooth_labels() -> None:
+    objective = Classification(MLP(5, 4, [6]), label_smoothing=0.1).eval()
+    totals = objective(Examples(torch.randn(7, 5), torch.randint(4, (7,))))
+    assert totals["loss"].total.item() == totals["nll"].total.item()
+
+
+def test_perplexity_is_the_exponential_of_nats_per_token_and_not_of_the_loss() -> None:
+    objective = Objective(nn.Identity())
+    figures = objective.summarize({"loss": Mean(90.0, 10), "nll": Mean(20.0, 10), "accuracy": Mean(0.0, 0)})
+    assert figures == {"loss": 9.0, "nll": 2.0, "perplexity": math.exp(2.0)}
+    assert math.isfinite(objective.summarize({"nll": Mean(1e9, 1)})["perplexity"])
+
+
+def test_pieces_with_carried_state_are_the_whole_text_at_once() -> None:
+    net = RecurrentLM(vocab_size=11, width=6, layers=2)
+    text = torch.randint(11, (3, 13))
+    objective = LanguageModelling(net)
+    pieces = [
+        Piece(text[:, s : s + 5][:, : -1 if s + 5 > 12 else 5], text[:, s + 1 : s + 6], s == 0) for s in (0, 5, 10)
+    ]
+    parts = [objective(piece) for piece in pieces]
+    whole = LanguageModelling(net)(Piece(text[:, :-1], text[:, 1:], True))
+    assert sum(part["nll"].count for part in parts) == whole["nll"].count == 3 * 12
+    assert sum(part["nll"].total.item() for part in parts) == pytest.approx(whole["nll"].total.item(), rel=1e-12)
+
+
+def test_a_new_pass_and_an_evaluation_carry_nothing_over() -> None:
+    objective = LanguageModelling(RecurrentLM(vocab_size=11, width=6))
+    piece = Piece(torch.randint(11, (3, 4)), torch.randint(11, (3, 4)), True)
+    first = objective(piece)["nll"].total.item()
+    assert objective(piece)["nll"].total.item() == first
+    after = objective(piece._replace(begins=False))["nll"].total.item()
+    assert after != first
+    state = objective.get_extra_state()
+    objective.eval()
+    objective(piece)
+    objective.train()
+    assert all(torch.equal(a, b) for a, b in zip(state, objective.get_extra_state(), strict=True))
+
+
+def test_the_gradient_stops_at_the_seam_of_two_pieces() -> None:
+    """Truncated back-propagation: that of the second piece is the same whatever graph the state once had."""
+    net = RecurrentLM(vocab_size=11, width=6)
+    text = torch.randint(11, (3, 9))
+    objective = LanguageModelling(net)
+    objective(Piece(text[:, :4], text[:, 1:5], True))
+    objective(Piece(text[:, 4:8], text[:, 5:], False))["loss"].total.backward()
+    gradient = net.embed.weight.grad
+    net.zero_grad()
+    with torch.no_grad():
+        _, state = net(text[:, :4])
+    logits, _ = net(text[:, 4:8], state)
+    nn.functional.cross_entropy(logits.flatten(0, 1), text[:, 5:].flatten(), reduction="sum").backward()
+    torch.testing.assert_close(gradient, net.embed.weight.grad)
+
+
+class Case(NamedTuple):
+    net: MLP
+    objective: QLearning
+    batch: Transitions
+
+
+@pytest.fixture
+def case() -> Case:
+    net = MLP(3, 4, [5])
+    objective = QLearning(net, discount=0.9, copy_every=2)
+    with torch.no_grad():
+        for p in objective.target.parameters():
+            p.add_(torch.randn_like(p))
+    batch = Transitions(
+        *(torch.randn(6, 3), torch.randint(4, (6,)), 3 * torch.randn(6), torch.randn(6, 3)),
+        *(torch.tensor([1, 0, 0, 1, 0, 0]).bool(), torch.tensor([[10.0, 7.0], [2.0, 3.0]]), 0.25),
+    )
+    return Case(net, objective, batch)
+
+
+def huber(error: float) -> float:
+    return error**2 / 2 if abs(error) < 1 else abs(error) - 0.5
+
+
+def test_the_q_loss_is_that_of_single_transitions(case: Case) -> None:
+    net, objective, batch = case
+    loss = 0.0
+    for i in range(6):
+        future = 0.0 if batch.terminated[i] else 0.9 * max(objective.target(batch.next_states[i : i + 1])[0].tolist())
+        loss += huber(float(net(batch.states[i : i + 1])[0, batch.actions[i]]) - float(batch.rewards[i]) - future)
+    totals = objective(batch)
+    assert totals["loss"].total.item() == pytest.approx(loss, rel=1e-12)
+    assert totals["rl/return"].value == 6.0
+    assert totals["rl/length"].value == 5.0
+    assert totals["rl/epsilon"].value == 0.25
+
+
+def test_nothing_is_learned_through_the_target(case: Case) -> None:
+    net, objective, batch = case
+    objective(batch)["loss"].total.backward()
+    assert all(p.grad is None for p in objective.target.parameters())
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_target_is_renewed_every_so_many_steps(case: Case) -> None:
+    def same() -> bool:
+        pairs = zip(case.net.parameters(), case.objective.target.parameters(), strict=True)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+    renewed = []
+    for _ in range(4):
+        with torch.no_grad():
+            for p in case.net.parameters():
+                p.add_(1.0)
+        case.objective.after_step()
+        renewed.append(same())
+    assert renewed == [False, True, False, True]
+
+
+def test_in_evaluation_whole_episodes_are_counted(case: Case) -> None:
+    totals = case.objective.eval()(Episode(12.0, 9))
+    assert {name: mean.value for name, mean in totals.items()} == {"return": 12.0, "length": 9.0}

@@ -1,0 +1,125 @@
+"""What a report shows is what the network says."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from torch import Tensor, nn
+
+from dlref.cli.main import main
+from dlref.cli.reporting import run_reports
+from dlref.data.spiral import Spiral
+from dlref.data.supervised import Supervised
+from dlref.reports import Report
+from dlref.reports.pictures import DecisionBoundary, WorstMistakes
+from tests.conftest import SMALL
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+class Halves(nn.Module):
+    """Class 0 left of the origin, class 1 right of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([-x[:, 0], x[:, 0], torch.full_like(x[:, 0], -9)], dim=1) * self.weight
+
+
+class Shades(Supervised):
+    """Images of one shade each; the shade's rank is the class, but for two that are labelled wrongly."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_size=4, seed=0)
+        self.classes = ["dark", "light"]
+        images = torch.tensor([10, 30, 220, 250, 200]).view(5, 1, 1).expand(5, 3, 4).contiguous().to(torch.uint8)
+        self.splits = {
+            "eval": (images, torch.tensor([0, 1, 1, 1, 0])),
+            "train": (images, torch.tensor([0, 0, 1, 1, 1])),
+        }
+
+
+class Lightness(Halves):
+    def forward(self, x: Tensor) -> Tensor:
+        shade = x.flatten(1).mean(dim=1)
+        return torch.stack([128 - shade, shade - 128], dim=1) * self.weight / 50
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_the_decision_regions_are_where_the_network_decides() -> None:
+    figure: Any = DecisionBoundary(cells=40)(Halves(), Spiral(points=30), "eval")["decision_boundary"]
+    figure.set_size_inches(4, 4)
+    axes = figure.axes[0]
+    axes.collections[-1].remove()  # the points
+    axes.axis("off")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    left, right = pixels[200, 120], pixels[200, 280]  # on either side of the middle
+    assert not np.array_equal(left, right)
+    assert np.array_equal(pixels[250, 120], left)
+    assert np.array_equal(pixels[150, 280], right)
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_the_worst_mistakes_are_the_surest_wrong_answers_first() -> None:
+    figure: Any = WorstMistakes(count=8)(Lightness(), Shades(), "eval")["worst_mistakes"]
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert [title.split(" (")[0] for title in titles] == ["light → dark", "dark → light"]
+    assert "2 of 5" in figure.get_suptitle()
+    assert float(figure.axes[0].images[0].get_array().max()) == 30
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_reports_are_silent_where_they_do_not_apply() -> None:
+    assert DecisionBoundary()(Lightness(), Shades(), "eval") == {}
+    assert WorstMistakes()(Halves(), Spiral(points=5), "eval") == {}
+    assert WorstMistakes()(Lightness(), Shades(), "train") == {}  # no mistakes
+
+
+def test_a_report_leaves_network_and_chance_as_they_were() -> None:
+    class Dice(Report):
+        def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
+            assert not net.training
+            assert not torch.is_grad_enabled()
+            return {"number": float(torch.rand(())), "said": "so", "shown": object()}
+
+    net = Halves()
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    figures, pictures, texts = run_reports({"dice": Dice()}, net, None, "eval", CPU)
+    assert torch.equal(torch.rand(3), expected)
+    assert net.training
+    assert (set(figures), set(pictures), texts) == ({"number"}, {"shown"}, {"said": "so"})
+
+
+def test_a_report_that_fails_costs_a_warning_and_no_more(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DecisionBoundary, "__call__", lambda *_: 1 / 0)
+    code, said = train(*SMALL["mlp"], "trainer.max_steps=3", f"run_dir={tmp_path / 'run'}")
+    assert code == 0
+    assert "report decision_boundary failed: ZeroDivisionError" in said
+
+
+def test_evaluate_writes_each_picture(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(*SMALL["mlp"], "trainer.max_steps=3", f"run_dir={run}")
+    assert main(["evaluate", str(run)]) == 0
+    picture = run / "pictures" / "test_decision_boundary.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "decision_boundary" not in json.loads((run / "evaluation.json").read_text())["metrics"]

@@ -1,0 +1,143 @@
+"""What a config may name and hold, and what is said when it may not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlref import build
+from dlref.cli.configs import compose, load_plugins
+from dlref.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("target", "group"),
+    [
+        ("os.system", "network"),
+        ("builtins.open", "network"),
+        ("torch.hub.load", "network"),
+        ("torch.nn.Linear", "network"),
+        ("torch.optim.optimizer.torch.os.system", "optimizer"),
+        ("torch.optim.optimizer.Optimizer", "optimizer"),  # the base class itself
+        ("torch.optim.sgd.sgd", "optimizer"),  # a function
+        ("dlref.training.run.os.system", "objective"),
+        ("dlref.training.run.subprocess.run", "network"),
+        ("dlref.cli.main.main", "network"),
+        ("dlref.models.mlp.MLP", "objective"),  # at home, but of another kind
+        ("dlref.models.mlp.nn.Linear", "network"),
+        ("dlref.models.mlp.torch", "network"),
+        ("dlref..models", "network"),
+        ("dlref", "network"),
+        ("", "network"),
+        (7, "network"),
+        (None, "data"),
+    ],
+)
+def test_a_target_of_another_home_or_kind_is_refused(target: Any, group: str) -> None:
+    with pytest.raises(ConfigError, match="refused"):
+        build.resolve(target, group)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+def test_any_other_text_is_refused_too(text: str) -> None:
+    with pytest.raises(ConfigError):
+        build.resolve(text, "network")
+
+
+def test_a_plugin_is_at_home_only_when_named(tmp_path: Path) -> None:
+    file = tmp_path / "my_networks.py"
+    file.write_text("from torch import nn\nclass Mine(nn.Module):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"plugins=FILE\.py"):
+        build.resolve("my_networks.Mine", "network")
+    plugins = load_plugins([str(file)])
+    assert build.resolve("my_networks.Mine", "network", plugins).__name__ == "Mine"
+    with pytest.raises(ConfigError):
+        build.resolve("my_networks.nn.Linear", "network", plugins)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.max_step=5", "did you mean 'max_steps'"),
+        ("+trainer.max_step=5", "did you mean 'max_steps'"),
+        ("++network.width=5", "did you mean 'widths'"),
+        ("lr=0.1", "did you mean 'optimizer.lr'"),
+        ("moddel=mlp", "did you mean 'model'"),
+        ("optimizer.lr=nan", "finite"),
+        ("optimizer.lr=inf", "finite"),
+        ("optimizer.lr=-1", "negative"),
+        ("optimizer.lr=fast", "a number"),
+        ("optimizer.betas=[0.9]", "betas"),
+        ("trainer.max_steps=1.5", "whole number"),
+        ("trainer.compile=7", "true or false"),
+        ("trainer.precision=fp8", "bf16"),
+        ("network.widths=100", "widths"),
+        ("network.widths=[a]", "widths"),
+        ("network.dropout=1.5", "dropout"),
+        ("seed=null", "seed"),
+        ("seed=true", "seed"),
+        ("trainer.max_steps=null", "nothing ends this run"),
+        ("data=python_docs", "inputs"),  # a network of other sizes than the data has
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        built(compose(["model=mlp", override]))
+
+
+def built(config: dict[str, Any]) -> None:
+    model = build.build(config, CPU)
+    build.build_trainer(config, model.objective)[2].limit_steps(lambda: model.data.batches_per_pass)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("model=mlpp", "did you mean 'mlp'"), ("data", "key=value"), ("network.widths=[1", "command line")],
+)
+def test_what_cannot_be_composed_is_explained(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose([override])
+
+
+def test_the_command_line_stands_above_experiment_above_model(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [override /model: mlp, override /optimizer: sgd]\n"
+        "network: {widths: [7], dropout: 0.5}\n"
+    )
+    config = compose(["experiment=mine", "network.dropout=0.25"], [str(tmp_path)])
+    assert config["network"]["widths"] == [7]
+    assert config["network"]["dropout"] == 0.25
+    assert config["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert config["name"] == "mine"
+
+
+def test_settings_of_a_group_do_not_survive_its_exchange() -> None:
+    """A model sets values only on its own network and the trainer, so any of its parts can be exchanged."""
+    for model in (path.stem for path in (Path(__file__).parents[1] / "configs" / "model").glob("*.yaml")):
+        exchanged = compose(
+            [f"model={model}", "data=spiral", "optimizer=sgd", "objective=classification", "schedule=constant"]
+        )
+        plain = compose(["data=spiral", "optimizer=sgd", "objective=classification", "schedule=constant"])
+        for group in ("data", "optimizer", "objective", "schedule"):
+            assert exchanged[group] == plain[group]
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    config = compose(["model=mlp", "network.batch_norm=true", "network.widths=[4]"])
+    objective = build.build(config, CPU).objective
+    optimizer = build.build_trainer(config, objective)[0]
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {n: decay[id(p)] > 0 for n, p in objective.named_parameters()} == {
+        n: p.ndim > 1 for n, p in objective.named_parameters()
+    }
+
+
+def test_an_interpolation_of_the_environment_works_where_it_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLREF_TEST_NAME", "eleven")
+    assert compose(["name=${oc.env:DLREF_TEST_NAME}"])["name"] == "eleven"

@@ -1,0 +1,282 @@
+"""The loop: one update is what the mathematics says, and a run ends when and as it should."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlref.data import Shard
+from dlref.errors import ConfigError, DivergedError
+from dlref.metrics import Mean, Totals
+from dlref.objectives import Objective
+from dlref.training import gradients
+from dlref.training.log import Log
+from dlref.training.schedules import Constant, Cosine, Linear, Schedule
+from dlref.training.trainer import Trainer
+from tests.conftest import SMALL
+
+CPU = torch.device("cpu")
+NOTHING = lambda *_: {}  # noqa: E731
+
+
+class Rows(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Ragged:
+    """Batches of 3, 1, 4, 1, 5 … rows of one fixed table."""
+
+    unit, sizes, batches_per_pass = "rows", {}, 5.0
+    counts = (3, 1, 4, 1, 5, 2)
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(1)
+        self.x, self.y = torch.randn(16, 3, generator=draw).double(), torch.randn(16, 2, generator=draw).double()
+
+    def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Any:
+        number = first_batch
+        while True:
+            start = sum(self.counts[: number % 6])
+            rows = slice(start, start + self.counts[number % 6])
+            yield Rows(self.x[rows], self.y[rows])
+            number += 1
+
+    def batches(self, split: str, net: nn.Module, shard: Shard) -> Any:
+        yield Rows(self.x, self.y)
+
+    def units_per_batch(self, ranks: int) -> float:
+        return 16 / 6
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class Squares(Objective):
+    def forward(self, batch: Any) -> Totals:
+        error = (self.net(batch.x) - batch.y).square().sum(dim=1)
+        return {"loss": Mean(error.sum(), len(error)), "largest": Mean(error.max() if len(error) else 0.0, 1)}
+
+
+class Run(NamedTuple):
+    trainer: Trainer
+    net: nn.Linear
+    saved: list[str]
+    signal: int
+
+
+def fit(
+    rate: float = 0.01,
+    schedule: Schedule | None = None,
+    data: Any = None,
+    optimizer: Any = torch.optim.SGD,
+    **settings: Any,
+) -> Run:
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2).double()
+    objective = Squares(net)
+    trainer = Trainer(**settings)
+    trainer.prepare(
+        objective, data or Ragged(), optimizer(net.parameters(), lr=rate), schedule or Constant(), Shard(), CPU
+    )
+    saved: list[str] = []
+    signal = trainer.fit(Log(None), saved.append, NOTHING)
+    return Run(trainer, net, saved, signal)
+
+
+def by_hand(steps: int, accumulate: int = 1, rate: float = 0.01, clip: float = math.inf) -> nn.Linear:
+    """Gradient descent on the mean over all rows that a step has seen, as one batch."""
+    torch.manual_seed(0)
+    net, data = nn.Linear(3, 2).double(), Ragged()
+    batches = data.train_batches(net, Shard(), 0)
+    for _ in range(steps):
+        rows = [next(batches) for _ in range(accumulate)]
+        x, y = torch.cat([r.x for r in rows]), torch.cat([r.y for r in rows])
+        net.zero_grad()
+        (net(x) - y).square().sum(dim=1).mean().backward()
+        norm = torch.cat([p.grad.flatten() for p in net.parameters()]).norm()
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= rate * min(1.0, clip / float(norm)) * p.grad
+    return net
+
+
+def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+@pytest.mark.parametrize("clip", [math.inf, 0.7])
+def test_accumulated_ragged_batches_are_one_batch(accumulate: int, clip: float) -> None:
+    run = fit(max_steps=7, accumulate=accumulate, clip_norm=None if clip == math.inf else clip)
+    assert_same_weights(run.net, by_hand(7, accumulate, clip=clip))
+
+
+def test_the_averaged_weights_are_the_running_mean() -> None:
+    run = fit(max_steps=6, ema=0.8)
+    mean = None
+    for step in range(1, 7):
+        weight = by_hand(step).weight
+        mean = weight if mean is None else 0.8 * mean + 0.2 * weight
+    assert_same_weights(run.net, by_hand(6))
+    torch.testing.assert_close(run.trainer.shown.net.weight, mean, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (Constant(), [1, 1, 1, 1]),
+        (Constant(warmup=0.5), [0, 0.5, 1, 1]),
+        (Linear(), [1, 0.75, 0.5, 0.25]),
+        (Linear(warmup=0.5, final=0.2), [0, 0.5, 1, 0.6]),
+        (Cosine(), [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
+    ],
+)
+def test_the_rate_follows_the_share_of_the_run_that_is_done(schedule: Schedule, factors: list[float]) -> None:
+    assert [schedule(step / 4) for step in range(4)] == pytest.approx(factors)
+    trained = fit(schedule=schedule, max_steps=4, rate=0.01).net
+    torch.manual_seed(0)
+    net, batches = nn.Linear(3, 2).double(), Ragged().train_batches(None, Shard(), 0)  # type: ignore[arg-type]
+    for factor in factors:
+        rows = next(batches)
+        net.zero_grad()
+        (net(rows.x) - rows.y).square().sum(dim=1).mean().backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= 0.01 * factor * p.grad
+    assert_same_weights(trained, net)
+
+
+def test_seconds_end_a_run_and_drive_its_schedule() -> None:
+    run = fit(schedule=Linear(), max_seconds=0.3, max_steps=10**9, log_every=10**6)
+    assert 0.3 <= run.trainer.progress.seconds < 1.0
+    assert run.trainer.optimizer.param_groups[0]["lr"] < 0.001  # it has fallen from 0.01 with the clock
+    assert run.trainer.progress.step < 10**6
+
+
+def test_evaluating_and_saving_cost_no_training_seconds() -> None:
+    import time
+
+    class Slow(Ragged):
+        def batches(self, split: str, net: nn.Module, shard: Shard) -> Any:
+            time.sleep(0.05)
+            yield from super().batches(split, net, shard)
+
+    run = fit(data=Slow(), max_steps=20, eval_every=2)
+    assert run.trainer.progress.seconds < 0.4  # ten evaluations slept half a second
+
+
+def test_passes_are_turned_into_steps() -> None:
+    for passes, accumulate, steps in ((3, 1, 15), (2.5, 1, 13), (2, 3, 4), (0.01, 1, 1)):
+        trainer = Trainer(passes=passes, accumulate=accumulate)
+        trainer.limit_steps(lambda: 5.0)
+        assert trainer.max_steps == steps
+
+
+def test_patience_ends_a_run_that_no_longer_improves_and_best_is_the_best() -> None:
+    run = fit(rate=0.0, max_steps=100, eval_every=3, monitor="eval/loss min", patience=2)
+    assert run.trainer.progress.step == 9  # the first is the best, then two without a better one
+    assert run.saved == ["best", "last"]
+
+
+def test_a_larger_return_is_better_where_the_monitor_says_max() -> None:
+    falling = fit(max_steps=6, eval_every=2, monitor="eval/loss max")
+    assert falling.saved == ["best", "last"]
+    assert fit(max_steps=6, eval_every=2, monitor="eval/loss min").saved == ["best", "best", "best", "last"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_fault_15_nothing_that_is_not_finite_reaches_the_weights(bad: float, where: str) -> None:
+    class Broken(Ragged):
+        def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Any:
+            for number, rows in enumerate(super().train_batches(net, shard, first_batch)):
+                if number == 4 and where == "loss":
+                    rows = Rows(rows.x * bad, rows.y)
+                if number == 4 and where == "gradient":  # the loss stays finite
+                    net.weight.register_hook(lambda gradient: gradient * bad)
+                yield rows
+
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2).double()
+    trainer = Trainer(max_steps=9)
+    trainer.prepare(Squares(net), Broken(), torch.optim.Adam(net.parameters()), Constant(), Shard(), CPU)
+    before: list[Any] = []
+    original, trainer.step = trainer.step, lambda *a: (before.append(copy.deepcopy(net.state_dict())), original(*a))[1]  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match=r"step 5 .* learning rate 0\.001"):
+        trainer.fit(Log(None), NOTHING, NOTHING)
+    assert len(before) == 5
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before[-1].items())
+
+
+def test_sparse_rows_are_scaled_and_clipped_as_dense_ones() -> None:
+    rows = torch.tensor([1, 4, 1])
+    grads = []
+    for sparse in (False, True):
+        table = nn.Embedding(6, 3, sparse=sparse)
+        with torch.no_grad():
+            table.weight.copy_(torch.arange(18.0).view(6, 3))
+        table(rows).square().sum().backward()
+        found = gradients.values(table.parameters())
+        norm = gradients.norm(found)
+        gradients.scale_(found, 0.5 / float(norm))
+        grads.append((norm, table.weight.grad.to_dense() if sparse else table.weight.grad))
+    torch.testing.assert_close(grads[0], grads[1])
+    torch.testing.assert_close(grads[0][1].norm(), torch.tensor(0.5))
+
+
+def test_an_all_padding_batch_changes_nothing() -> None:
+    class Nothing(Ragged):
+        counts = (0, 0, 0, 0, 0, 0)
+
+    assert_same_weights(fit(data=Nothing(), max_steps=3).net, by_hand(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"monitor": "loss"}, "direction"),
+        ({"patience": 3}, "monitor"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Trainer(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", SMALL)
+def test_a_compiled_run_trains_what_an_uncompiled_one_does(
+    model: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """Without dropout, whose random numbers a compiler may draw in another order."""
+    settings = [*SMALL[model], "trainer.max_steps=6", "trainer.log_every=2", "reports=null", "trainer.monitor=null"]
+    settings += ["network.dropout=0"]
+    for name, extra in (("plain", []), ("compiled", ["trainer.compile=true"])):
+        code, said = train(*settings, *extra, f"run_dir={tmp_path / name}")
+        assert code == 0, said
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("plain", "compiled")
+    ]
+    for a, b in zip(*lines, strict=True):
+        for key in {"loss", "nll", "q", "return"} & a.keys():
+            assert a[key] == pytest.approx(b[key], rel=1e-4)
+
+
+def test_without_a_compiler_the_run_says_so_and_goes_on(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    code, said = train(*SMALL["mlp"], "trainer.max_steps=2", "trainer.compile=true", f"run_dir={tmp_path / 'run'}")
+    assert code == 0
+    assert "no C++ compiler" in said
