@@ -3,14 +3,16 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
 
 
-def load(run: "str | Path") -> "nn.Module":
+def load(run: "str | Path", plugins: "Sequence[str]" = ()) -> "nn.Module":
     """The trained network of a run or checkpoint, in evaluation mode, on the CPU.
 
+    `plugins` names imported modules of your own that the network may come from.
     Its attribute `description` holds what using it needs: vocabulary, normalisation, names of classes.
     Raises CheckpointError for anything but a whole checkpoint.
     """
@@ -20,7 +22,7 @@ def load(run: "str | Path") -> "nn.Module":
 
     checkpoint = find(run)
     with as_data(checkpoint):
-        net = make_network(checkpoint.manifest["config"], checkpoint.manifest["sizes"])
+        net = make_network(checkpoint.manifest["config"], checkpoint.manifest["sizes"], plugins)
     saved = checkpoint.read("weights.pt")
     load_weights(
         net, {k.removeprefix("net."): v for k, v in saved.items() if k.startswith("net.")}, str(checkpoint.path)

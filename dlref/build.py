@@ -102,6 +102,9 @@ def make_network(config: Mapping[str, Any], sizes: Mapping[str, int], plugins: S
             f"network {cls.__name__} needs {', '.join(missing)}, and neither network.{missing[0]} is set nor does the data "
             f"give it (it gives {', '.join(sizes)}); choose data that suits the model"
         )
+    for name in [name for name in sizes if name in config["network"]]:
+        if config["network"][name] != sizes[name]:
+            raise ConfigError(f"network.{name} is {config['network'][name]}, the data have {sizes[name]}; leave it out")
     wanted = {name: size for name, size in sizes.items() if name in parameters and name not in config["network"]}
     return make(config["network"], "network", plugins, **wanted)
 
@@ -126,6 +129,10 @@ def make(section: Mapping[str, Any], group: str, plugins: Sequence[str], /, **su
     try:
         return cls(**given, **{name: value for name, value in supplied.items() if name in accepted})
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {error}") from error
+    except RuntimeError as error:  # torch's optimizers say so where two settings exclude each other
+        if group != "optimizer":
+            raise
         raise ConfigError(f"{group} {cls.__name__} refuses its settings: {error}") from error
 
 
@@ -169,14 +176,21 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
         if key in TOP:
             check_value(key, value, TOP[key])
         elif key not in [*BASES, "trainer"]:
-            raise ConfigError(f"'{key}' is not a setting{did_you_mean(key, settings(config, groups, plugins))}")
+            known = [name for name in settings(config, groups, plugins) if name != key]
+            raise ConfigError(f"'{key}' is not a setting{did_you_mean(key, known)}")
+    if missing := [key for key in TOP if key not in config]:
+        raise ConfigError(f"{', '.join(missing)} is missing; every config has it")
     for group in BASES:
         sections = config.get(group)
-        if group == "reports":
-            for name, section in (sections or {}).items():
-                check_section(f"reports.{name}", section, group, plugins)
-        else:
+        if group != "reports":
             check_section(group, sections, group, plugins)
+        elif isinstance(sections, Mapping):
+            for name, section in sections.items():
+                check_section(f"reports.{name}", section, group, plugins)
+        elif sections is not None:
+            raise ConfigError(f"reports is {sections!r}; it takes reports by name, each with a _target_")
+    if not isinstance(config.get("trainer"), Mapping):
+        raise ConfigError(f"trainer is {config.get('trainer')!r}; it takes settings by name")
     check_arguments("trainer", config["trainer"], Trainer)
 
 
@@ -218,6 +232,8 @@ def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> 
             raise ConfigError(f"{path} is {number}; it takes a finite number")
         if no_negatives and isinstance(number, (int, float)) and number < 0:
             raise ConfigError(f"{path} is {number}; it takes no negative number")
+        if isinstance(number, int) and number >= 2**63:
+            raise ConfigError(f"{path} is {number}; it takes a number below 2**63")
     if not matches(value, hint):
         raise ConfigError(f"{path} is {value!r}; it takes {spelled(hint)}")
 
@@ -251,6 +267,9 @@ def spelled(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(str(choice) for choice in typing.get_args(hint))
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    lists = [option for option in options if typing.get_origin(option) not in (None, Literal)]
+    if lists:
+        return " or ".join(["a list, as [1, 2]", *(spelled(option) for option in options if option not in lists)])
     names = {
         bool: "true or false",
         int: "a whole number",

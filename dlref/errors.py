@@ -40,6 +40,10 @@ class ResourceError(DlrefError):
     exit_code = 6
 
 
+class LostRankError(ResourceError):
+    """Another rank has gone, and with it the work that was under way between them."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'lr'?`, or the choices where nothing is near and they are few, or nothing."""
     choices = sorted(set(known))

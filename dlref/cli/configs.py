@@ -1,6 +1,7 @@
 """From what was typed to one plain dictionary: Hydra's grammar and composition, and our words when it does not fit."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,16 @@ def spelled_for_hydra(overrides: Sequence[str], known: Mapping[str, list[str]]) 
     return spelled
 
 
+def quoted(override: str) -> str:
+    """Between quotes, where it is a path or holds letters that Hydra's grammar does not know."""
+    key, value = split_key(override)
+    a_path = "/" in value or not value.isascii() or (key in ("run_dir", "resume") and value != "null")
+    if override.startswith("~") or not a_path or value[0] in "'\"[{":
+        return override
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
     """The config that these overrides make; raises ConfigError, in one sentence, where they do not."""
     from hydra import compose as hydra_compose
@@ -57,13 +68,13 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
 
     folders = [configs_folder(), *(config_dir(name) for name in config_dirs)]
     known = groups(folders)
-    spelled = spelled_for_hydra(overrides, known)
+    spelled = spelled_for_hydra([o if split_key(o)[0] in known else quoted(o) for o in overrides], known)
     spelled += (
         [f"hydra.searchpath=[{','.join(repr(f'file://{folder}') for folder in folders[1:])}]"] if config_dirs else []
     )
     for override in spelled:
         key, value = split_key(override)
-        if key in known and value not in ["null", *known[key]] and "," not in value:
+        if key in known and value not in known[key] and (key, value) != ("experiment", "null"):
             raise ConfigError(f"there is no {key} '{value}'{did_you_mean(value, known[key])}")
     instance = GlobalHydra.instance()
     sweeping, instance.hydra = instance.hydra, None  # a job of a sweep composes too

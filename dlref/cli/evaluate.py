@@ -114,7 +114,8 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
 
 
 def known(config: dict[str, Any]) -> list[str]:
-    return ["split", "device", "threads", "plugins", *(key for key in flatten(config) if key.startswith("data."))]
+    names = [key for key in flatten(config) if key.startswith(("data.", "reports.")) and not key.endswith("_target_")]
+    return ["split", "plugins", *OPEN, *names]
 
 
 def keep(
@@ -133,9 +134,10 @@ def keep(
             file = run / "pictures" / f"{split}_{name}.png"
             file.parent.mkdir(exist_ok=True)
             picture.savefig(file, dpi=120)
-            print(f"  picture {file}")
     except OSError as error:
         raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
+    for name in pictures:
+        print(f"  picture {run / 'pictures' / f'{split}_{name}.png'}")
     if not (run / "metrics.jsonl").exists():
         return
     try:

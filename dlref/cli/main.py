@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dlref.errors import ConfigError, DlrefError, did_you_mean
+from dlref.errors import ConfigError, DlrefError, LostRankError, did_you_mean
 
 COMMANDS = {
     "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
@@ -73,6 +73,8 @@ def explained(action: Callable[[], int]) -> int:
         return action()
     except DlrefError as error:
         print(f"dlref: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, LostRankError):  # torch's destructors would wait for the lost rank while holding the GIL
+            os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         print("dlref: interrupted", file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """dlref train: compose, build or restore, train, and leave a run directory that says what happened."""
 
-import json
 import logging
 import os
 import sys
@@ -11,8 +10,6 @@ from typing import Any
 from dlref.cli.configs import (
     compose,
     configs_folder,
-    differences,
-    first_line,
     flatten,
     groups,
     load_plugins,
@@ -22,7 +19,8 @@ from dlref.cli.configs import (
     split_key,
 )
 from dlref.cli.main import explained, take_flags
-from dlref.errors import CheckpointError, ConfigError
+from dlref.cli.resume import reusable, take_up, to_resume
+from dlref.errors import ConfigError
 
 HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m] [--cfg job] [--config-dir DIR]
 
@@ -63,6 +61,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
 
     @hydra.main(config_path=str(configs_folder()), config_name="train", version_base="1.3")
     def job(_: Any) -> None:
+        logger.disabled = False  # which setting up Hydra's own logging leaves so
         typed = [text for text in HydraConfig.get().overrides.task if split_key(text)[0] != "hydra"]
         if code := explained(lambda: train(typed, config_dirs)):
             sys.exit(code)  # which ends the sweep
@@ -97,59 +96,6 @@ def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
         return run(config, overrides, plugins, checkpoint, folder, Shard(rank, ranks), device)
 
 
-def to_resume(typed: dict[str, str]) -> tuple[Any, Path | None]:
-    """The checkpoint to go on from, if any, and its run's folder."""
-    from dlref.training.checkpoint import MANIFEST, Checkpoints, open_checkpoint
-
-    wish = typed.get("resume", "null")
-    if wish == "null":
-        return None, None
-    if wish == "auto":
-        if typed.get("run_dir", "null") == "null":
-            raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
-        folder = Path(typed["run_dir"]).expanduser()
-    else:
-        folder = Path(wish).expanduser()
-        if (folder / MANIFEST).is_file():
-            return open_checkpoint(folder.resolve()), folder.resolve().parents[1]
-        if not folder.is_dir():
-            raise CheckpointError(f"resume={wish} is not a run directory; dlref train names it when it starts")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    found = checkpoints.newest("step")
-    if found is None and (wish != "auto" or checkpoints.numbered("step")):
-        raise CheckpointError(f"{folder} has no whole checkpoint to go on from; begin anew in another run_dir")
-    return found, folder
-
-
-def reusable(
-    checkpoint: Any, overrides: Sequence[str], config_dirs: Sequence[str], plugins: Sequence[str]
-) -> list[str]:
-    """The overrides as first typed, less those that only a command line may set and those typed again.
-
-    A checkpoint is data: it may choose among settings, but it names no file and no code. Raises ConfigError naming the
-    plug-ins and paths that have to be typed again.
-    """
-    from dlref import build
-    from dlref.training.checkpoint import as_data
-
-    saved, given = list(checkpoint.manifest["overrides"]), {split_key(text)[0] for text in overrides}
-    if any(not isinstance(text, str) or "${" in text or split_key(text)[0].startswith("hydra") for text in saved):
-        raise CheckpointError(f"{checkpoint.path} holds overrides that are not plain values; it is not resumed")
-    keys = {split_key(text)[0] for text in saved}
-    again = sorted(keys & {"plugins"} - given)
-    with as_data(checkpoint):
-        if not again:
-            # Composed without being built, only to learn which settings are paths.
-            composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs)
-            paths = build.path_settings(composed, plugins)
-            again = sorted(keys & paths - given - {"run_dir", "resume"})
-    if again:
-        raise ConfigError(
-            f"this run was started with {', '.join(again)}, which a checkpoint may not set; type it again"
-        )
-    return [text for text in saved if split_key(text)[0] not in given | paths]
-
-
 def run(
     config: dict[str, Any],
     overrides: list[str],
@@ -168,7 +114,7 @@ def run(
     from dlref.training.checkpoint import Checkpoints
     from dlref.training.log import Log
     from dlref.training.run import RunFolder, about, new_folder, peak_memory
-    from dlref.training.state import own_state, restore, shared_state, weights
+    from dlref.training.state import own_state, shared_state, weights
 
     if config["threads"]:
         torch.set_num_threads(config["threads"])
@@ -188,25 +134,13 @@ def run(
         optimizer, schedule, trainer = build.build_trainer(config, objective, plugins)
         trainer.limit_steps(lambda: data.batches_per_pass)
         trainer.prepare(objective, data, optimizer, schedule, shard, device)
-        torch.manual_seed(config["seed"] * 1_000_003 + shard.rank)  # dropout differs by rank; the weights do not
+        torch.manual_seed(
+            (config["seed"] * 1_000_003 + shard.rank) % 2**63
+        )  # dropout differs by rank; the weights do not
         checkpoints = Checkpoints(folder / "checkpoints", shard.rank, device)
         facts = about(device, overrides)
         if checkpoint is not None:
-            paths = build.path_settings(config, plugins)
-            other_data = compare(checkpoint, config, data, trainer.allow_other_data, facts, paths, shard)
-            changed = overrides_that_differ(checkpoint.manifest["config"], config)
-            try:
-                shown, shared = checkpoint.read("weights.pt"), checkpoint.read("training.pt")
-                own = checkpoint.read(f"rank-{shard.rank}.pt")
-                restore(trainer, shown, shared, own | {"carried": {}, "data": None} if other_data else own, str(checkpoint.path))
-            except CheckpointError as error:
-                raise CheckpointError(f"{error}{changed}") from None
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                reason = f"{type(error).__name__}: {first_line(error)[:120]}"
-                raise CheckpointError(
-                    f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; resume with the one "
-                    f"that wrote it, {checkpoint.manifest['versions'].get('dlref')}, or begin anew"
-                ) from error
+            take_up(checkpoint, trainer, config, facts, build.path_settings(config, plugins))
         if trainer.ended() and trainer.progress.evaluated == trainer.progress.step:
             logger.info("%s is finished at step %d; raise trainer.max_steps to train on", folder, trainer.progress.step)
             return 0
@@ -214,9 +148,10 @@ def run(
             checkpoints.forget_after(trainer.progress.step)
             import yaml
 
+            (folder / "evaluation.json").unlink(missing_ok=True)  # of weights that are now trained on
             home.write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             home.record(**facts, ranks=shard.ranks, resumed_at=trainer.progress.step or None, finished=False)
-            introduce(config, objective, data, trainer, folder)
+            introduce(config, objective, data, trainer, folder, [split_key(text)[0] for text in overrides])
         log = Log(folder if home else None, trainer.progress.step, trainer.max_steps)
 
         def save(kind: str) -> None:
@@ -253,7 +188,14 @@ def run(
             signal = trainer.fit(log, save, report)
             if home:
                 results = {f"eval/{name}": value for name, value in trainer.progress.figures.items()}
-                log.settings({k: v for k, v in flatten(config).items() if v is not None}, results)
+                log.settings(hyper_parameters(config), results)
+        except AttributeError as error:
+            if not hasattr(error.obj, "_fields"):  # of anything but a batch
+                raise
+            raise ConfigError(
+                f"objective {type(objective).__name__} reads '{error.name}' of a batch, which data {type(data).__name__} do "
+                f"not give (they give {', '.join(error.obj._fields)}); choose ones that suit each other"
+            ) from error
         finally:
             log.close()
         if home:
@@ -270,9 +212,7 @@ def run(
             )
             logger.info("%.1f s of training; written to %s", progress.seconds, folder)
             again = f"dlref train resume={folder}" if signal and not trainer.ended() else f"dlref evaluate {folder}"
-            logger.info(
-                "next: %s  ·  tensorboard --logdir %s", again, folder.parent.parent if not config["run_dir"] else folder
-            )
+            logger.info("next: %s  ·  tensorboard --logdir %s", again, folder)
         return 128 + signal if signal else 0
     finally:
         if home:
@@ -297,58 +237,18 @@ def open_run(folder: Path | None, config: dict[str, Any], checkpoint: Any, RunFo
     return home
 
 
-def compare(
-    checkpoint: Any,
-    config: dict[str, Any],
-    data: Any,
-    other_data: bool,
-    facts: dict[str, Any],
-    paths: set[str],
-    shard: Any,
-) -> bool:
-    """Refuse to go on as something else; say what was changed on purpose, and what may cost the last bits.
-
-    Whether it goes on with other data, which then begin anew.
-    """
-    manifest = checkpoint.manifest
-    changes = {k: v for k, v in differences(manifest["config"], config).items() if k not in paths | {"name", "goal"}}
-    if manifest["ranks"] != shard.ranks:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"
-        )
-    optimizer = manifest["config"].get("optimizer", {}) | config["optimizer"]
-    switches = {f"optimizer.{k}" for k, v in optimizer.items() if k == "_target_" or isinstance(v, bool)}
-    if other := [f"{key} {changes[key]}" for key in sorted(switches & changes.keys())]:
-        raise CheckpointError(
-            f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one"
-        )
-    data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
-    if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(
-        json.dumps([data.sizes, data.describe()])
-    ):
-        data_changes = ["its files or its vocabulary"]
-    if data_changes and not other_data:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on other data ({', '.join(data_changes)}); add trainer.allow_other_data=true to "
-            "go on with these"
-        )
-    for key, change in changes.items():
-        logger.info("resuming with %s: %s", key, change)
-    if data_changes:
-        logger.info("the data begin anew: nothing that was carried or stored of the others is taken over")
-    for name in ("threads", "torch", "git_commit"):
-        then, now = (said["versions"].get(name) if name == "torch" else said.get(name) for said in (manifest, facts))
-        if then != now:
-            logger.warning("%s was %s and is %s: the rest of this run is not bit-exact", name, then, now)
-    return bool(data_changes)
+def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs are compared by: the classes of the parts by their short names, and their settings."""
+    parts = {key: value for key, value in config.items() if isinstance(value, dict) and key != "reports"}
+    flat = {key: value for key, value in flatten(parts | {"seed": config["seed"]}).items() if value is not None}
+    return {
+        k.removesuffix("._target_"): v.rpartition(".")[2] if k.endswith("._target_") else v for k, v in flat.items()
+    }
 
 
-def overrides_that_differ(old: dict[str, Any], new: dict[str, Any]) -> str:
-    changes = [f"{k} {v}" for k, v in differences(old, new).items() if k.split(".")[0] in ("network", "objective")]
-    return f"; settings that differ: {', '.join(changes)}" if changes else ""
-
-
-def introduce(config: dict[str, Any], objective: Any, data: Any, trainer: Any, folder: Path) -> None:
+def introduce(
+    config: dict[str, Any], objective: Any, data: Any, trainer: Any, folder: Path, typed: Sequence[str]
+) -> None:
     """What is about to happen, in a few lines."""
     from dlref.training import devices
 
@@ -362,8 +262,11 @@ def introduce(config: dict[str, Any], objective: Any, data: Any, trainer: Any, f
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])
     logger.info("%s, %s, %s", trainer.device, precision, " or ".join(limit for limit in limits if limit))
-    if config["goal"]:
-        logger.info("to reach: %s", config["goal"])
+    if trainer.progress.step:
+        logger.info("going on at step %d", trainer.progress.step)
+    parts = ("data", "network", "objective", "optimizer", "schedule", "trainer")
+    if config["goal"] and not any(key.partition(".")[0] in parts and key != "data.root" for key in typed):
+        logger.info("to reach: %s", config["goal"])  # as it stands; with other settings nobody knows
     if trainer.max_seconds:
         logger.info("limited by seconds, so another run of it does not repeat bit for bit")
     logger.info("writing to %s", folder)

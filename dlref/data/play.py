@@ -1,5 +1,6 @@
 """Transitions from play: an agent acts in an environment, a replay memory keeps what happened (Mnih et al. 2015)."""
 
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from dlref.data import Shard, generator, place_of
 from dlref.errors import ConfigError, DataError
+
+logger = logging.getLogger("dlref")
 
 TRAIN, EVAL, TEST = 0, 1, 2  # the streams of random numbers
 
@@ -190,7 +193,9 @@ class Play:
             memory[kept] = saved
         self.random = torch.Generator()
         self.random.set_state(state["random"])
-        if state["env"] is not None:
+        if state["env"] is None:
+            logger.warning("the state of %s cannot be restored, so a new episode begins", self.env_name)
+        else:
             self.env.reset()
             thaw(self.env, state["env"])
             self.observation, self.running = np.array(state["observation"], np.float32), tuple(state["running"])

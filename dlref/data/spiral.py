@@ -11,7 +11,7 @@ class Spiral(Supervised):
     """`classes` arms of points in the plane, drawn anew for each seed.
 
     Along its arm a point has radius r in (0, 1] and angle 4 c + 4 r + 0.2 z for class c and normal z, in radians
-    (*Deep Learning from Scratch 2*, section 2.3.1). Close to the centre the arms touch, so not every point can be told.
+    (*Deep Learning from Scratch 2*, section 1.4.1). Close to the centre the arms touch, so not every point can be told.
     """
 
     def __init__(

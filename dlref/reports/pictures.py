@@ -23,6 +23,7 @@ class DecisionBoundary(Report):
         inputs, targets = data.split(split)
         if inputs.shape[1:] != (2,):
             return {}
+        from matplotlib.colors import ListedColormap
         from matplotlib.figure import Figure
 
         place = next(net.parameters())
@@ -30,13 +31,14 @@ class DecisionBoundary(Report):
         x, y = (torch.linspace(float(low[i]), float(high[i]), self.cells) for i in (0, 1))
         grid = torch.cartesian_prod(x, y).to(place)
         classes = net(grid).argmax(dim=1).view(self.cells, self.cells).T.cpu()
-        levels = torch.arange(len(data.classes) + 1) - 0.5
-        figure = Figure(figsize=(5, 4.6), layout="constrained")
+        colours = ListedColormap(
+            [f"C{i % 10}" for i in range(len(data.classes))]
+        )  # one a class, points and regions alike
+        figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        axes.contourf(x, y, classes, levels=levels.tolist(), cmap="Set2", alpha=0.45)
-        axes.scatter(
-            inputs[:, 0], inputs[:, 1], c=targets, cmap="Set2", s=6, vmin=0, vmax=7 if len(data.classes) <= 8 else None
-        )
+        limits: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": len(data.classes) - 0.5}
+        axes.pcolormesh(x, y, classes, alpha=0.3, linewidth=0, rasterized=True, **limits)
+        axes.scatter(inputs[:, 0], inputs[:, 1], c=targets, s=6, **limits)
         axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"decision regions and the {split} points", aspect="equal")
         return {"decision_boundary": figure}
 

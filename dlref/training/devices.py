@@ -97,8 +97,9 @@ def explained() -> Any:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ResourceError(f"out of memory ({str(error).splitlines()[0][:120] or 'host'}); {SMALLER}") from error
+        raise ResourceError(f"out of memory ({(str(error).splitlines() or ['host'])[0][:120]}); {SMALLER}") from error
     except RuntimeError as error:  # the CPU allocator has no type of its own
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise ResourceError(f"out of memory ({str(error).splitlines()[0][-120:]}); {SMALLER}") from error
+        reason = str(error).partition("\n")[0].rpartition("Allocator: ")[2]
+        if any(words in reason for words in ("can't allocate", "not enough memory", "size calculation overflowed")):
+            raise ResourceError(f"out of memory ({reason[:120]}); {SMALLER}") from error
         raise

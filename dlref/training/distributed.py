@@ -1,5 +1,6 @@
 """One process or many: torchrun's ranks, and the few moments at which they meet."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -9,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dlref.errors import ConfigError, ResourceError
+from dlref.errors import ConfigError, LostRankError
 from dlref.metrics import Mean, Totals
 
+LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun sets
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=5)  # how long a rank waits for the others before it gives up
 
@@ -21,7 +23,13 @@ def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
 
     Processes that do not know of each other would train apart and write over each other's results.
     """
-    ranks = int(environment.get("WORLD_SIZE", "1"))
+    try:
+        ranks, rank, local = (
+            int(environment.get(n, default)) for n, default in zip(LAUNCH, ("1", "0", "0"), strict=True)
+        )
+    except ValueError:
+        said = ", ".join(f"{name}={environment[name]}" for name in LAUNCH if name in environment)
+        raise ConfigError(f"the launcher said {said}, which are not all numbers; start ranks with torchrun") from None
     if ranks > 1 and not all(name in environment for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")):
         raise ConfigError(
             f"WORLD_SIZE is {ranks} but RANK, MASTER_ADDR or MASTER_PORT is missing; start ranks with torchrun"
@@ -33,7 +41,7 @@ def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
                 raise ConfigError(
                     f"{count} processes were started by another launcher ({name}); use torchrun inside of it"
                 )
-    return int(environment.get("RANK", "0")), int(environment.get("LOCAL_RANK", "0")), ranks
+    return rank, local, ranks
 
 
 @contextmanager
@@ -48,7 +56,7 @@ def group(ranks: int, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:  # what gloo and nccl raise when a peer has gone
         if any(word in str(error) for word in ("gloo", "NCCL", "Connection", "Timed out", "timed out")):
             reason = str(error).splitlines()[0][:160]
-            raise ResourceError(
+            raise LostRankError(
                 f"another rank was lost ({reason}); go on from the last checkpoint with resume="
             ) from error
         raise
@@ -64,7 +72,9 @@ def parallel(objective: nn.Module) -> nn.Module:
     """
     if not dist.is_initialized():
         return objective
-    return nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+    later = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters  # torch 2.13
+    settings: dict[str, Any] = {"forward_sync_buffers" if later else "broadcast_buffers": False}
+    return nn.parallel.DistributedDataParallel(objective, **settings)
 
 
 def apart(model: nn.Module) -> Any:

@@ -1,6 +1,7 @@
 """The one training loop: minimise the total called `loss` over its count, whatever is learned from whatever data."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class Trainer:
                     save("last")
                     saved = progress.step
                 if last:
-                    return signals.received
+                    return signals.received or (signal.SIGTERM if stopped else 0)  # which another rank received
                 self.clock += time.perf_counter() - paused
                 stopped, figures = self.step(model, batches, bool(signals.received))
                 if progress.step % self.log_every == 0:
@@ -162,7 +163,7 @@ class Trainer:
             raise DivergedError(
                 f"step {progress.step + 1} is not finite: loss {totals['loss'].value:g}, gradient norm {norm:g}, "
                 f"learning rate {self.rates[0] * factor:g}; the weights are as before it: lower optimizer.lr or set "
-                "trainer.clip_norm, and resume the last checkpoint or begin anew"
+                "trainer.clip_norm, and begin anew or, where there is a checkpoint, resume"
             )
         gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
         self.optimizer.step()
@@ -189,8 +190,10 @@ class Trainer:
         progress.evaluated, progress.figures = progress.step, figures
         log.figures("eval", progress.step, progress.seconds, figures)
         if self.monitor:
-            name, direction = self.monitor.split()
-            value = figures.get(name.removeprefix("eval/"), float("nan"))
+            name, direction = self.monitor.removeprefix("eval/").split()
+            if name not in figures:
+                raise ConfigError(f"trainer.monitor is '{self.monitor}'; evaluation has {', '.join(figures)}")
+            value = figures[name]
             better = (lambda a, b: a > b) if direction == "max" else (lambda a, b: a < b)
             if value == value and (progress.best is None or better(value, progress.best)):
                 progress.best, progress.since_best = value, 0

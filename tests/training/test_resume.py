@@ -75,8 +75,7 @@ def test_fault_04_resumed_equals_uninterrupted_at_every_cut(
 
 
 def cut_short(train: Callable[..., tuple[int, str]], settings: list[str], run: Path, cut: int) -> None:
-    """A run that ends after `cut` steps as by a signal, which is raised between two steps."""
-    import os
+    """A run that ends after `cut` steps by a signal, which is raised in the last of them."""
     import signal
 
     from dlref.training.trainer import Trainer
@@ -85,7 +84,7 @@ def cut_short(train: Callable[..., tuple[int, str]], settings: list[str], run: P
 
     def step(self: Trainer, *arguments: Any) -> Any:
         if self.progress.step == cut - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             return original(self, *arguments[:-1], True)
         return original(self, *arguments)
 

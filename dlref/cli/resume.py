@@ -1,0 +1,131 @@
+"""Going on with a run: which checkpoint, which of its settings may be used, and whether it is still the same training."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.configs import compose, differences, first_line, split_key
+from dlref.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger("dlref")
+
+
+def to_resume(typed: dict[str, str]) -> tuple[Any, Path | None]:
+    """The checkpoint to go on from, if any, and its run's folder."""
+    from dlref.training.checkpoint import MANIFEST, Checkpoints, open_checkpoint
+
+    wish = typed.get("resume", "null")
+    if wish == "null":
+        return None, None
+    if wish == "auto":
+        if typed.get("run_dir", "null") == "null":
+            raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
+        folder = Path(typed["run_dir"]).expanduser()
+    else:
+        folder = Path(wish).expanduser()
+        if (folder / MANIFEST).is_file():
+            return open_checkpoint(folder.resolve()), folder.resolve().parents[1]
+        if not folder.is_dir():
+            raise CheckpointError(f"resume={wish} is not a run directory; dlref train names it when it starts")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    found = checkpoints.newest("step")
+    if found is None and (wish != "auto" or checkpoints.numbered("step")):
+        raise CheckpointError(f"{folder} has no whole checkpoint to go on from; begin anew in another run_dir")
+    return found, folder
+
+
+def reusable(
+    checkpoint: Any, overrides: Sequence[str], config_dirs: Sequence[str], plugins: Sequence[str]
+) -> list[str]:
+    """The overrides as first typed, less those that only a command line may set and those typed again.
+
+    A checkpoint is data: it may choose among settings, but it names no file and no code. Raises ConfigError naming the
+    plug-ins and paths that have to be typed again.
+    """
+    from dlref import build
+    from dlref.training.checkpoint import as_data
+
+    saved, given = list(checkpoint.manifest["overrides"]), {split_key(text)[0] for text in overrides}
+    if any(not isinstance(text, str) or "${" in text or split_key(text)[0].startswith("hydra") for text in saved):
+        raise CheckpointError(f"{checkpoint.path} holds overrides that are not plain values; it is not resumed")
+    keys = {split_key(text)[0] for text in saved}
+    again = sorted(keys & {"plugins"} - given)
+    with as_data(checkpoint):
+        if not again:
+            # Composed without being built: to refuse as the file's fault what is, and to learn which settings are paths.
+            composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs)
+            build.check(composed, plugins)
+            paths = build.path_settings(composed, plugins)
+            again = sorted(keys & paths - given - {"run_dir", "resume"})
+    if again:
+        raise ConfigError(
+            f"this run was started with {', '.join(again)}, which a checkpoint may not set; type it again"
+        )
+    return [text for text in saved if split_key(text)[0] not in given | paths]
+
+
+def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[str, Any], paths: set[str]) -> None:
+    """Put a prepared trainer where the checkpoint was taken; raises CheckpointError where that cannot be."""
+    from dlref.training.state import restore
+
+    other_data = has_other_data(checkpoint, trainer, config, facts, paths)
+    changed = overrides_that_differ(checkpoint.manifest["config"], config)
+    try:
+        shown, shared = checkpoint.read("weights.pt"), checkpoint.read("training.pt")
+        own = checkpoint.read(f"rank-{trainer.shard.rank}.pt")
+        if other_data:  # which begin anew
+            own |= {"carried": {}, "data": None}
+        restore(trainer, shown, shared, own, str(checkpoint.path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{changed}") from None
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)[:120]}"
+        raise CheckpointError(
+            f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; resume with the one "
+            f"that wrote it, {checkpoint.manifest['versions'].get('dlref')}, or begin anew"
+        ) from error
+
+
+def has_other_data(
+    checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[str, Any], paths: set[str]
+) -> bool:
+    """Refuse to go on as something else; say what was changed on purpose, and what may cost the last bits.
+
+    Whether it goes on with other data, which then begin anew.
+    """
+    manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
+    changes = {k: v for k, v in differences(manifest["config"], config).items() if k not in paths | {"name", "goal"}}
+    if manifest["ranks"] != shard.ranks:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"
+        )
+    optimizer = manifest["config"].get("optimizer", {}) | config["optimizer"]
+    switches = {f"optimizer.{k}" for k, v in optimizer.items() if k == "_target_" or isinstance(v, bool)}
+    if other := [f"{key} {changes[key]}" for key in sorted(switches & changes.keys())]:
+        raise CheckpointError(f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one")
+    data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
+    if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(
+        json.dumps([data.sizes, data.describe()])
+    ):
+        data_changes = ["its files or its vocabulary"]
+    if data_changes and not trainer.allow_other_data:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on other data ({', '.join(data_changes)}); add trainer.allow_other_data=true to "
+            "go on with these"
+        )
+    for key, change in changes.items():
+        logger.info("resuming with %s: %s", key, change)
+    if data_changes:
+        logger.info("the data begin anew: nothing that was carried or stored of the others is taken over")
+    for name in ("threads", "torch", "git_commit"):
+        then, now = (said["versions"].get(name) if name == "torch" else said.get(name) for said in (manifest, facts))
+        if then != now:
+            logger.warning("%s was %s and is %s: the rest of this run is not bit-exact", name, then, now)
+    return bool(data_changes)
+
+
+def overrides_that_differ(old: dict[str, Any], new: dict[str, Any]) -> str:
+    changes = [f"{k} {v}" for k, v in differences(old, new).items() if k.split(".")[0] in ("network", "objective")]
+    return f"; settings that differ: {', '.join(changes)}" if changes else ""

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Remakes the results table of README.md: each row's command for seeds 0, 1 and 2, its evaluation, and the comparison.
+# Usage: scripts/reproduce.sh [ROW …], where ROW is mlp, lstm_lm, dqn or mlp_mnist_fast; all of them by default.
+# Runs lie under runs/reproduce/ and go on where they were interrupted; remove that folder to begin anew.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rows=(mlp lstm_lm dqn mlp_mnist_fast)
+seeds=(0 1 2)
+dlref=dlref
+if [[ -x .venv/bin/dlref ]]; then
+    dlref=.venv/bin/dlref
+fi
+
+# reproduce ROW SPLITS SELECTION [SETTING …]: settings of the evaluation, as data.episodes=100
+reproduce() {
+    local row=$1 splits=$2 selection=$3 runs=() seed split run
+    shift 3
+    for seed in "${seeds[@]}"; do
+        runs+=("runs/reproduce/$row-$seed")
+        "$dlref" train "$selection" seed="$seed" run_dir="runs/reproduce/$row-$seed" resume=auto
+    done
+    # A run keeps its last evaluation, so each split has its table before the next one is evaluated.
+    for split in $splits; do
+        for run in "${runs[@]}"; do
+            "$dlref" evaluate "$run" split="$split" "$@"
+        done
+        echo
+        echo "== $row, $split: dlref train $selection"
+        "$dlref" compare "${runs[@]}"
+        echo
+    done
+}
+
+# What a model that knows only how often each word occurs would reach on the same splits.
+unigram() {
+    local python
+    python="$(dirname "$(command -v "$dlref")")/python"
+    "$python" - <<'END'
+import torch
+
+from dlref.data.python_docs import PythonDocs
+
+data = PythonDocs()
+counts = torch.bincount(data.split("train"), minlength=len(data.vocabulary)).double()
+for split in ("eval", "test"):
+    nll = -(counts / counts.sum()).log()[data.split(split)[1:]].mean()  # every token but the first, as for the model
+    print(f"unigram perplexity, {split}: {nll.exp():.1f}")
+END
+}
+
+if (($# == 0)); then
+    set -- "${rows[@]}"
+fi
+for row in "$@"; do
+    if [[ " ${rows[*]} " != *" $row "* ]]; then
+        echo "reproduce.sh: there is no row '$row'; choose from ${rows[*]}" >&2
+        exit 2
+    fi
+done
+for row in "$@"; do
+    case $row in
+        mlp) reproduce mlp "eval test" model=mlp ;;
+        lstm_lm)
+            reproduce lstm_lm "eval test" model=lstm_lm
+            unigram
+            ;;
+        dqn) reproduce dqn test model=dqn data.episodes=100 ;;
+        mlp_mnist_fast) reproduce mlp_mnist_fast test experiment=mlp_mnist_fast ;;
+    esac
+done

@@ -1,0 +1,56 @@
+"""Every config that is offered can be trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dlref import build
+from dlref.cli.configs import compose, configs_folder, groups
+from dlref.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.faults
+
+OPTIONS = groups([configs_folder()])
+NEEDS_MNIST = ("mnist", "idx")
+# An objective of another kind of data and network is tried with a model that has it.
+MODEL_OF = {
+    "language_modelling": "lstm_lm",
+    "q_learning": "dqn",
+    "python_docs": "lstm_lm",
+    "play": "dqn",
+    "cartpole": "dqn",
+}
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in ("model", "experiment") for o in OPTIONS[g]])
+def test_fault_23_every_model_and_experiment_trains_two_steps(
+    group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    config = compose([f"{group}={option}"])
+    build.check(config)
+    assert config["goal"], "it says what it should reach"
+    settings = ["data.warmup_steps=20", "data.episodes=1"] if "play" in config["data"]["_target_"] else []
+    if "images" in config["data"]["_target_"]:
+        settings = [f"data.root={request.getfixturevalue('datasets')}"]
+    code, said = train(f"{group}={option}", *settings, "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
+    assert code == 0, said
+    last = Checkpoints(tmp_path / "run" / "checkpoints").newest("step")
+    assert last is not None
+    assert last.step == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(g, o) for g in ("data", "objective", "optimizer", "schedule", "trainer") for o in OPTIONS[g]]
+)
+def test_fault_23_every_part_can_be_chosen(
+    group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    settings = [f"model={MODEL_OF.get(option, 'mlp')}", f"{group}={option}"]
+    if settings[0] == "model=dqn":
+        settings += ["data.warmup_steps=20", "data.episodes=1"]
+    if option in NEEDS_MNIST:
+        datasets = request.getfixturevalue("datasets")
+        settings += [f"data.root={datasets}" if option == "mnist" else f"data.folder={datasets / 'mnist'}"]
+    code, said = train(*settings, "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
+    assert code == 0, said
