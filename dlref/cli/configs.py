@@ -1,6 +1,7 @@
 """From what was typed to one plain dictionary: Hydra's grammar and composition, and our words when it does not fit."""
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -106,7 +107,7 @@ def plain(composed: Any) -> dict[str, Any]:
 
 
 def config_dir(name: str) -> Path:
-    folder = Path(name).expanduser().resolve()
+    folder = Path(os.path.expanduser(name)).resolve()
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {name} is not a folder")
     return folder
@@ -128,7 +129,7 @@ def load_plugins(files: Sequence[str]) -> list[str]:
     """Import each file of the user's own as a module named after it; the names, which a `_target_` may then use."""
     names = []
     for file in files:
-        path = Path(file).expanduser().resolve()
+        path = Path(os.path.expanduser(file)).resolve()
         name = path.stem
         if not path.is_file() or not name.isidentifier() or (name in sys.modules and not loaded_from(name, path)):
             raise ConfigError(f"plugins={file} must be a Python file whose name is a module name not yet taken")

@@ -27,12 +27,19 @@ class Printer(logging.Handler):
     """Sentences on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = self.format(record)
-        bar = sys.modules.get("tqdm")
+        say(self.format(record))
+
+
+def say(message: str) -> None:
+    """A line on standard error; where nobody listens any more, or its disk is full, the work goes on without."""
+    bar = sys.modules.get("tqdm")
+    try:
         if bar is not None:
             bar.tqdm.write(message, file=sys.stderr)
         else:
             print(message, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,12 +79,12 @@ def explained(action: Callable[[], int]) -> int:
     try:
         return action()
     except DlrefError as error:
-        print(f"dlref: {error}", file=sys.stderr, flush=True)
+        say(f"dlref: {error}")
         if isinstance(error, LostRankError):  # torch's destructors would wait for the lost rank while holding the GIL
             os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        print("dlref: interrupted", file=sys.stderr, flush=True)
+        say("dlref: interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # dlref list | head
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -2,11 +2,12 @@
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import compose, differences, first_line, split_key
+from dlref.cli.configs import compose, differences, first_line, flatten, split_key
 from dlref.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger("dlref")
@@ -22,9 +23,9 @@ def to_resume(typed: dict[str, str]) -> tuple[Any, Path | None]:
     if wish == "auto":
         if typed.get("run_dir", "null") == "null":
             raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
-        folder = Path(typed["run_dir"]).expanduser()
+        folder = Path(os.path.expanduser(typed["run_dir"]))
     else:
-        folder = Path(wish).expanduser()
+        folder = Path(os.path.expanduser(wish))
         if (folder / MANIFEST).is_file():
             return open_checkpoint(folder.resolve()), folder.resolve().parents[1]
         if not folder.is_dir():
@@ -101,9 +102,9 @@ def has_other_data(
         raise CheckpointError(
             f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"
         )
-    optimizer = manifest["config"].get("optimizer", {}) | config["optimizer"]
-    switches = {f"optimizer.{k}" for k, v in optimizer.items() if k == "_target_" or isinstance(v, bool)}
-    if other := [f"{key} {changes[key]}" for key in sorted(switches & changes.keys())]:
+    settings = flatten(manifest["config"]) | flatten(config)
+    switches = {key for key in settings if key == "optimizer._target_" or isinstance(settings[key], bool)}
+    if other := [f"{k} {v}" for k, v in changes.items() if k in switches and k.startswith("optimizer.")]:
         raise CheckpointError(f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one")
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
     if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(

@@ -222,7 +222,7 @@ def run(
 def open_run(folder: Path | None, config: dict[str, Any], checkpoint: Any, RunFolder: Any, new_folder: Any) -> Any:
     """This run's directory, locked: the one to go on in, the one that was named, or a new one."""
     if folder is None and config["run_dir"]:
-        folder = Path(config["run_dir"]).expanduser()
+        folder = Path(os.path.expanduser(config["run_dir"]))
     home = RunFolder(folder or new_folder(Path("runs") / config["name"]))
     if checkpoint is None and (home.path / "checkpoints").exists() and config["resume"] != "auto":
         home.release()

@@ -20,7 +20,7 @@ class RemoteFile(NamedTuple):
 def data_root(root: str | Path | None) -> Path:
     """`data.root` if given, else the environment variable DLREF_DATA, else the user's cache folder."""
     if root or os.environ.get("DLREF_DATA"):
-        return Path(root or os.environ["DLREF_DATA"]).expanduser()
+        return Path(os.path.expanduser(root or os.environ["DLREF_DATA"]))
     import pooch
 
     return Path(pooch.os_cache("dlref"))

@@ -189,7 +189,7 @@ class Checkpoints:
 
 def find(path: str | Path) -> Checkpoint:
     """A run's best checkpoint, else its last; or the very checkpoint that `path` is. Raises CheckpointError."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if (folder / MANIFEST).exists() or (folder / "weights.pt").exists():
         return open_checkpoint(folder.resolve())
     if folder.name in ("best", "last"):

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -53,17 +54,21 @@ class Log:
         earlier = any(folder.glob("events.out.tfevents.*"))
         purge = first_step + 1 if first_step is not None and earlier else None
         self.board = SummaryWriter(str(folder), purge_step=purge)
+        self.excepthook = threading.excepthook
+        threading.excepthook = functools.partial(but_for_the_writer, self.excepthook)
 
-    def attempt(self, name: str, action: Callable[[], Any]) -> None:
-        if name in self.broken:
+    def attempt(self, name: str, action: Callable[[], Any], last: bool = False) -> None:
+        """Once a writer has failed it is left alone, but for the `last` thing, which may save what it still holds."""
+        if name in self.broken and not last:
             return
         try:
             action()
         except Exception as error:  # whatever a writer raises, training matters more
+            if name not in self.broken:
+                logger.warning(
+                    "%s cannot be written (%s: %s); training goes on without it", name, type(error).__name__, error
+                )
             self.broken.add(name)
-            logger.warning(
-                "%s cannot be written (%s: %s); training goes on without it", name, type(error).__name__, error
-            )
 
     def figures(self, split: str, step: int, seconds: float, figures: dict[str, float]) -> None:
         """One event: `split/name` tags (a name with a slash is its own tag), and the bare names in metrics.jsonl."""
@@ -116,10 +121,17 @@ class Log:
         if self.bar is not None:
             self.bar.close()
         if self.lines:
-            self.attempt("metrics.jsonl", self.lines.close)
+            self.attempt("metrics.jsonl", self.lines.close, last=True)
         if self.board:
-            self.attempt("TensorBoard", self.board.close)
+            self.attempt("TensorBoard", self.board.close, last=True)
+            threading.excepthook = self.excepthook
         self.lines = self.board = self.bar = None
+
+
+def but_for_the_writer(others: Callable[[Any], Any], failure: Any) -> None:
+    """TensorBoard's thread hands what it trips over to the next caller too, who reports it; so it prints none of it."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        others(failure)
 
 
 def belongs(line: str, last: int) -> bool:

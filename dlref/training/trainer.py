@@ -31,7 +31,7 @@ class Progress:
     seconds: float = 0.0  # of training alone
     logged: tuple[int, float] = (0, 0.0)  # step and seconds of the last line
     evaluated: int = 0
-    best: float | None = None
+    best: float | None = None  # the larger the better
     since_best: int = 0  # evaluations
     figures: dict[str, float] = field(default_factory=dict)  # of the last evaluation
 
@@ -66,10 +66,8 @@ class Trainer:
                 raise ConfigError(f"trainer.{name} is {value}; it takes 1 or more")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ConfigError(f"trainer.ema is {self.ema}; it takes a decay from 0 to below 1, as 0.999")
-        if self.monitor and (len(self.monitor.split()) != 2 or self.monitor.split()[1] not in ("min", "max")):
-            raise ConfigError(
-                f"trainer.monitor is '{self.monitor}'; write a figure and its direction, as 'eval/nll min'"
-            )
+        if self.monitor and self.monitor.split()[1:] not in (["min"], ["max"]):
+            raise ConfigError(f"trainer.monitor is '{self.monitor}'; write as 'eval/nll min': a figure, its direction")
         if self.patience and not (self.monitor and self.eval_every):
             raise ConfigError("trainer.patience waits for trainer.monitor to improve; set monitor and eval_every too")
 
@@ -193,9 +191,8 @@ class Trainer:
             name, direction = self.monitor.removeprefix("eval/").split()
             if name not in figures:
                 raise ConfigError(f"trainer.monitor is '{self.monitor}'; evaluation has {', '.join(figures)}")
-            value = figures[name]
-            better = (lambda a, b: a > b) if direction == "max" else (lambda a, b: a < b)
-            if value == value and (progress.best is None or better(value, progress.best)):
+            value = figures[name] if direction == "max" else -figures[name]
+            if value == value and (progress.best is None or value > progress.best):
                 progress.best, progress.since_best = value, 0
                 save("best")
             else:

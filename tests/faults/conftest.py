@@ -25,8 +25,7 @@ def child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
     yield start
     for one in children:
-        one.process.kill()
-        one.process.join()
+        one.end()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Each is forked from a server that has imported everything once, so that one cost
 and has none of the state that the tests' own process has gathered.
 """
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -19,8 +20,20 @@ from dlref.cli.main import main
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch._dynamo", "torch.utils.tensorboard", "hydra", "gymnasium.envs.classic_control", "pytest", "dlref.build"]
-    + ["dlref.cli.train", "dlref.cli.evaluate", "torchtext.vocab", "torchtext.data.utils", "pooch", "requests"]
+    [
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+        "hydra",
+        "gymnasium.envs.classic_control",
+        "torchtext.vocab",
+        "torchtext.data.utils",
+        "pooch",
+        "requests",
+        "pytest",
+        "dlref.build",
+        "dlref.cli.train",
+        "dlref.cli.evaluate",
+    ]
 )
 Action = Callable[[], int]  # its result is the exit code
 Hurt = Callable[[], None]
@@ -30,35 +43,50 @@ class Child:
     """An action in a process of its own, after `hurt` has prepared what will go wrong there."""
 
     def __init__(self, folder: Path, action: Action, hurt: Hurt | None, environment: Mapping[str, str]) -> None:
-        self.stderr = folder / f"stderr-{len(list(folder.glob('stderr-*')))}"
-        self.stderr.touch()
-        self.process = SERVER.Process(target=live, args=(folder, self.stderr, action, hurt, environment), daemon=True)
+        # A pipe rather than a file, which would be subject to what the child's disk suffers.
+        path = folder / f".stderr-{time.monotonic_ns()}"
+        os.mkfifo(path)
+        self.pipe, self.words = os.open(path, os.O_RDONLY | os.O_NONBLOCK), b""
+        self.process = SERVER.Process(target=live, args=(folder, path, action, hurt, environment), daemon=True)
         self.process.start()
         assert self.process.pid
         self.pid: int = self.process.pid
 
     def said(self) -> str:
-        return self.stderr.read_text(encoding="utf-8")
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self.pipe, 2**16):
+                self.words += part
+        return self.words.decode()
 
     def ended(self, timeout: float = 60) -> tuple[int, str]:
         """The exit code, waited for (negative for a signal that nothing handled), and what was said."""
-        self.process.join(timeout)
-        assert self.process.exitcode is not None, f"still running after {timeout} s: {self.said()}"
+        self.wait(lambda: self.process.exitcode is not None, timeout)
+        assert self.process.exitcode is not None
         return self.process.exitcode, self.said()
 
     def waits_for(self, moment: Callable[[], bool], timeout: float = 60) -> None:
         """Returns as soon as `moment` has come, with the process still running."""
+        self.wait(lambda: moment() or self.process.exitcode is not None, timeout)
+        assert self.process.exitcode is None, f"ended too early: {self.said()}"
+
+    def wait(self, moment: Callable[[], bool], timeout: float) -> None:
         end = time.monotonic() + timeout
         while not moment():
-            assert self.process.exitcode is None, f"ended too early: {self.said()}"
             assert time.monotonic() < end, f"did not happen within {timeout} s: {self.said()}"
+            self.said()  # a full pipe would hold the process up
             time.sleep(0.002)
 
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        os.close(self.pipe)
 
-def live(folder: Path, stderr: Path, action: Action, hurt: Hurt | None, environment: Mapping[str, str]) -> None:
+
+def live(folder: Path, pipe: Path, action: Action, hurt: Hurt | None, environment: Mapping[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
-    descriptor = os.open(stderr, os.O_WRONLY | os.O_APPEND)
+    descriptor = os.open(pipe, os.O_WRONLY)
+    pipe.unlink()
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(1)

@@ -173,6 +173,13 @@ def test_fault_07_a_broken_file_is_named_and_passed_over(
     assert open_checkpoint(newer).step == 8, "it was whole all the time but for that file"
 
 
+def says(manifest: bytes) -> Any:
+    try:
+        return json.loads(manifest)
+    except ValueError:
+        return None
+
+
 def test_fault_07_every_flipped_bit_is_found(copy: Copy) -> None:
     newer = copy("dqn") / "checkpoints" / NEWER
     meant = json.loads((newer / "manifest.json").read_bytes())
@@ -183,13 +190,11 @@ def test_fault_07_every_flipped_bit_is_found(copy: Copy) -> None:
             broken = bytearray(whole)
             broken[place] ^= 1 << place % 8
             (newer / name).write_bytes(broken)
-            try:
-                found = open_checkpoint(newer)
-            except CheckpointError as error:
-                assert name in str(error)
-            else:  # one white space for another
-                assert name == "manifest.json"
-                assert found.manifest == meant
+            if name == "manifest.json" and says(broken) == meant:  # one white space for another
+                assert open_checkpoint(newer).manifest == meant
+                continue
+            with pytest.raises(CheckpointError, match=name):
+                open_checkpoint(newer)
         (newer / name).write_bytes(whole)
 
 

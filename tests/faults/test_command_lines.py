@@ -16,7 +16,15 @@ Train = Callable[..., tuple[int, str]]
 
 @pytest.mark.parametrize(
     ("device", "there"),
-    [("cuda", False), ("cuda:7", False), ("cuda:7", True), ("gpu", False), ("cuda:", True), ("cuda:-1", True), ("", False)],
+    [
+        ("cuda", False),
+        ("cuda:7", False),
+        ("cuda:7", True),
+        ("gpu", False),
+        ("cuda:", True),
+        ("cuda:-1", True),
+        ("", False),
+    ],
 )
 def test_fault_21_a_device_that_is_not_there_is_answered_with_those_that_are(
     device: str, there: bool, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -80,7 +88,7 @@ MISTAKES = {
     "trainer.max_steps=0": "trainer.max_steps is 0; it takes 1 or more",
     "trainer.max_steps=null": "nothing ends this run",
     "trainer.ema=2": "trainer.ema is 2",
-    "trainer.monitor=nll": "trainer.monitor is 'nll'; write a figure and its direction",
+    "trainer.monitor=nll": "trainer.monitor is 'nll'; write",
     "network.widths=[0]": "network.widths is [0]",
     "network.dropout=2": "network.dropout 2",
     "data.batch_size=0": "data.batch_size is 0; it takes 1 or more",
@@ -133,7 +141,11 @@ class Divided(nn.Module):
             raise ValueError(f"width {width} does not split into {heads} heads; choose a multiple of {heads}")
         super().__init__()
 """)
-    plugin = [f"plugins={tmp_path / 'divided_network.py'}", "network._target_=divided_network.Divided", "~network.widths"]
+    plugin = [
+        f"plugins={tmp_path / 'divided_network.py'}",
+        "network._target_=divided_network.Divided",
+        "~network.widths",
+    ]
     code, said = train("model=mlp", *plugin, f"run_dir={tmp_path / 'run'}")
     assert code == 2
     assert refusal(said).endswith("width 10 does not split into 4 heads; choose a multiple of 4")

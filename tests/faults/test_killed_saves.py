@@ -66,7 +66,7 @@ def die_while_saving(moment: int) -> None:
         saving = False
 
     sys.addaudithook(lambda event, _: count() if event in FILE_OPERATIONS else None)
-    checkpoint.open = lambda *arguments, **named: Mortal(builtins.open(*arguments, **named))  # type: ignore[attr-defined]
+    checkpoint.open = lambda *arguments, **named: Mortal(builtins.open(*arguments, **named))  # type: ignore[attr-defined]  # noqa: SIM115
     Checkpoints.save = save  # type: ignore[method-assign]
 
 
