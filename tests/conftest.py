@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from hypothesis import settings as hypothesis_settings
 
 from dlref.cli.main import main

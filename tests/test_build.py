@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlref import build
-from dlref.cli.configs import compose, load_plugins
+from dlref.cli.configs import compose, load_plugins, one_limit
 from dlref.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -141,3 +141,12 @@ def test_norms_and_biases_are_not_decayed() -> None:
 def test_an_interpolation_of_the_environment_works_where_it_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLREF_TEST_NAME", "eleven")
     assert compose(["name=${oc.env:DLREF_TEST_NAME}"])["name"] == "eleven"
+
+
+@pytest.mark.parametrize("name", ["max_steps", "passes", "max_seconds"])
+def test_a_typed_limit_replaces_those_of_the_yamls(name: str) -> None:
+    typed = ["experiment=mlp_mnist_fast", f"trainer.{name}=7"]
+    config = compose(typed)
+    one_limit(config, typed)
+    limits = {other: config["trainer"].get(other) for other in ("max_steps", "passes", "max_seconds")}
+    assert limits == dict.fromkeys(limits, None) | {name: 7}

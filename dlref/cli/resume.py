@@ -56,7 +56,13 @@ def reusable(
     with as_data(checkpoint):
         if not again:
             # Composed without being built: to refuse as the file's fault what is, and to learn which settings are paths.
-            composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs)
+            try:
+                composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs)
+            except ConfigError as error:
+                raise CheckpointError(
+                    f"what {checkpoint.path} was started with no longer composes: {error}; if a --config-dir was named then, "
+                    "name it again"
+                ) from None
             build.check(composed, plugins)
             paths = build.path_settings(composed, plugins)
             again = sorted(keys & paths - given - {"run_dir", "resume"})

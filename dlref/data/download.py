@@ -68,6 +68,8 @@ def download(file: RemoteFile, path: Path) -> list[str]:
             fetcher = pooch.HTTPDownloader(timeout=30, progressbar=False)
             pooch.retrieve(address, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetcher)
             return []
+        except requests.ConnectionError:  # whose message nests those of three libraries
+            failures.append(f"{address}: no connection")
         except (requests.RequestException, OSError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             failures.append(f"{address}: {first[:120]}")

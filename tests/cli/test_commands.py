@@ -206,6 +206,9 @@ def test_a_model_from_outside_needs_no_edited_file(
     assert "plugins=FILE.py" in said
     assert main(["evaluate", "run", "plugins=linear.py"]) == 0
     assert main(["evaluate", "run"]) == 4  # what a checkpoint names is not run
+    code, said = train("resume=run", "trainer.max_steps=7", "plugins=linear.py")
+    assert code == 4
+    assert "--config-dir" in said
     assert train("resume=run", "trainer.max_steps=7", "--config-dir", "conf")[0] == 2  # typed again
     assert train("resume=run", "trainer.max_steps=7", "--config-dir", "conf", "plugins=linear.py")[0] == 0
 

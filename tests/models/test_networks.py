@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlref.errors import ConfigError
-from dlref.models.mlp import MLP
+from dlref.models.mlp import MLP, Dropout
 from dlref.models.recurrent import RecurrentLM
 
 
@@ -27,6 +27,24 @@ def test_noise_and_dropout_are_of_training_alone() -> None:
     assert not torch.equal(net(x), net(x))
     net.eval()
     assert torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_dropout_drops_each_unit_with_its_share_and_keeps_the_expectation(share: float) -> None:
+    torch.manual_seed(0)
+    x = torch.full((8, 8, 5003), 3.0, dtype=torch.float64, requires_grad=True)
+    layer = Dropout(share)
+    y = layer(x)
+    exact = round(256 * share) / 256
+    torch.testing.assert_close(y.unique()[-1].item(), 3 / (1 - exact))
+    lanes = (y == 0).double().flatten().view(-1, 8)  # the eight units that share a random number
+    deviation = (exact * (1 - exact) / len(lanes)) ** 0.5
+    assert ((lanes.mean(dim=0) - exact).abs() <= 4.5 * deviation).all()
+    for i, j in ((0, 1), (3, 7)):  # and are independent all the same
+        assert abs(float((lanes[:, i] * lanes[:, j]).mean()) - exact**2) <= 4.5 * deviation
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach() / 3)  # what was dropped learns nothing
+    assert torch.equal(layer.eval()(x), x)
 
 
 def test_batch_norm_makes_hidden_units_standard_in_training() -> None:
