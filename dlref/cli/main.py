@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dlref.errors import ConfigError, DlrefError, LostRankError, did_you_mean
+from dlref.errors import ConfigError, DlrefError, did_you_mean
 
 COMMANDS = {
     "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
@@ -62,10 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Outside of training a signal unwinds the stack, so that no half file stays behind.
         before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        return explained(lambda: run(arguments[0], arguments[1:]))
+        code = explained(lambda: run(arguments[0], arguments[1:]))
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+    distributed = sys.modules.get("dlref.training.distributed")
+    if distributed is not None and distributed.left:  # torch's destructors of a process group can wait for ever
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 def run(name: str, arguments: list[str]) -> int:
@@ -80,8 +87,6 @@ def explained(action: Callable[[], int]) -> int:
         return action()
     except DlrefError as error:
         say(f"dlref: {error}")
-        if isinstance(error, LostRankError):  # torch's destructors would wait for the lost rank while holding the GIL
-            os._exit(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         say("dlref: interrupted")

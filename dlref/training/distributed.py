@@ -16,6 +16,7 @@ from dlref.metrics import Mean, Totals
 LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun sets
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=5)  # how long a rank waits for the others before it gives up
+left: list[Any] = []  # groups that this process was in, kept alive: see `group`
 
 
 def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
@@ -46,7 +47,11 @@ def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
 
 @contextmanager
 def group(ranks: int, device: torch.device) -> Iterator[None]:
-    """The process group, if there is more than one rank: nccl on CUDA, gloo on the CPU."""
+    """The process group, if there is more than one rank: nccl on CUDA, gloo on the CPU.
+
+    Its destructor joins a thread while holding the GIL, which that thread may want to drop its last tensors. So a group
+    is kept after its end, and a process that has `left` one ends without destructors (`dlref.cli.main`).
+    """
     if ranks == 1:
         yield
         return
@@ -62,6 +67,7 @@ def group(ranks: int, device: torch.device) -> Iterator[None]:
         raise
     finally:
         if dist.is_initialized():
+            left.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
