@@ -21,7 +21,14 @@ DATASETS = Path(os.environ.get("DLREF_DATA") or ROOT.parent / "shared" / "datase
 
 # Every model in seconds: small, and with carried state, dropout, replay and evaluation all in use.
 SMALL = {
-    "mlp": ["model=mlp", "network.widths=[16,12]", "network.dropout=0.2", "network.batch_norm=true", "data.points=50"],
+    "mlp": [
+        "model=mlp",
+        "network.widths=[16,12]",
+        "network.dropout=0.2",
+        "network.batch_norm=true",
+        "network.components=2",
+        "data.points=50",
+    ],
     "lstm_lm": [
         "model=lstm_lm",
         "network.width=12",

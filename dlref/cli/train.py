@@ -110,6 +110,7 @@ def run(
 
     from dlref import build
     from dlref.cli.reporting import run_reports
+    from dlref.data import Shard
     from dlref.training import distributed
     from dlref.training.checkpoint import Checkpoints
     from dlref.training.log import Log
@@ -133,6 +134,8 @@ def run(
         objective, data = model.objective, model.data
         optimizer, schedule, trainer = build.build_trainer(config, objective, plugins)
         trainer.limit_steps(lambda: data.batches_per_pass)
+        if checkpoint is None:
+            objective.fit(data.batches("train", objective.net, Shard()))
         trainer.prepare(objective, data, optimizer, schedule, shard, device)
         torch.manual_seed(
             (config["seed"] * 1_000_003 + shard.rank) % 2**63

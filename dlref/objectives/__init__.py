@@ -1,6 +1,7 @@
 """Objectives: each owns a network and turns a batch into totals and counts."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ class Objective(nn.Module):
 
     def forward(self, batch: Any) -> Totals:
         raise NotImplementedError
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        """What is computed in closed form from one pass over the training data, before the first step."""
 
     def after_step(self) -> None:
         """The weights have just been updated."""

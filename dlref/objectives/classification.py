@@ -1,5 +1,6 @@
 """Classes told apart by a softmax: cross-entropy and accuracy."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,6 +19,11 @@ class Classification(Objective):
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"objective.label_smoothing is {label_smoothing}; it is a share from 0 to below 1")
         self.label_smoothing = label_smoothing
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        fit: Callable[[Iterable[Any]], None] | None = getattr(self.net, "fit", None)
+        if fit:
+            fit(batch.inputs for batch in batches)
 
     def forward(self, batch: Any) -> Totals:
         logits = at_least_float32(self.net(batch.inputs))

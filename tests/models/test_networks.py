@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from dlref.data.supervised import Examples
 from dlref.errors import ConfigError
-from dlref.models.mlp import MLP, Dropout
+from dlref.models.mlp import MLP, Dropout, PrincipalComponents
 from dlref.models.recurrent import RecurrentLM
+from dlref.objectives.classification import Classification
 
 
 def test_an_mlp_is_affine_and_relu_in_turn() -> None:
@@ -19,6 +21,28 @@ def test_an_mlp_is_affine_and_relu_in_turn() -> None:
     for w, b in ((weights[0], weights[1]), (weights[2], weights[3])):
         h = (h @ w.T + b).clamp(min=0)
     torch.testing.assert_close(net(x), h @ weights[4].T + weights[5])
+
+
+def test_principal_components_are_the_leading_singular_directions_and_do_not_know_the_order_of_inputs() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3
+    layer, shuffled = PrincipalComponents(6, 4).double(), PrincipalComponents(6, 4).double()
+    layer.fit([x[:20], x[20:]])
+    _, _, directions = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)
+    torch.testing.assert_close(layer(x).abs(), ((x - x.mean(dim=0)) @ directions[:4].T).abs())
+    order = torch.randperm(6)
+    shuffled.fit([x[:, order]])
+    torch.testing.assert_close(shuffled(x[:, order]).abs(), layer(x).abs())  # a direction has no sign of its own
+
+
+def test_an_mlp_is_fitted_by_its_objective_to_all_training_inputs() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(40, 2, 3)
+    net = MLP(6, 4, [5], components=3, input_noise=0.5).eval()
+    expected = PrincipalComponents(6, 3)
+    expected.fit([images.flatten(1)])
+    Classification(net).fit(Examples(part, torch.zeros(len(part))) for part in images.split(16))
+    torch.testing.assert_close(net.layers[:2](images), expected(images.flatten(1)))
 
 
 def test_noise_and_dropout_are_of_training_alone() -> None:
@@ -55,7 +79,13 @@ def test_batch_norm_makes_hidden_units_standard_in_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"widths": [0]}, {"widths": [3], "dropout": 1.0}, {"widths": [3], "input_dropout": -0.1}]
+    "settings",
+    [
+        {"widths": [0]},
+        {"widths": [3], "dropout": 1.0},
+        {"widths": [3], "input_dropout": -0.1},
+        {"widths": [3], "components": 3},
+    ],
 )
 def test_an_impossible_mlp_is_refused(settings: dict) -> None:
     with pytest.raises(ConfigError, match="network"):
