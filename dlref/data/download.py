@@ -57,20 +57,26 @@ def fetch(file: RemoteFile, root: Path) -> Path:
     return path
 
 
-def download(file: RemoteFile, path: Path) -> list[str]:
-    """Try each address; what went wrong, one line each, empty once the file is there."""
+def download(file: RemoteFile, path: Path, attempts: int = 2) -> list[str]:
+    """Try each address, again where the connection broke; what went wrong, one line each, empty once the file is there."""
     import pooch
     import requests
+    import urllib3
 
-    failures = []
-    for address in file.addresses:
-        try:  # pooch writes to a temporary name, compares the hash, and only then moves the file into place
-            fetcher = pooch.HTTPDownloader(timeout=30, progressbar=False)
-            pooch.retrieve(address, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetcher)
-            return []
-        except requests.ConnectionError:  # whose message nests those of three libraries
-            failures.append(f"{address}: no connection")
-        except (requests.RequestException, OSError, ValueError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            failures.append(f"{address}: {first[:120]}")
-    return failures
+    failures: dict[str, str] = {}
+    addresses = list(file.addresses)
+    for _ in range(attempts):
+        broken = []
+        for address in addresses:
+            try:  # pooch writes to a temporary name, compares the hash, and only then moves the file into place
+                fetcher = pooch.HTTPDownloader(timeout=30, progressbar=False)
+                pooch.retrieve(address, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetcher)
+                return []
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError,
+                    urllib3.exceptions.ProtocolError):  # fmt: skip  # whose messages nest those of three libraries
+                failures[address] = "no connection, or it broke"
+                broken.append(address)
+            except (requests.RequestException, OSError, ValueError) as error:
+                failures[address] = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        addresses = broken
+    return [f"{address}: {failure}" for address, failure in failures.items()]
