@@ -29,6 +29,17 @@ SMALL = {
         "network.components=2",
         "data.points=50",
     ],
+    "cnn": [
+        "model=cnn",
+        "network.blocks=[[3],[4]]",
+        "network.kernel=3",
+        "network.widths=[5]",
+        "network.dropout=0.2",
+        "network.batch_norm=true",
+        "data.samples=100",
+        "data.batch_size=9",
+        "objective.max_norm=1.5",
+    ],
     "lstm_lm": [
         "model=lstm_lm",
         "network.width=12",

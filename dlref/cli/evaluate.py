@@ -61,16 +61,16 @@ def evaluate(path: str, settings: list[str]) -> int:
     autocast = devices.autocast(precision, device)
     with devices.explained():
         figures = evaluate_split(model.objective, model.data, split, Shard(), autocast, device)
-        more, pictures, texts = run_reports(model.reports, model.objective.net, model.data, split, device)
-    figures |= more
+        found = run_reports(model.reports, model.objective.net, model.data, split, device)
+    figures |= found.figures
     run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path
     print(f"{checkpoint.path.relative_to(run.parent)}, step {checkpoint.step}, {split}:")
     width = max(map(len, figures), default=0)
     for name, value in figures.items():
         print(f"  {name:<{width}}  {value:.6g}")
-    for text in texts.values():
+    for text in found.texts.values():
         print(text)
-    keep(run, checkpoint, split, figures, pictures, texts)
+    keep(run, checkpoint, split, figures, found)
     return 0
 
 
@@ -118,9 +118,7 @@ def known(config: dict[str, Any]) -> list[str]:
     return ["split", "plugins", *OPEN, *names]
 
 
-def keep(
-    run: Path, checkpoint: Any, split: str, figures: dict[str, float], pictures: dict[str, Any], texts: dict[str, str]
-) -> None:
+def keep(run: Path, checkpoint: Any, split: str, figures: dict[str, float], found: Any) -> None:
     """evaluation.json, pictures/, TensorBoard and metrics.jsonl; a run that another process holds gets only the files."""
     from dlref.training.checkpoint import write_whole
     from dlref.training.log import Log
@@ -130,13 +128,13 @@ def keep(
     result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "metrics": finite}
     try:
         write_whole(run / "evaluation.json", json.dumps(result, indent=1))
-        for name, picture in pictures.items():
+        for name, picture in found.pictures.items():
             file = run / "pictures" / f"{split}_{name}.png"
             file.parent.mkdir(exist_ok=True)
             picture.savefig(file, dpi=120)
     except OSError as error:
         raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
-    for name in pictures:
+    for name in found.pictures:
         print(f"  picture {run / 'pictures' / f'{split}_{name}.png'}")
     if not (run / "metrics.jsonl").exists():
         return
@@ -147,10 +145,7 @@ def keep(
     try:
         log = Log(run, quiet=True)
         log.figures(split, checkpoint.step, home.info().get("seconds", 0.0), figures)
-        for name, picture in pictures.items():
-            log.picture(f"{split}/{name}", picture, checkpoint.step)
-        for name, text in texts.items():
-            log.text(f"{split}/{name}", text, checkpoint.step)
+        log.findings(split, checkpoint.step, found)
         log.close()
     finally:
         home.release()

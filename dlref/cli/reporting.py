@@ -1,24 +1,29 @@
-"""Runs reports, and sorts what they return into figures, pictures and text."""
+"""Runs reports, and sorts what they return into figures, pictures, text and numbers for histograms."""
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlref.reports import Report
 
 logger = logging.getLogger("dlref")
 
 
-def run_reports(
-    reports: Mapping[str, Report], net: nn.Module, data: Any, split: str, device: torch.device
-) -> tuple[dict[str, float], dict[str, Any], dict[str, str]]:
-    """Figures, pictures and texts by name; a report that fails costs a warning and nothing else."""
-    figures: dict[str, float] = {}
-    pictures: dict[str, Any] = {}
-    texts: dict[str, str] = {}
+class Findings(NamedTuple):
+    """What reports return, by name."""
+
+    figures: dict[str, float]
+    pictures: dict[str, Any]
+    texts: dict[str, str]
+    histograms: dict[str, Tensor]
+
+
+def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split: str, device: torch.device) -> Findings:
+    """Findings of all reports together; a report that fails costs a warning and nothing else."""
+    found = Findings({}, {}, {}, {})
     was_training = net.training
     net.eval()
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -26,12 +31,14 @@ def run_reports(
             try:
                 for key, value in report(net, data, split).items():
                     if isinstance(value, str):
-                        texts[key] = value
+                        found.texts[key] = value
                     elif isinstance(value, (int, float)):
-                        figures[key] = float(value)
+                        found.figures[key] = float(value)
+                    elif isinstance(value, Tensor):
+                        found.histograms[key] = value
                     else:
-                        pictures[key] = value
+                        found.pictures[key] = value
             except Exception as error:  # whatever a report trips over, the model is trained and saved
                 logger.warning("report %s failed: %s: %s", name, type(error).__name__, error)
     net.train(was_training)
-    return figures, pictures, texts
+    return found

@@ -132,6 +132,8 @@ def run(
     try:
         model = build.build(config, device, plugins)
         objective, data = model.objective, model.data
+        if not data.has("eval"):
+            raise ConfigError("the data keep nothing for eval; set data.eval_size or data.eval_share above 0")
         optimizer, schedule, trainer = build.build_trainer(config, objective, plugins)
         trainer.limit_steps(lambda: data.batches_per_pass)
         if checkpoint is None:
@@ -180,14 +182,14 @@ def run(
         def report(net: Any, step: int) -> dict[str, float]:
             figures: dict[str, float] = {}
             if home and (cheap := {name: r for name, r in model.reports.items() if r.while_training}):
-                figures, pictures, texts = run_reports(cheap, net, data, "eval", device)
-                for name, picture in pictures.items():
-                    log.picture(f"eval/{name}", picture, step)
-                for name, text in texts.items():
-                    log.text(f"eval/{name}", text, step)
+                found = run_reports(cheap, net, data, "eval", device)
+                log.findings("eval", step, found)
+                figures = found.figures
             return distributed.from_first(figures)
 
         try:
+            if trainer.progress.step == 0:
+                report(trainer.shown.net, 0)  # what there was before training
             signal = trainer.fit(log, save, report)
             if home:
                 results = {f"eval/{name}": value for name, value in trainer.progress.figures.items()}

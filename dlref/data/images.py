@@ -1,9 +1,11 @@
 """Images with labels in the IDX format of MNIST: the published files, or any folder of four such files."""
 
 import gzip
+import logging
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from dlref.data.download import RemoteFile, data_root, fetch
 from dlref.data.supervised import Supervised
 from dlref.errors import ConfigError, DataError
 
+logger = logging.getLogger("dlref")
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
 SHA256 = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -43,9 +46,10 @@ class IDX(Supervised):
             "eval": (images[cut:], labels[cut:]),
             "test": read_pair(Path(folder), "t10k"),
         }
-        self.classes = [
-            str(c) for c in range(max(int(labels.max()) for _, labels in self.splits.values() if len(labels)) + 1)
-        ]
+        most = int(labels.max())
+        if (beyond := int(self.splits["test"][1].max())) > most:
+            raise DataError(f"{folder}: the t10k labels go up to {beyond}, those to train on only to {most}")
+        self.classes = [str(c) for c in range(most + 1)]
         histogram = torch.bincount(images[:cut].flatten(), minlength=256).double() / images[:cut].numel()
         values = torch.arange(256).double()
         self.mean = float(histogram @ values)
@@ -54,9 +58,15 @@ class IDX(Supervised):
     def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
         return inputs.to(dtype).sub_(self.mean).div_(self.deviation)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        rows, columns = self.splits["train"][0].shape[1:]
+        return super().sizes | {"rows": rows, "columns": columns}
+
     def describe(self) -> dict[str, Any]:
-        shape = list(self.splits["train"][0].shape[1:])
-        return super().describe() | {"shape": shape, "mean": self.mean, "deviation": self.deviation}
+        images = self.splits["train"][0]
+        about = {"reads": "image", "shape": list(images.shape[1:]), "mean": self.mean, "deviation": self.deviation}
+        return super().describe() | about | {"corner": float(images[:, 0, 0].float().mean())}
 
 
 class MNIST(IDX):
@@ -65,6 +75,30 @@ class MNIST(IDX):
     def __init__(self, root: Path | None = None, eval_size: int = 5000, batch_size: int = 128, seed: int = 0) -> None:
         paths = [fetch(file, data_root(root)) for file in FILES]
         super().__init__(paths[0].parent, eval_size, batch_size, seed)
+
+
+def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tensor:
+    """A picture as a network that was trained on images reads it: grey, of its size, normalised; [1, rows, columns].
+
+    Raises DataError where it cannot be read. A picture on a light ground is turned with `invert`, as MNIST's are light on
+    dark; where its corners look the other way, a sentence says so.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    rows, columns = description["shape"]
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("L")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error})") from None
+    image = ImageOps.pad(image, (columns, rows), color=int(np.array(image)[0, 0]))
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    pixels = 255 - pixels if invert else pixels
+    corner = float(pixels[[0, 0, -1, -1], [0, -1, 0, -1]].median())
+    if abs(corner - description.get("corner", corner)) > 128:
+        logger.warning("%s has corners of %.0f where the training images have %.0f: try invert=%s", path, corner,
+                       description["corner"], str(not invert).lower())  # fmt: skip
+    return (pixels[None] - description["mean"]) / description["deviation"]
 
 
 def read_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 logger = logging.getLogger("dlref")
 
@@ -103,6 +104,24 @@ class Log:
     def text(self, tag: str, text: str, step: int) -> None:
         if self.board:
             self.attempt("TensorBoard", functools.partial(self.board.add_text, tag, text, step))
+
+    def histogram(self, tag: str, numbers: "Tensor", step: int) -> None:
+        if not numbers.numel() or not numbers.isfinite().all():  # TensorBoard raises on these
+            if "histograms" not in self.broken:
+                what = "is empty" if not numbers.numel() else "holds numbers that are not finite"
+                logger.warning("%s %s, so there is no histogram of it at step %d", tag, what, step)
+            self.broken.add("histograms")
+        elif self.board:
+            self.attempt("TensorBoard", functools.partial(self.board.add_histogram, tag, numbers, step))
+
+    def findings(self, split: str, step: int, found: Any) -> None:
+        """Pictures, texts and histograms of reports, each under `split/name`."""
+        for name, picture in found.pictures.items():
+            self.picture(f"{split}/{name}", picture, step)
+        for name, text in found.texts.items():
+            self.text(f"{split}/{name}", text, step)
+        for name, numbers in found.histograms.items():
+            self.histogram(f"{split}/{name}", numbers, step)
 
     def settings(self, settings: dict[str, Any], results: dict[str, float]) -> None:
         """The run's row in TensorBoard's table of hyper-parameters."""

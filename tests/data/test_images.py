@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_of_four_files_is_normalised_by_its_training_pixels(folder: Path) -> None:
     data = IDX(folder, eval_size=6, batch_size=24)
     assert {split: len(rows) for split, (rows, _) in data.splits.items()} == {"train": 24, "eval": 6, "test": 11}
-    assert data.sizes == {"inputs": 20, "outputs": 3}
+    assert data.sizes == {"inputs": 20, "outputs": 3, "rows": 4, "columns": 5}
     batch = next(data.train_batches(torch.nn.Linear(1, 1, dtype=torch.float64), Shard(), 0))
     assert batch.inputs.shape == (24, 4, 5)
     torch.testing.assert_close(batch.inputs.mean(), torch.tensor(0.0, dtype=torch.float64), atol=1e-9, rtol=0)
@@ -52,7 +52,8 @@ def test_a_folder_of_four_files_is_normalised_by_its_training_pixels(folder: Pat
         (lambda raw: b"", "not an IDX file"),
     ],
 )
-def test_a_damaged_file_is_named(damage: Callable[[bytes], bytes], said: str, folder: Path) -> None:
+@pytest.mark.faults
+def test_fault_17_a_damaged_file_is_named(damage: Callable[[bytes], bytes], said: str, folder: Path) -> None:
     path = folder / "t10k-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=said) as raised:
@@ -60,11 +61,19 @@ def test_a_damaged_file_is_named(damage: Callable[[bytes], bytes], said: str, fo
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("keep", [0, 5, 20, -1])
-def test_a_truncated_gzip_is_named(keep: int, folder: Path) -> None:
+def test_fault_17_a_truncated_gzip_is_named(keep: int, folder: Path) -> None:
     path = folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match="train-images"):
+        IDX(folder, eval_size=1)
+
+
+@pytest.mark.faults
+def test_fault_17_test_labels_that_training_never_had_are_refused(folder: Path) -> None:
+    write_idx(folder / "t10k-labels-idx1-ubyte", torch.full((11,), 9))
+    with pytest.raises(DataError, match="t10k labels go up to 9, those to train on only to 2"):
         IDX(folder, eval_size=1)
 
 

@@ -22,9 +22,9 @@ SETTINGS = ["~reports", "trainer.save_every=3", "trainer.monitor=null", "schedul
 
 def poison(kind: str, batch: int, rank: str = "0") -> None:
     """On one rank, one training batch gives a loss that is not a number, or a finite one whose gradient is infinite."""
-    from dlref.objectives.classification import Classification
     from dlref.objectives.language_modelling import LanguageModelling
     from dlref.objectives.q_learning import QLearning
+    from dlref.objectives.supervised import Classification
 
     if os.environ.get("RANK", "0") != rank:
         return

@@ -262,6 +262,7 @@ def test_fault_20_memory_that_runs_out_is_answered_with_what_to_turn_down(
 def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     model: str, error: Exception, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from dlref.models.cnn import CNN
     from dlref.models.mlp import MLP
     from dlref.models.recurrent import RecurrentLM
 
@@ -270,7 +271,7 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
 
     settings = [*SMALL[model], "~reports", "trainer.save_every=3", "trainer.monitor=null"]
     assert train(*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=3")[0] == 0
-    monkeypatch.setattr(RecurrentLM if model == "lstm_lm" else MLP, "forward", run_out)
+    monkeypatch.setattr({"lstm_lm": RecurrentLM, "cnn": CNN}.get(model, MLP), "forward", run_out)
     code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
     assert code == 6
     assert "out of memory (" in refusal(said)

@@ -1,15 +1,20 @@
 """The MLP and the recurrent network, layer by layer as the papers have them."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dlref.data.supervised import Examples
+from dlref.equations import layers as equations
 from dlref.errors import ConfigError
-from dlref.models.mlp import MLP, Dropout, PrincipalComponents
+from dlref.models.cnn import CNN
+from dlref.models.layers import Dropout, PrincipalComponents, initialize
+from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
-from dlref.objectives.classification import Classification
+from dlref.objectives.supervised import Classification
 
 
 def test_an_mlp_is_affine_and_relu_in_turn() -> None:
@@ -115,3 +120,49 @@ def test_an_untrained_language_model_is_near_the_uniform_one() -> None:
     logits, _ = RecurrentLM(vocab_size=50, width=16)(torch.randint(50, (4, 7)))
     nats = -logits.log_softmax(-1).mean()
     assert float(nats.detach()) == pytest.approx(math.log(50), abs=0.05)
+
+
+def test_a_cnn_is_convolution_relu_pooling_and_affine_in_turn() -> None:
+    """All with the loops of the equations: two blocks, one of them of two convolutions."""
+    torch.manual_seed(0)
+    net, images = CNN(9, 8, 3, blocks=[[2, 3], [4]], widths=[5]).double(), torch.randn(2, 9, 8, dtype=torch.float64)
+    weights, h = iter(net.parameters()), images[:, None]
+    for block in (2, 1):
+        for _ in range(block):
+            h = equations.relu(equations.convolution(h, next(weights), next(weights), stride=1, padding=1))
+        h = equations.max_pooling(h, 2, 2)
+    h = equations.relu(equations.affine(h.flatten(1), next(weights), next(weights)))
+    torch.testing.assert_close(net(images), equations.affine(h, next(weights), next(weights)), rtol=1e-10, atol=1e-10)
+
+
+def test_the_book_s_simple_network_has_its_sizes() -> None:
+    net = CNN(28, 28, 10, blocks=[[30]], kernel=5, padding="valid", widths=[100])
+    assert [tuple(p.shape) for p in net.parameters() if p.ndim > 1] == [(30, 1, 5, 5), (100, 4320), (10, 100)]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"blocks": [[2], [2], [2], [2]]}, {"blocks": [[0]]}, {"kernel": 4}, {"kernel": 9, "padding": "valid"}]
+)
+def test_an_impossible_cnn_is_refused(settings: dict) -> None:
+    with pytest.raises(ConfigError, match=r"network\."):
+        CNN(**{"rows": 9, "columns": 8, "outputs": 3, "blocks": [[2]], "widths": [5]} | settings)
+
+
+@pytest.mark.parametrize(("init", "deviation"), [(0.3, 0.3), ("xavier", (2 / 700) ** 0.5), ("he", (2 / 300) ** 0.5)])
+def test_weights_begin_with_the_deviation_asked_for(init: Any, deviation: float) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(300, 400)
+    initialize(layer, init)
+    assert float(layer.weight.std()) == pytest.approx(deviation, rel=0.02)
+    assert not layer.bias.any()
+
+
+def test_a_convolution_begins_by_the_inputs_of_one_response() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(20, 50, (5, 3))
+    initialize(layer, "he")
+    assert float(layer.weight.std()) == pytest.approx((2 / (20 * 5 * 3)) ** 0.5, rel=0.03)
+
+
+def test_the_perceptron_s_gate_is_one_affine_unit() -> None:
+    assert [tuple(p.shape) for p in MLP(2, 1, []).parameters()] == [(1, 2), (1,)]

@@ -10,13 +10,14 @@ from torch import nn
 from dlref.data.play import Episode, Transitions
 from dlref.data.supervised import Examples
 from dlref.data.text import Piece
+from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
 from dlref.objectives import Objective
-from dlref.objectives.classification import Classification
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.q_learning import QLearning
+from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression, Supervised
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +161,82 @@ def test_the_target_is_renewed_every_so_many_steps(case: Case) -> None:
 def test_in_evaluation_whole_episodes_are_counted(case: Case) -> None:
     totals = case.objective.eval()(Episode(12.0, 9))
     assert {name: mean.value for name, mean in totals.items()} == {"return": 12.0, "length": 9.0}
+
+
+def test_labels_are_judged_one_by_one_and_a_row_by_all_of_them() -> None:
+    net, x, targets = MLP(5, 3, [6]), torch.randn(7, 5), torch.randint(2, (7, 3)).double()
+    nats, right, rows = 0.0, 0, 0
+    for row, wanted in zip(net(x).tolist(), targets.tolist(), strict=True):
+        shares = [1 / (1 + math.exp(-z)) for z in row]
+        nats -= sum(math.log(p if t else 1 - p) for p, t in zip(shares, wanted, strict=True))
+        hits = [(p > 0.5) == (t == 1) for p, t in zip(shares, wanted, strict=True)]
+        right, rows = right + sum(hits), rows + all(hits)
+    totals = Labels(net)(Examples(x, targets))
+    assert totals["nll"].total.item() == pytest.approx(nats, rel=1e-12)
+    assert [int(totals[name].total) for name in ("accuracy", "exact_match")] == [right, rows]
+    assert [totals[name].count for name in ("nll", "accuracy", "exact_match")] == [21, 21, 7]
+
+
+def test_regression_is_half_the_squared_error_of_a_sample_and_the_root_of_that_of_a_number() -> None:
+    net, x, targets = MLP(5, 3, [6]), torch.randn(7, 5), torch.randn(7, 3)
+    squares = sum((y - t) ** 2 for y, t in zip(net(x).flatten().tolist(), targets.flatten().tolist(), strict=True))
+    figures = Regression(net).summarize(Regression(net)(Examples(x, targets)))
+    assert figures["loss"] == pytest.approx(squares / 2 / 7, rel=1e-12)
+    assert figures["rmse"] == pytest.approx((squares / 21) ** 0.5, rel=1e-12)
+
+
+def test_the_perceptron_moves_by_its_inputs_where_it_is_wrong_and_else_not_at_all() -> None:
+    net = MLP(2, 1, [])
+    weight, bias = net.parameters()
+    for x, target in (([2.0, 1.0], 0.0), ([2.0, 1.0], 1.0), ([0.0, 0.0], 0.0)):
+        with torch.no_grad():
+            weight.copy_(torch.tensor([[0.5, -0.25]]))
+            bias.zero_()
+        totals = Perceptron(net)(Examples(torch.tensor([x]), torch.tensor([[target]])))
+        slopes = torch.autograd.grad(totals["loss"].total, (weight, bias))  # type: ignore[arg-type]
+        said = 1.0 if sum(w * a for w, a in zip([0.5, -0.25], x, strict=True)) > 0 else 0.0
+        undecided = sum(x) == 0
+        step = -(2 * target - 1) if said != target or undecided else 0.0
+        assert slopes[0].tolist() == [[step * a for a in x]]
+        assert slopes[1].tolist() == [step]
+
+
+def test_max_norm_shortens_the_long_and_leaves_the_short() -> None:
+    net = MLP(5, 3, [6])
+    before = [layer.weight.detach().clone() for layer in net.modules() if isinstance(layer, nn.Linear)]
+    Classification(net, max_norm=0.6).after_step()
+    after = [layer.weight.detach() for layer in net.modules() if isinstance(layer, nn.Linear)]
+    for old, new in zip(before, after, strict=True):
+        for a, b in zip(old, new, strict=True):
+            length = float(a.norm())
+            torch.testing.assert_close(b, a * min(1.0, 0.6 / length), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "targets"),
+    [
+        (Classification, torch.zeros(4, 3)),
+        (Labels, torch.zeros(4, dtype=torch.int64)),
+        (Regression, torch.zeros(4, 1)),
+    ],
+)
+def test_an_objective_refuses_targets_of_another_kind(objective: type[Supervised], targets: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="choose an objective that suits the data"):
+        objective(MLP(5, 3, []))(Examples(torch.zeros(4, 5), targets))
+
+
+@pytest.mark.faults
+def test_fault_16_a_batch_of_one_is_learned_from_or_refused_with_its_count() -> None:
+    one = Examples(torch.randn(1, 5), torch.tensor([2]))
+    assert math.isfinite(float(Classification(MLP(5, 3, [4]))(one)["loss"].value))
+    with pytest.raises(DataError, match="a batch of 1 has no spread"):
+        Classification(MLP(5, 3, [4], batch_norm=True))(one)
+    assert math.isfinite(float(Classification(MLP(5, 3, [4], batch_norm=True)).eval()(one)["loss"].value))
+
+
+@pytest.mark.faults
+def test_fault_16_an_empty_batch_adds_nothing() -> None:
+    empty = Examples(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64))
+    totals = Classification(MLP(5, 3, [4]))(empty)
+    assert (float(totals["loss"].total), totals["loss"].count) == (0.0, 0)
+    assert Classification(MLP(5, 3, [4])).summarize(totals) == {}

@@ -15,8 +15,9 @@ from dlref.cli.main import main
 from dlref.cli.reporting import run_reports
 from dlref.data.spiral import Spiral
 from dlref.data.supervised import Supervised
+from dlref.models.mlp import MLP
 from dlref.reports import Report
-from dlref.reports.pictures import DecisionBoundary, WorstMistakes
+from dlref.reports.pictures import ConfusionMatrix, DecisionBoundary, Filters, WorstMistakes
 from tests.conftest import SMALL
 
 CPU = torch.device("cpu")
@@ -101,7 +102,7 @@ def test_a_report_leaves_network_and_chance_as_they_were() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    figures, pictures, texts = run_reports({"dice": Dice()}, net, None, "eval", CPU)
+    figures, pictures, texts, _ = run_reports({"dice": Dice()}, net, None, "eval", CPU)
     assert torch.equal(torch.rand(3), expected)
     assert net.training
     assert (set(figures), set(pictures), texts) == ({"number"}, {"shown"}, {"said": "so"})
@@ -123,3 +124,39 @@ def test_evaluate_writes_each_picture(train: Callable[..., tuple[int, str]], tmp
     picture = run / "pictures" / "test_decision_boundary.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "decision_boundary" not in json.loads((run / "evaluation.json").read_text())["metrics"]
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_the_confusion_matrix_counts_what_was_said_of_each_class() -> None:
+    figure: Any = ConfusionMatrix()(Lightness(), Shades(), "eval")["confusion_matrix"]
+    counts = {(t.get_position()[1], t.get_position()[0]): int(t.get_text()) for t in figure.axes[0].texts}
+    assert counts == {(0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 1): 2}
+    assert "3 of 5 right" in figure.axes[0].get_title()
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_filters_are_the_first_weights_beside_those_of_now() -> None:
+    class Pictures(Shades):
+        pass
+
+    net, data, report = MLP(12, 2, [3]), Pictures(), Filters()
+    first = net.layers[1].weight.detach().clone()
+    report(net, data, "eval")
+    net.layers[1].weight.mul_(-2)
+    figure: Any = report(net, data, "eval")["filters"]
+    before, now = (np.asarray(axes.images[0].get_array()) for axes in figure.axes)
+    for i, weights in enumerate(first.view(3, 3, 4)):
+        light = (weights - weights.min()) / (weights.max() - weights.min())
+        np.testing.assert_allclose(before[:3, 5 * i : 5 * i + 4], light, atol=1e-6)
+        np.testing.assert_allclose(now[:3, 5 * i : 5 * i + 4], 1 - light, atol=1e-6)
+    assert Filters()(Halves(), Spiral(points=5), "eval") == {}
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_filters_behind_principal_components_are_shown_as_images() -> None:
+    net, data = MLP(12, 2, [3], components=5), Shades()
+    net.layers[1].directions.copy_(torch.linalg.qr(torch.randn(12, 5)).Q)
+    filters = Filters().weights(net, data)
+    x = torch.randn(4, 12)
+    assert filters is not None
+    torch.testing.assert_close(x @ filters.flatten(1).T, net.layers[1](x) @ net.layers[2].weight.T)

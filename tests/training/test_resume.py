@@ -140,7 +140,7 @@ def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Pa
     import dlref
     from dlref.data import Shard
     from dlref.data.spiral import Spiral
-    from dlref.objectives.classification import Classification
+    from dlref.objectives.supervised import Classification
     from dlref.training.devices import autocast
     from dlref.training.evaluation import evaluate
 

@@ -1,0 +1,23 @@
+"""The mathematics as printed, one number at a time: slow, without a trick, and each proven equal to the fast path.
+
+Every function takes float64 tensors, reads and writes them element by element, and can be differentiated. Nothing in dlref
+computes with these; `tests/proofs` compares them with what does.
+"""
+
+import functools
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def tensor(nested: Any) -> Tensor:
+    """Lists of lists of single numbers as one tensor."""
+    return torch.stack([tensor(part) for part in nested]) if isinstance(nested, list) else torch.as_tensor(nested)
+
+
+def total(numbers: Iterable[Tensor]) -> Tensor:
+    """The sum of single numbers."""
+    return functools.reduce(operator.add, numbers)

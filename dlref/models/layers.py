@@ -1,0 +1,117 @@
+"""What the feed-forward networks share: noise, dropout, principal components, and how weights begin."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+
+Activation = Literal["relu", "gelu", "sigmoid", "tanh"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+Init = float | Literal["torch", "xavier", "he"]
+
+
+class PrincipalComponents(nn.Module):
+    """The coordinates of inputs along their directions of largest variance (Pearson 1901), which `fit` finds.
+
+    A first layer behind it costs `components` rather than `inputs` multiplications a unit, and noise added to it does not
+    touch the directions that are left out. What it yields does not depend on the order of the inputs.
+    """
+
+    def __init__(self, inputs: int, components: int) -> None:
+        super().__init__()
+        if not 1 <= components <= inputs:
+            raise ConfigError(
+                f"network.components is {components}; it takes 1 to {inputs}, as many as there are inputs"
+            )
+        self.mean = nn.Buffer(torch.zeros(inputs))
+        self.directions = nn.Buffer(torch.eye(inputs, components))
+
+    def fit(self, inputs: Iterable[Tensor]) -> None:
+        """Take the directions from all training inputs, in pieces [B, inputs]; sums are taken in float64."""
+        count, width = 0, len(self.mean)
+        total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
+        for piece in inputs:
+            rows = piece.flatten(1).to("cpu", torch.float64)
+            count, total, products = count + len(rows), total + rows.sum(0), products.addmm_(rows.T, rows)
+        mean = total / count
+        _, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # by rising variance
+        self.mean.copy_(mean)
+        self.directions.copy_(vectors.flip(1)[:, : self.directions.shape[1]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) @ self.directions
+
+
+class Noise(nn.Module):
+    """Adds normal noise of the given deviation in training."""
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.deviation * torch.randn_like(x) if self.training else x
+
+
+class Dropout(nn.Module):
+    """Srivastava et al. 2014, the share of dropped units rounded to a 256th.
+
+    One random number of 64 bits decides for eight units: drawing one for each takes a quarter of a step on a CPU.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        if not 0 <= share <= 0.99:
+            raise ConfigError(f"a dropout of the network is {share}; it takes a share from 0 to 0.99")
+        self.dropped = round(256 * share)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        # Compared straight into floating point: by way of booleans it takes five times as long.
+        kept = torch.ge(bits.view(torch.uint8)[: x.numel()].view(x.shape), self.dropped, out=torch.empty_like(x))
+        return x * kept.mul_(256 / (256 - self.dropped))
+
+
+def hidden_layers(
+    inputs: int, widths: Sequence[int], activation: Activation, batch_norm: bool, dropout: float
+) -> list[nn.Module]:
+    """Affine, (batch norm,) activation, (dropout) for each width. Raises ConfigError for widths below 1."""
+    if any(width < 1 for width in widths):
+        raise ConfigError(f"network.widths is {list(widths)}; each hidden layer takes 1 unit or more")
+    layers: list[nn.Module] = []
+    for width, next_width in zip([inputs, *widths], widths, strict=False):
+        layers.append(nn.Linear(width, next_width, bias=not batch_norm))  # the norm brings its own shift
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(next_width))
+        layers.append(ACTIVATIONS[activation]())
+        if dropout:
+            layers.append(Dropout(dropout))
+    return layers
+
+
+def initialize(net: nn.Module, init: Init) -> None:
+    """Weights of affine layers and convolutions begin normal with mean 0, shifts at 0, or as torch draws them.
+
+    A number is the deviation itself; `xavier` makes it √(2 / (inputs + outputs)) of the layer (Glorot & Bengio 2010,
+    equation 12), `he` √(2 / inputs) (He et al. 2015, equation 10); a convolution's pixels count, each by each.
+    """
+    if init == "torch":
+        return
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
+            outputs *= layer.weight[0, 0].numel()
+            deviation = init
+            if init == "xavier":
+                deviation = math.sqrt(2 / (inputs + outputs))
+            elif init == "he":
+                deviation = math.sqrt(2 / inputs)
+            nn.init.normal_(layer.weight, 0.0, float(deviation))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,55 @@
+"""Equation = fast path: what a proof is, and where all of them are kept."""
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlref.equations import gradients, layers, losses, optimizers
+
+MODULES: list[ModuleType] = [layers, losses, gradients, optimizers]
+EQUATIONS: dict[str, Callable[..., Any]] = {
+    f"{module.__name__.removeprefix('dlref.equations.')}.{name}": function
+    for module in MODULES
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__
+}
+PROOFS: dict[str, Callable[[Any], None]] = {}
+EXACT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
+Proof = Callable[[Any], None]
+
+
+def proves(equation: Callable[..., Any]) -> Callable[[Proof], Proof]:
+    """Marks the proof of an equation: it is called with the equation, or with a mutation of it, and must then fail."""
+
+    def mark(proof: Proof) -> Proof:
+        PROOFS[f"{equation.__module__.removeprefix('dlref.equations.')}.{equation.__name__}"] = proof
+        return proof
+
+    return mark
+
+
+def agree(slow: Callable[..., Any], fast: Callable[..., Any], *inputs: Tensor) -> None:
+    """Both roads yield the same values, and the same gradients at every input, for a random slope of every output."""
+    results = []
+    for road in (slow, fast):
+        leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+        outputs = road(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        generator = torch.Generator().manual_seed(7)
+        slopes = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
+        total = sum((y * s).sum() for y, s in zip(outputs, slopes, strict=True))
+        differentiable = [x for x in leaves if x.requires_grad]
+        found = torch.autograd.grad(total, differentiable, allow_unused=True) if total.requires_grad else ()
+        gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(differentiable, found, strict=False)]
+        results.append((outputs, gradients or [torch.zeros_like(x) for x in differentiable]))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(list(mine), list(theirs), **EXACT)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in float64: other ones for every shape and seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + hash(shape) % 2**32), dtype=torch.float64)

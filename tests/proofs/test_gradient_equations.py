@@ -1,0 +1,107 @@
+"""Gradients: by their definition, by back-propagation written out, and by the fast path of a whole network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlref.data.supervised import Examples
+from dlref.equations import gradients
+from dlref.models.cnn import CNN
+from dlref.models.mlp import MLP
+from dlref.objectives.supervised import Classification
+from tests.proofs.harness import EXACT, proves, random
+
+
+@proves(gradients.numerical_gradient)
+def numerical_gradient(equation: Any) -> None:
+    x = random(2, 3)
+    torch.testing.assert_close(equation(lambda x: (x**3).sum(), x), 3 * x**2, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(equation(lambda x: (x**2).sum(), x, h=0.5), 2 * x, **EXACT)  # exact for a parabola
+
+
+def by_autograd(function: Any, slope: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    return torch.autograd.grad(function(*leaves), leaves, slope)
+
+
+@proves(gradients.affine_backward)
+def affine_backward(equation: Any) -> None:
+    x, weight, slope = random(2, 3), random(5, 3), random(2, 5)
+    expected = by_autograd(F.linear, slope, x, weight, random(5))
+    torch.testing.assert_close(equation(x, weight, slope), expected, **EXACT)
+
+
+@proves(gradients.relu_backward)
+def relu_backward(equation: Any) -> None:
+    x, slope = random(3, 4), random(3, 4, seed=1)
+    x[0, 0] = 0
+    torch.testing.assert_close((equation(x, slope),), by_autograd(F.relu, slope, x), **EXACT)
+
+
+@proves(gradients.sigmoid_backward)
+def sigmoid_backward(equation: Any) -> None:
+    x, slope = random(3, 4), random(3, 4, seed=1)
+    torch.testing.assert_close((equation(torch.sigmoid(x), slope),), by_autograd(torch.sigmoid, slope, x), **EXACT)
+
+
+@proves(gradients.cross_entropy_backward)
+def cross_entropy_backward(equation: Any) -> None:
+    logits, targets = random(4, 5), torch.tensor([3, 0, 1, 3])
+    expected = by_autograd(lambda z: F.cross_entropy(z, targets, reduction="sum"), torch.tensor(1.0), logits)
+    torch.testing.assert_close((equation(F.softmax(logits, dim=1), targets),), expected, **EXACT)
+
+
+@proves(gradients.batch_norm_backward)
+def batch_norm_backward(equation: Any) -> None:
+    x, gain, slope = 3 * random(5, 3) + 2, random(3), random(5, 3, seed=1)
+    fast = lambda x, g, s: F.batch_norm(x, None, None, g, s, training=True, eps=1e-3)  # noqa: E731
+    expected = by_autograd(fast, slope, x, gain, random(3, seed=1))
+    torch.testing.assert_close(equation(x, gain, slope, 1e-3), expected, **EXACT)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: MLP(12, 3, [5, 6]),
+    "batch norm": lambda: MLP(12, 3, [5, 6], batch_norm=True),
+    "tanh, GELU and sigmoid": lambda: nn.Sequential(
+        MLP(12, 7, [5], activation="tanh"), MLP(7, 6, [4], activation="gelu"), MLP(6, 3, [5], activation="sigmoid")
+    ),
+    "convolutions": lambda: CNN(4, 3, 3, blocks=[[2, 3]], widths=[4], batch_norm=True),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gradient_of_a_whole_network_is_the_numerical_one(name: str) -> None:
+    torch.manual_seed(0)
+    objective = Classification(NETWORKS[name](), label_smoothing=0.1).double()
+    batch = Examples(random(7, 4, 3), torch.tensor([0, 1, 2, 0, 1, 2, 2]))
+    parameters = dict(objective.named_parameters())
+    loss: Any = objective(batch)["loss"].total
+    found = torch.autograd.grad(loss, list(parameters.values()))
+
+    def at(parameter: str, value: Tensor) -> Tensor:
+        state = {k: v.detach().clone() for k, v in objective.state_dict().items()} | {parameter: value}
+        return torch.func.functional_call(objective, state, (batch,))["loss"].total
+
+    for (parameter, value), gradient in zip(parameters.items(), found, strict=True):
+        expected = gradients.numerical_gradient(lambda x, p=parameter: at(p, x), value.detach())
+        torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_back_propagation_written_out_is_that_of_the_fast_path() -> None:
+    """Affine, ReLU, affine, cross-entropy: the backward pass layer by layer."""
+    torch.manual_seed(0)
+    net = MLP(4, 3, [5]).double()
+    x, targets = random(6, 4), torch.tensor([0, 2, 1, 1, 2, 0])
+    first, second = (layer for layer in net.layers if isinstance(layer, nn.Linear))
+    Classification(net)(Examples(x, targets))["loss"].total.backward()
+    with torch.no_grad():
+        h = first(x)
+        slope = gradients.cross_entropy_backward(F.softmax(second(F.relu(h)), dim=1), targets)
+        slope, *of_second = gradients.affine_backward(F.relu(h), second.weight, slope)
+        _, *of_first = gradients.affine_backward(x, first.weight, gradients.relu_backward(h, slope))
+    expected = [parameter.grad for layer in (first, second) for parameter in (layer.weight, layer.bias)]
+    torch.testing.assert_close([*of_first, *of_second], expected, **EXACT)
