@@ -20,6 +20,7 @@ MODEL_OF = {
     "python_docs": "lstm_lm",
     "play": "dqn",
     "cartpole": "dqn",
+    **dict.fromkeys(("gate", "perceptron", "labels", "regression"), "perceptron"),
 }
 
 
@@ -49,6 +50,10 @@ def test_fault_23_every_part_can_be_chosen(
     settings = [f"model={MODEL_OF.get(option, 'mlp')}", f"{group}={option}"]
     if settings[0] == "model=dqn":
         settings += ["data.warmup_steps=20", "data.episodes=1"]
+    if option == "table":
+        rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
+        (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))
+        settings += [f"data.file={tmp_path / 'rows.csv'}", "data.targets=[z]", "data.kind=classes"]
     if option in NEEDS_MNIST:
         datasets = request.getfixturevalue("datasets")
         settings += [f"data.root={datasets}" if option == "mnist" else f"data.folder={datasets / 'mnist'}"]

@@ -14,6 +14,9 @@ from dlref.errors import ConfigError, DlrefError, did_you_mean
 COMMANDS = {
     "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
     "evaluate": "loss, figures and pictures of a trained model: RUN_OR_CHECKPOINT [split=test]",
+    "predict": "what a trained model says of a table or of pictures: RUN FILE…",
+    "study": "a demonstration of the books, with its table and pictures: NAME [key=value …]",
+    "search": "train with settings drawn at random, and keep a table: key=log(LOW,HIGH) …",
     "compare": "a table of runs, mean ± deviation over their seeds: RUN…",
     "list": "the models, experiments and data sets there are",
     "doctor": "what this machine has, and what is missing",
@@ -123,6 +126,17 @@ def take_flags(arguments: Sequence[str], with_value: dict[str, Any], help_text: 
         else:
             rest.append(argument)
     return rest
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows of cells, the first of them the names, in columns of one width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def entry() -> None:

@@ -1,0 +1,71 @@
+"""dlref predict: what a trained model says of files: rows of a table, or pictures."""
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.configs import load_plugins, plugin_files, split_key
+from dlref.cli.main import take_flags
+from dlref.errors import CheckpointError, ConfigError, did_you_mean
+
+HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [plugins=my.py]
+
+  FILE         a .csv or .npz table with the columns that the model was trained on, or pictures (PNG, JPEG …)
+  invert=true  dark on light becomes light on dark, as in MNIST
+
+  prints CSV: one line a row or picture; numbers in the units of the table, classes with their probability, the
+  probability of yes for each label"""
+SETTINGS = ("invert", "plugins")
+
+
+def main(arguments: Sequence[str]) -> int:
+    rest = take_flags(arguments, {}, HELP)
+    if rest is None:
+        return 0
+    typed = dict(split_key(a) for a in rest if split_key(a)[0] in SETTINGS and "=" in a)
+    names = [a for a in rest if not ("=" in a and split_key(a)[0] in SETTINGS)]
+    if len(names) < 2:
+        raise ConfigError("dlref predict takes a run and the files to look at: dlref predict RUN FILE…")
+    if wrong := [n for n in names[1:] if "=" in n and not Path(n).exists()]:
+        key = split_key(wrong[0])[0]
+        raise ConfigError(f"{key} is not a setting of predict{did_you_mean(key, SETTINGS)}, and there is no such file")
+    if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
+        raise ConfigError(f"invert={invert} is neither true nor false")
+    rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)))
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return 0
+
+
+def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]) -> list[dict[str, str]]:
+    import torch
+
+    import dlref
+    from dlref import build
+    from dlref.data import images, place_of, tables
+    from dlref.objectives.supervised import Supervised
+    from dlref.training.checkpoint import as_data, find
+
+    checkpoint = find(run)
+    net = dlref.load(run, plugins)
+    with as_data(checkpoint):
+        objective: Any = build.make(checkpoint.manifest["config"]["objective"], "objective", plugins, net=net)
+    about: Any = net.description
+    _, dtype = place_of(net)
+    if not isinstance(objective, Supervised) or about.get("reads") not in ("table", "image"):
+        raise CheckpointError(f"{checkpoint.path} is no model of tables or images; dlref predict reads only these")
+    rows: list[dict[str, str]] = []
+    with torch.no_grad():
+        if about["reads"] == "table":
+            for file in files:
+                inputs = tables.read_inputs(Path(file), about).to(dtype)
+                rows += tables.read_out(objective.answers(net(inputs)), about)
+            return rows
+        for file in files:
+            shares = objective.answers(net(images.read_image(Path(file), about, invert).to(dtype)))[0]
+            best = int(shares.argmax())
+            rows.append({"file": file, "class": about["classes"][best], "share": f"{float(shares[best]):.4g}"})
+    return rows

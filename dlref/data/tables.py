@@ -1,0 +1,261 @@
+"""Tables with named columns: CSV, or NPZ with an array for each column."""
+
+import csv
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlref.data import generator
+from dlref.data.supervised import Supervised
+from dlref.errors import ConfigError, DataError
+
+Kind = Literal["numbers", "classes", "labels"]
+YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
+MOST_VALUES = 1000  # of a text column, each of which becomes an input of its own
+
+
+class Table(Supervised):
+    """Rows of one file, parted at random by `seed`; `targets` names the columns to tell from the others.
+
+    `kind` says what the targets are: `numbers` (regression), `classes` (one column, one of its values), or `labels` (0 or
+    1, true or false, yes or no in each column; one column is binary classification). Inputs are all other columns, or those
+    that `inputs` names. Numbers are normalised by mean and deviation of the training rows, a column of text becomes one
+    input for each of its values there. `test_file` holds test rows of their own.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        targets: Sequence[str],
+        kind: Kind,
+        inputs: Sequence[str] | None = None,
+        test_file: Path | None = None,
+        eval_share: float = 0.1,
+        test_share: float = 0.1,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if not targets or (kind == "classes" and len(targets) > 1):
+            raise ConfigError(f"data.targets is {list(targets)}; it takes one column, or several of numbers or labels")
+        path = Path(file).expanduser()
+        columns = read_table(path)
+        wanted = [*(inputs or [name for name in columns if name not in targets]), *targets]
+        require(columns, wanted, path)
+        rows = len(columns[wanted[0]])
+        test_rows, eval_rows = (max(1, round(share * rows)) if share else 0 for share in (test_share, eval_share))
+        test_rows = 0 if test_file else test_rows
+        if test_rows + eval_rows >= rows:
+            raise DataError(
+                f"{path} has {rows} rows; {eval_rows} for eval and {test_rows} for test leave none to train on"
+            )
+        order = torch.randperm(rows, generator=generator(seed)).numpy()
+        parts = np.split(order, [rows - eval_rows - test_rows, rows - test_rows])
+        train = {name: columns[name][parts[0]] for name in wanted}
+        self.kind: Kind = kind
+        self.columns = [learn(name, train[name], path) for name in wanted if name not in targets]
+        self.goals = [learn_target(name, train[name], kind, path) for name in targets]
+        self.classes = self.goals[0]["values"] if kind == "classes" else [goal["name"] for goal in self.goals]
+        self.splits = {
+            split: (encode(part := {n: columns[n][rows] for n in wanted}, self.columns, path), self.encoded(part, path))
+            for split, rows in zip(("train", "eval", "test"), parts, strict=True)
+        }
+        if test_file:
+            other = Path(test_file).expanduser()
+            columns = read_table(other)
+            require(columns, wanted, other)
+            self.splits["test"] = (encode(columns, self.columns, other), self.encoded(columns, other))
+
+    def encoded(self, columns: Mapping[str, np.ndarray], path: Path) -> Tensor:
+        """The targets: float [N, D], or the numbers of classes [N]."""
+        if self.kind == "classes":
+            goal = self.goals[0]
+            number = {value: i for i, value in enumerate(goal["values"])}
+            cells = [spelled(cell) for cell in columns[goal["name"]].tolist()]
+            if unknown := [cell for cell in cells if cell not in number]:
+                raise DataError(f"{path}: '{unknown[0]}' in column '{goal['name']}' is no class of the training rows")
+            return torch.tensor([number[cell] for cell in cells])
+        if self.kind == "labels":
+            return torch.stack([labels(goal["name"], columns[goal["name"]], path) for goal in self.goals], dim=1)
+        return encode(columns, self.goals, path)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"inputs": self.splits["train"][0].shape[1], "outputs": len(self.classes)}
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {
+            "reads": "table",
+            "kind": self.kind,
+            "columns": self.columns,
+            "targets": self.goals,
+        }
+
+
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Columns by name, float64 or text [N]; an array [N, K] of an NPZ file is the columns name.0 … name.K-1."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; data.file takes a .csv or .npz")
+    columns = read_npz(path) if path.suffix == ".npz" else read_csv(path)
+    lengths = {name: len(cells) for name, cells in columns.items()}
+    if not lengths or not min(lengths.values()):
+        raise DataError(f"{path} holds no rows; the first line of a CSV file names its columns")
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{path}: its columns are not of one length: {lengths}")
+    return columns
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                array = arrays[name]
+                if array.ndim == 2:
+                    columns |= {f"{name}.{i}": array[:, i] for i in range(array.shape[1])}
+                elif array.ndim == 1:
+                    columns[name] = array
+                else:
+                    raise DataError(f"{path}: array '{name}' is of shape {array.shape}; a column is [rows]")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as NPZ ({error})") from None
+    for name, cells in columns.items():
+        if cells.dtype.kind not in "biufU":
+            raise DataError(f"{path}: column '{name}' holds {cells.dtype}; it takes numbers or text")
+        columns[name] = (
+            cells if cells.dtype.kind == "U" else finite(name, cells.astype(np.float64), path, range(len(cells)))
+        )
+    return columns
+
+
+def read_csv(path: Path) -> dict[str, np.ndarray]:
+    """A first line of names, then rows; commas or, if the first line has more of them, semicolons or tabs."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            for row in reader:
+                if not row:
+                    continue  # an empty line
+                if len(row) != len(header):
+                    raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells under {len(header)} names")
+                rows.append(row)
+                lines.append(reader.line_num)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+    if len(set(header)) < len(header) or "" in header:
+        raise DataError(f"{path}, line 1: {header} are not the names of columns, one each")
+    cells = zip(*rows, strict=True) if rows else ([] for _ in header)
+    return {name: column(name, list(part), path, lines) for name, part in zip(header, cells, strict=True)}
+
+
+def column(name: str, cells: list[str], path: Path, lines: Sequence[int]) -> np.ndarray:
+    """Numbers, where most cells are numbers, else text; raises DataError for the cell that is no number then."""
+    values, other = np.full(len(cells), np.nan), []
+    for i, cell in enumerate(cells):
+        try:
+            values[i] = float(cell)
+        except ValueError:
+            other.append(i)
+    if 2 * len(other) >= len(cells):
+        return np.array([cell.strip() for cell in cells])
+    if other:
+        raise DataError(f"{path}, line {lines[other[0]]}: '{cells[other[0]][:40]}' in column '{name}' is not a number")
+    return finite(name, values, path, lines)
+
+
+def finite(name: str, cells: np.ndarray, path: Path, lines: Sequence[int]) -> np.ndarray:
+    wrong = np.flatnonzero(~np.isfinite(cells))
+    if len(wrong):
+        raise DataError(f"{path}, line {lines[wrong[0]]}: {cells[wrong[0]]} in column '{name}' is not a finite number")
+    return cells
+
+
+def require(columns: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:
+    if missing := [name for name in names if name not in columns]:
+        raise DataError(f"{path} has no column {', '.join(missing)}; it has {', '.join(list(columns)[:20])}")
+
+
+def learn(name: str, cells: np.ndarray, path: Path) -> dict[str, Any]:
+    """What the training rows say of a column: mean and deviation of numbers, the values of text."""
+    if cells.dtype.kind == "f":
+        return {"name": name, "mean": float(cells.mean()), "deviation": float(cells.std()) or 1.0}
+    values = sorted({str(cell) for cell in cells})
+    if len(values) > MOST_VALUES:
+        raise DataError(f"{path}: column '{name}' has {len(values)} different texts; leave it out by data.inputs=[…]")
+    return {"name": name, "values": values}
+
+
+def learn_target(name: str, cells: np.ndarray, kind: Kind, path: Path) -> dict[str, Any]:
+    if kind == "numbers":
+        if cells.dtype.kind != "f":
+            raise DataError(f"{path}: column '{name}' holds text; data.kind=numbers takes numbers, classes takes text")
+        return learn(name, cells, path)
+    if kind == "labels":
+        return {"name": name}
+    return {"name": name, "values": [spelled(value) for value in sorted(set(cells.tolist()))]}
+
+
+def spelled(cell: Any) -> str:
+    """The name of a class: whole numbers without their point."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def labels(name: str, cells: np.ndarray, path: Path) -> Tensor:
+    said = [str(cell).lower() for cell in cells]
+    if unknown := [cell for cell in said if cell not in YES | NO]:
+        raise DataError(
+            f"{path}: '{unknown[0]}' in column '{name}' is no label; write 0 or 1, true or false, yes or no"
+        )
+    return torch.tensor([float(cell in YES) for cell in said])
+
+
+def encode(columns: Mapping[str, np.ndarray], learned: Sequence[Mapping[str, Any]], path: Path) -> Tensor:
+    """Columns as a network reads them, float32 [N, D]; a text that training never had is none of the values."""
+    parts = []
+    for about in learned:
+        cells = columns[about["name"]]
+        if "values" in about:
+            parts.append(np.stack([cells.astype(str) == value for value in about["values"]], axis=1).astype(np.float64))
+        elif cells.dtype.kind != "f":
+            raise DataError(f"{path}: column '{about['name']}' holds text; the training rows had numbers")
+        else:
+            parts.append(((cells - about["mean"]) / about["deviation"])[:, None])
+    return torch.from_numpy(np.concatenate(parts, axis=1)).float()
+
+
+def read_inputs(path: Path, description: Mapping[str, Any]) -> Tensor:
+    """The rows of a file as a network that was trained on a table reads them; the targets may be missing."""
+    columns = read_table(path)
+    require(columns, [about["name"] for about in description["columns"]], path)
+    return encode(columns, description["columns"], path)
+
+
+def read_out(answers: Tensor, description: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Each row's answers by name: numbers in the units of the table, the class and its share, or the share of yes."""
+    rows = []
+    for answer in answers.tolist():
+        if description["kind"] == "classes":
+            best = max(range(len(answer)), key=answer.__getitem__)
+            rows.append(
+                {description["targets"][0]["name"]: description["classes"][best], "share": f"{answer[best]:.4g}"}
+            )
+            continue
+        row = {}
+        for value, about in zip(answer, description["targets"], strict=True):
+            number = value * about.get("deviation", 1.0) + about.get("mean", 0.0)
+            row[about["name"]] = f"{number:.6g}" if math.isfinite(number) else ""
+        rows.append(row)
+    return rows
