@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 
 from dlref.cli.configs import flatten
-from dlref.cli.main import take_flags
+from dlref.cli.main import print_table, take_flags
 from dlref.errors import CheckpointError, ConfigError
 
-HELP = """usage: dlref compare RUN… [metrics=accuracy,nll]
+HELP = """usage: dlref compare RUN… [metrics=accuracy,nll] [plot=FILE.png]
 
   one row a run: its last evaluation (evaluation.json), else its last figures while training; then one row for each
-  group of runs that differ only in their seed: mean ± standard deviation"""
+  group of runs that differ only in their seed: mean ± standard deviation
+  plot=FILE draws the figures over the steps of training: a line a group, the band its deviation (.png, .pdf, .svg)"""
 APART = ("seed", "run_dir", "resume", "plugins", "device", "threads", "data.root")
 
 
@@ -24,7 +25,10 @@ def main(arguments: Sequence[str]) -> int:
     if rest is None:
         return 0
     wanted = [name for a in rest if a.startswith("metrics=") for name in a.removeprefix("metrics=").split(",")]
-    rows = [read(Path(a)) for a in rest if not a.startswith("metrics=")]
+    plot = next((a.removeprefix("plot=") for a in rest if a.startswith("plot=")), None)
+    if plot is not None and Path(plot).suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"plot={plot} must end in .png, .pdf or .svg")
+    rows = [read(Path(a)) for a in rest if not a.startswith(("metrics=", "plot="))]
     if not rows:
         raise ConfigError("dlref compare takes one run directory or more")
     names = wanted or list(dict.fromkeys(name for row in rows for name in row["metrics"] if name != "loss"))
@@ -43,9 +47,9 @@ def main(arguments: Sequence[str]) -> int:
             table.append(
                 [f"{group[0]['name']} × {len(group)}", group[0]["split"], seeds, group[0]["commit"], seconds, *spread]
             )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_table(table)
+    if plot:
+        draw(rows, names, Path(plot).expanduser())
     return 0
 
 
@@ -73,10 +77,68 @@ def read(run: Path) -> dict[str, Any]:
             "seconds": about.get("seconds", 0.0),
             "split": result["split"],
             "metrics": result["metrics"],
+            "path": run,
+            "settings": alike,
             "key": json.dumps([alike, result["split"]], sort_keys=True),
         }
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{run} is not the directory of a run ({type(error).__name__}: {error})") from None
+
+
+def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], file: Path) -> None:
+    """Each figure over the steps, as evaluated while training, else as trained; one line for each group of seeds."""
+    from matplotlib.figure import Figure
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["key"], []).append(row)
+    names = [name for name in names if any(curve(row["path"], name)[0] for row in rows)]
+    if not names:
+        raise ConfigError("there is nothing to draw; metrics= names figures that these runs logged while training")
+    labels = {
+        key: apart([group[0]["settings"] for group in groups.values()], group[0]) for key, group in groups.items()
+    }
+    figure = Figure(figsize=(4.4 * len(names), 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for number, (key, group) in enumerate(groups.items()):
+            curves: dict[int, list[float]] = {}
+            for row in group:
+                for step, value in zip(*curve(row["path"], name), strict=True):
+                    curves.setdefault(step, []).append(value)
+            steps = sorted(curves)
+            middle = [statistics.mean(curves[step]) for step in steps]
+            spread = [statistics.stdev(curves[step]) if len(curves[step]) > 1 else 0.0 for step in steps]
+            mark = {"marker": "o", "markersize": 3} if len(steps) < 20 else {}
+            axes.plot(steps, middle, color=f"C{number}", label=labels[key], **mark)
+            band = [[m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1)]
+            axes.fill_between(steps, *band, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.set(xlabel="step", ylabel=name)
+    figure.axes[0].legend(fontsize=8)
+    try:
+        figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise ConfigError(f"plot={file} cannot be written ({error.strerror}); choose another place") from None
+    print(f"plot {file}")
+
+
+def curve(run: Path, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a figure in metrics.jsonl: of eval where it was evaluated, else of train."""
+    try:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return [], []
+    for split in ("eval", "train"):
+        found = [line for line in lines if line["split"] == split and name in line]
+        if found:
+            return [line["step"] for line in found], [line[name] for line in found]
+    return [], []
+
+
+def apart(settings: Sequence[dict[str, Any]], row: dict[str, Any]) -> str:
+    """What tells one group from the others: its name, and the settings in which they differ."""
+    keys = [key for key in row["settings"] if len({json.dumps(other.get(key)) for other in settings}) > 1]
+    shortest = [f"{key.rpartition('.')[2]} {row['settings'][key]}" for key in keys if key not in ("name", "goal")]
+    return ", ".join([row["name"], *shortest[:3]])
 
 
 def shown(value: float | None) -> str:

@@ -1,0 +1,160 @@
+"""dlref search: draw settings, train with each, and keep a table; it goes on where it was interrupted."""
+
+import csv
+import json
+import logging
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.configs import compose, split_key
+from dlref.cli.main import explained, print_table, shown, take_flags
+from dlref.cli.train import train
+from dlref.errors import ConfigError, DivergedError
+
+HELP = """usage: dlref search model=NAME key=value … key=log(LOW,HIGH) … [trials=20] [sampler=random] [search_dir=DIR]
+
+  optimizer.lr=log(1e-4,1e-1)          drawn evenly on a logarithmic scale
+  network.dropout=uniform(0,0.5)       drawn evenly
+  network.widths=choice([100],[200])   one of these
+  trials=N                             how many runs there shall be in all; asked again with more, it goes on
+  sampler=random or tpe                at random (Bergstra & Bengio 2012), or by Parzen estimators (2011)
+  search_dir=DIR                       default runs/search/<experiment or model>
+
+  The figure of trainer.monitor is what counts. Every trial is a run of its own. Needs the extra: pip install dlref[search]"""
+RANGE = re.compile(r"(log|uniform|int|choice)\((.*)\)$")
+logger = logging.getLogger("dlref")
+
+
+def main(arguments: Sequence[str]) -> int:
+    rest = take_flags(arguments, {}, HELP)
+    if rest is None:
+        return 0
+    own = {"trials": "20", "sampler": "random", "search_dir": ""}
+    fixed, spaces = [], {}
+    for text in rest:
+        key, value = split_key(text)
+        if key in own:
+            own[key] = value
+        elif found := RANGE.match(value):
+            spaces[key] = space(text, found[1], found[2])
+        else:
+            fixed.append(text)
+    if not spaces:
+        raise ConfigError("nothing is searched for; write as in optimizer.lr=log(1e-4,1e-1) (dlref search --help)")
+    if not own["trials"].isdigit() or own["sampler"] not in ("random", "tpe"):
+        raise ConfigError(f"trials={own['trials']} is a whole number, sampler={own['sampler']} is random or tpe")
+    return search(fixed, spaces, int(own["trials"]), own["sampler"], own["search_dir"])
+
+
+def space(text: str, kind: str, inside: str) -> tuple[str, list[Any]]:
+    """log(1e-4,1e-1) -> ("log", [0.0001, 0.1])."""
+    parts = [part.strip() for part in re.split(r",(?![^\[]*\])", inside)]
+    if kind == "choice":
+        return kind, parts
+    try:
+        low, high = (float(part) for part in parts)
+    except ValueError:
+        raise ConfigError(f"{text}: {kind} takes two numbers, the lowest and the highest") from None
+    if not (math.isfinite(low) and low < high < math.inf) or (kind == "log" and low <= 0):
+        raise ConfigError(f"{text}: the lowest is below the highest, and for log above 0")
+    return kind, [low, high]
+
+
+def search(
+    fixed: Sequence[str], spaces: dict[str, tuple[str, list[Any]]], trials: int, sampler: str, search_dir: str
+) -> int:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("dlref search needs optuna, which is not installed: pip install 'dlref[search]'") from None
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    config = compose(fixed)
+    monitor = config["trainer"]["monitor"]
+    if not monitor:
+        raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/nll min': what is to be best")
+    name, direction = monitor.removeprefix("eval/").split()
+    folder = Path(search_dir or Path("runs") / "search" / config["name"]).expanduser()
+    asked = json.dumps([sorted(fixed), spaces, sampler], sort_keys=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        note = folder / "search.json"
+        if note.exists() and note.read_text(encoding="utf-8") != asked:
+            raise ConfigError(f"{folder} holds a search of other settings; choose another search_dir=")
+        note.write_text(asked, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another search_dir=") from None
+    study = optuna.create_study(
+        study_name=config["name"],
+        storage=f"sqlite:///{folder.resolve() / 'search.db'}",
+        direction="maximize" if direction == "max" else "minimize",
+        load_if_exists=True,
+    )
+    while True:
+        waiting = [trial.number for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]
+        if not waiting and len(study.trials) >= trials:
+            break
+        if not waiting:
+            # Random numbers of its own for each trial: an interrupted search draws what it would have drawn.
+            seed = config["seed"] * 1_000_003 + len(study.trials)
+            samplers = optuna.samplers
+            study.sampler = samplers.TPESampler(seed=seed) if sampler == "tpe" else samplers.RandomSampler(seed)
+            asked_for = study.ask()
+            for key, where in spaces.items():
+                draw(asked_for, key, *where)
+            waiting = [asked_for.number]
+        number = waiting[0]
+        run = folder / f"{number:04d}"
+        drawn = [f"{key}={value}" for key, value in study.trials[number].params.items()]
+        logger.info("trial %d of %d: %s", number + 1, trials, " ".join(drawn))
+        code = explained(lambda: train([*fixed, *drawn, f"run_dir={run}", "resume=auto"]))  # noqa: B023
+        if code not in (0, DivergedError.exit_code):
+            return code  # the trial waits for the next call
+        value = best(run, name, direction) if code == 0 else None
+        study.tell(number, value, state=None if value is not None else optuna.trial.TrialState.FAIL)
+    show(study, folder, name, direction)
+    return 0
+
+
+def draw(trial: Any, key: str, kind: str, values: list[Any]) -> None:
+    if kind == "choice":
+        trial.suggest_categorical(key, values)
+    elif kind == "int":
+        trial.suggest_int(key, int(values[0]), int(values[1]))
+    else:
+        trial.suggest_float(key, values[0], values[1], log=kind == "log")
+
+
+def best(run: Path, name: str, direction: str) -> float | None:
+    """The best value of a figure in the evaluations of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    values = [line[name] for line in lines if line["split"] == "eval" and name in line]
+    return (max(values) if direction == "max" else min(values)) if values else None
+
+
+def show(study: Any, folder: Path, name: str, direction: str) -> None:
+    """Best first, on screen and in table.csv; and each setting against the figure, in search.png."""
+    from matplotlib.figure import Figure
+
+    told = [trial for trial in study.trials if trial.value is not None]
+    told.sort(key=lambda trial: trial.value, reverse=direction == "max")
+    rows = [{name: trial.value, **trial.params, "run": f"{trial.number:04d}"} for trial in told]
+    if not rows:
+        raise ConfigError(f"none of {len(study.trials)} trials in {folder} came to an end; search smaller rates")
+    with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print_table([list(rows[0]), *([shown(value) for value in row.values()] for row in rows[:10])])
+    keys = list(told[0].params)
+    figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        axes.scatter([trial.params[key] for trial in told], [trial.value for trial in told], s=14)
+        distribution = told[0].distributions[key]
+        axes.set(xlabel=key, ylabel=name, xscale="log" if getattr(distribution, "log", False) else "linear")
+    figure.savefig(folder / "search.png", dpi=120)
+    failed = len(study.trials) - len(told)
+    logger.info("%d trials%s; all in %s", len(told), f", {failed} diverged" if failed else "", folder)

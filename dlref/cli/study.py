@@ -1,0 +1,101 @@
+"""dlref study: run a demonstration of the books; its table and pictures go to runs/studies/NAME."""
+
+import ast
+import csv
+import importlib
+import inspect
+import json
+import logging
+import time
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.configs import split_key
+from dlref.cli.main import print_table, shown, take_flags
+from dlref.errors import ConfigError, did_you_mean
+
+HELP = """usage: dlref study [NAME [key=value …]]
+
+  without a NAME: the studies there are
+  run_dir=DIR     where the table and the pictures go; default runs/studies/NAME
+  threads=N       of torch; default 1, which is fastest for networks this small
+  key=value       the study's own settings, as root=DIR (of MNIST), steps=500, seeds=[0,1]"""
+STUDIES = Path(__file__).parents[1] / "studies"
+logger = logging.getLogger("dlref")
+
+
+def main(arguments: Sequence[str]) -> int:
+    rest = take_flags(arguments, {}, HELP)
+    if rest is None:
+        return 0
+    if not rest:
+        for name in studies():
+            text = (STUDIES / f"{name}.py").read_text(encoding="utf-8")  # read, since importing it would import torch
+            print(f"{name:<22} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+        return 0
+    name, *settings = rest
+    if name not in studies():
+        raise ConfigError(f"there is no study '{name}'{did_you_mean(name, studies())}")
+    return study(name, settings)
+
+
+def studies() -> list[str]:
+    return sorted(file.stem for file in STUDIES.glob("[a-z]*.py"))
+
+
+def study(name: str, settings: Sequence[str]) -> int:
+    import torch
+
+    from dlref.training.checkpoint import write_whole
+    from dlref.training.run import git_commit
+
+    function = importlib.import_module(f"dlref.studies.{name}").study
+    given = read_settings(name, function, settings)
+    folder = Path(given.pop("run_dir", None) or Path("runs") / "studies" / name).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}); choose another run_dir=") from None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(given.pop("threads", 1))
+    start = time.perf_counter()
+    result = function(**given)
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    print_table([list(result.table[0]), *([shown(value) for value in row.values()] for row in result.table)])
+    with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(result.table[0]))
+        writer.writeheader()
+        writer.writerows(result.table)
+    for title, picture in result.pictures.items():
+        picture.savefig(folder / f"{title}.png", dpi=120)
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    about = {"study": name, "settings": plain, "git_commit": git_commit(), "seconds": round(seconds, 1)}
+    write_whole(folder / "study.json", json.dumps(about, indent=1))
+    logger.info("%.1f s; %s and table.csv are in %s", seconds, ", ".join(f"{t}.png" for t in result.pictures), folder)
+    return 0
+
+
+def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str, Any]:
+    """key=value as the study's signature has them; raises ConfigError for others."""
+    import yaml
+
+    from dlref.build import check_value
+
+    hints = typing.get_type_hints(function)
+    known = {key: hints[key] for key in inspect.signature(function).parameters} | {"run_dir": str, "threads": int}
+    given: dict[str, Any] = {}
+    for text in settings:
+        key, value = split_key(text)
+        if "=" not in text or key not in known:
+            raise ConfigError(f"{key} is not a setting of study {name}{did_you_mean(key, known)}")
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{key}={value} is not a value that YAML knows") from None
+        check_value(key, given[key], known[key])
+        if known[key] == Path | None and given[key] is not None:
+            given[key] = Path(given[key])
+    return given

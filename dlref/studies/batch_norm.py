@@ -1,0 +1,45 @@
+"""Batch norm against the scale of the first weights (*Deep Learning from Scratch*, section 6.3)."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dlref.models.mlp import MLP
+from dlref.studies import Result, accuracy, descend, mnist
+
+
+def study(root: Path | None = None, scales: int = 16, passes: int = 20, seed: int = 0) -> Result:
+    """Accuracy on 1,000 training images, five hidden layers of 100 units, SGD at 0.01, with batch norm and without it."""
+    from matplotlib.figure import Figure
+
+    data = mnist(root, 1000).train
+    rows = -(-scales // 4)
+    figure = Figure(figsize=(9, 2 * rows), layout="constrained")
+    table: list[dict[str, float | str]] = []
+    grid = list(figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, deviation in zip(grid, torch.logspace(0, -4, scales).tolist(), strict=False):
+        ends = {}
+        for batch_norm in (True, False):
+            torch.manual_seed(seed)
+            net = MLP(784, 10, [100] * 5, batch_norm=batch_norm, init=deviation)
+            for layer in net.modules():
+                if isinstance(layer, nn.BatchNorm1d):
+                    layer.eps = 1e-6  # as in the book: with torch's 1e-5 the smallest scales would vanish in it
+            optimizer, curve = torch.optim.SGD(net.parameters(), lr=0.01), [accuracy(net, data)]
+            for number in range(passes):
+                for _ in descend(net, optimizer, data, len(data[0]) // 100, 100, seed * passes + number):
+                    pass
+                curve.append(accuracy(net, data))
+            label = "batch norm" if batch_norm else "without"
+            axes.plot(curve, "-" if batch_norm else "--", label=label)
+            ends[label] = curve[-1]
+        axes.set_title(f"deviation {deviation:.2g}", fontsize=9)
+        better = [label for label in ends if ends[label] == max(ends.values())]
+        table.append({"deviation": deviation, **ends, "better": better[0] if len(better) == 1 else "neither"})
+    grid[0].legend(fontsize=8)
+    figure.supxlabel("passes")
+    figure.supylabel("training accuracy")
+    wins = sum(row["better"] == "batch norm" for row in table)
+    figure.suptitle(f"with batch norm the network learns more at {wins} of {scales} scales of its first weights")
+    return Result(table, {"batch_norm": figure})
