@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from dlref.data import generator
 from dlref.data.download import RemoteFile, data_root, fetch
 from dlref.data.supervised import Supervised
 from dlref.errors import ConfigError, DataError
@@ -32,11 +34,26 @@ class IDX(Supervised):
     """A folder of `train-images…`, `train-labels…`, `t10k-images…` and `t10k-labels…` in IDX, gzipped or not.
 
     Pixels stay uint8 until a batch is made, which is then normalised by the mean and deviation of the training pixels.
-    The last `eval_size` training images are the `eval` split; `t10k` is `test`.
+    The last `eval_size` training images are the `eval` split; `t10k` is `test`. A number as `permutation` puts the
+    pixels of all images into one random order, which that number decides: what neighbours are is then hidden. Training
+    images may be turned by up to `turn` degrees, scaled by up to the share `zoom` and moved by up to `shift` pixels.
     """
 
-    def __init__(self, folder: Path, eval_size: int = 5000, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        eval_size: int = 5000,
+        permutation: int | None = None,
+        turn: float = 0.0,
+        zoom: float = 0.0,
+        shift: float = 0.0,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
         super().__init__(batch_size, seed)
+        if zoom >= 1 or (permutation is not None and (turn or zoom or shift)):
+            raise ConfigError(f"data.zoom {zoom} is a share below 1, and permuted pixels cannot be turned or moved")
+        self.turn, self.zoom, self.shift = turn, zoom, shift
         images, labels = read_pair(Path(folder), "train")
         if eval_size >= len(images):
             raise ConfigError(f"data.eval_size {eval_size} leaves nothing of {len(images)} training images")
@@ -46,6 +63,9 @@ class IDX(Supervised):
             "eval": (images[cut:], labels[cut:]),
             "test": read_pair(Path(folder), "t10k"),
         }
+        self.permutation = permutation
+        if permutation is not None:
+            self.splits = {split: (shuffled(rows, permutation), y) for split, (rows, y) in self.splits.items()}
         most = int(labels.max())
         if (beyond := int(self.splits["test"][1].max())) > most:
             raise DataError(f"{folder}: the t10k labels go up to {beyond}, those to train on only to {most}")
@@ -58,6 +78,14 @@ class IDX(Supervised):
     def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
         return inputs.to(dtype).sub_(self.mean).div_(self.deviation)
 
+    def vary(self, rows: Tensor, start: int, mine: slice) -> Tensor:
+        if not (self.turn or self.zoom or self.shift):
+            return rows
+        # Drawn for the whole batch, so that each image varies alike whichever rank it falls to.
+        draw = 2 * torch.rand(self.batch_size, 4, generator=generator(self.seed, 1, start)) - 1
+        draw = draw[mine.start - start : mine.stop - start].to(rows.device)
+        return moved(rows, self.turn * draw[:, 0], 1 + self.zoom * draw[:, 1], self.shift * draw[:, 2:])
+
     @property
     def sizes(self) -> dict[str, int]:
         rows, columns = self.splits["train"][0].shape[1:]
@@ -66,15 +94,47 @@ class IDX(Supervised):
     def describe(self) -> dict[str, Any]:
         images = self.splits["train"][0]
         about = {"reads": "image", "shape": list(images.shape[1:]), "mean": self.mean, "deviation": self.deviation}
-        return super().describe() | about | {"corner": float(images[:, 0, 0].float().mean())}
+        about |= {"corner": float(images[:, 0, 0].float().mean()), "permutation": self.permutation}
+        return super().describe() | about
 
 
 class MNIST(IDX):
     """LeCun et al. 1998: 60,000 + 10,000 handwritten digits of 28 × 28, as published, found by hash or downloaded."""
 
-    def __init__(self, root: Path | None = None, eval_size: int = 5000, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        eval_size: int = 5000,
+        permutation: int | None = None,
+        turn: float = 0.0,
+        zoom: float = 0.0,
+        shift: float = 0.0,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
         paths = [fetch(file, data_root(root)) for file in FILES]
-        super().__init__(paths[0].parent, eval_size, batch_size, seed)
+        super().__init__(paths[0].parent, eval_size, permutation, turn, zoom, shift, batch_size, seed)
+
+
+def moved(images: Tensor, degrees: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+    """Each of the images [B, Y, X] turned, enlarged and moved by [B, 2] pixels to the right and down, float32, black around.
+
+    Each place of the new image asks where it comes from, in units of half the side as `grid_sample` has them.
+    """
+    angle, half = degrees.deg2rad(), torch.tensor(images.shape[:0:-1], device=images.device) / 2
+    turn = (
+        torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2) / zoom[:, None, None]
+    )
+    turn = turn * half / half[:, None]  # of pixels, where sides differ
+    matrix = torch.cat([turn, -(turn @ (shift / half)[:, :, None])], dim=2)
+    places = F.affine_grid(matrix, [len(images), 1, *images.shape[1:]], align_corners=False)
+    return F.grid_sample(images[:, None].float(), places, align_corners=False).squeeze(1)
+
+
+def shuffled(images: Tensor, permutation: int) -> Tensor:
+    """The pixels of each image [N, rows, columns] in the order that this number decides."""
+    flat = images.flatten(1)
+    return flat[:, torch.randperm(flat.shape[1], generator=generator(permutation))].view_as(images)
 
 
 def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tensor:
@@ -98,7 +158,8 @@ def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tens
     if abs(corner - description.get("corner", corner)) > 128:
         logger.warning("%s has corners of %.0f where the training images have %.0f: try invert=%s", path, corner,
                        description["corner"], str(not invert).lower())  # fmt: skip
-    return (pixels[None] - description["mean"]) / description["deviation"]
+    inputs = (pixels[None] - description["mean"]) / description["deviation"]
+    return inputs if description.get("permutation") is None else shuffled(inputs, description["permutation"])
 
 
 def read_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:

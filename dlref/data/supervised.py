@@ -42,6 +42,10 @@ class Supervised:
         """Rows as stored -> rows as the network reads them."""
         return inputs.to(dtype)
 
+    def vary(self, rows: Tensor, start: int, mine: slice) -> Tensor:
+        """Training rows at the places `mine`, of a batch that begins at `start`, may be changed at random before use."""
+        return rows
+
     @property
     def sizes(self) -> dict[str, int]:
         return {"inputs": math.prod(self.splits["train"][0].shape[1:]), "outputs": len(self.classes)}
@@ -70,7 +74,8 @@ class Supervised:
             mine = shard.share(start, start + self.batch_size)
             index = self.order(mine.start, mine.stop, len(inputs)).to(device)
             # index_select copies rows, where inputs[index] gathers bytes: for images that is seven times as fast.
-            yield Examples(self.prepare(inputs.index_select(0, index), dtype), targets.index_select(0, index))
+            rows = self.vary(inputs.index_select(0, index), start, mine)
+            yield Examples(self.prepare(rows, dtype), targets.index_select(0, index))
             start += self.batch_size
 
     def order(self, start: int, stop: int, rows: int) -> Tensor:

@@ -19,13 +19,18 @@ class Supervised(Objective):
     """Batches of inputs [B, ...] and targets; `judge` turns outputs and targets into totals.
 
     With `max_norm` the incoming weights of each unit are shrunk to at most that length after each step (Srivastava et
-    al. 2014, section 5.1).
+    al. 2014, section 5.1). With `adversarial` half of the loss in training is that of the same inputs moved by that
+    length along their own gradient, which is where it hurts most (Goodfellow et al. 2015, section 6; Miyato et al.
+    2018, equation 4, for the Euclidean length).
     """
 
     targets = "targets of another kind"  # in words, for those who combine parts that do not suit each other
 
-    def __init__(self, net: nn.Module, max_norm: float | None = None) -> None:
+    def __init__(self, net: nn.Module, max_norm: float | None = None, adversarial: float = 0.0) -> None:
         super().__init__(net)
+        if adversarial < 0:
+            raise ConfigError(f"objective.adversarial is {adversarial}; it takes a length from 0 on")
+        self.adversarial = adversarial
         if max_norm is not None and max_norm <= 0:
             raise ConfigError(f"objective.max_norm is {max_norm}; it takes a length above 0")
         self.max_norm = max_norm
@@ -42,13 +47,21 @@ class Supervised(Objective):
                 f"a batch of {len(batch.inputs)} has no spread for batch norm; raise data.batch_size to {self.least} or "
                 "more for each process, or set network.batch_norm=false"
             )
-        outputs = at_least_float32(self.net(batch.inputs))
+        attacked = self.training and self.adversarial > 0
+        inputs = batch.inputs.detach().requires_grad_() if attacked else batch.inputs
+        outputs = at_least_float32(self.net(inputs))
         if not self.fits(outputs, batch.targets):
             raise ConfigError(
                 f"objective {type(self).__name__} takes {self.targets}; the data give targets {list(batch.targets.shape)} "
                 f"of {batch.targets.dtype} for outputs {list(outputs.shape)}: choose an objective that suits the data"
             )
-        return self.judge(outputs, batch.targets)
+        totals = self.judge(outputs, batch.targets)
+        if attacked:
+            (slope,) = torch.autograd.grad(torch.as_tensor(totals["loss"].total), inputs, retain_graph=True)
+            moved = inputs.detach() + self.adversarial * F.normalize(slope.flatten(1)).view_as(slope)
+            worse = self.judge(at_least_float32(self.net(moved)), batch.targets)["loss"]
+            totals["loss"] = Mean((totals["loss"].total + worse.total) / 2, worse.count)
+        return totals
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         return targets.is_floating_point() and targets.shape == outputs.shape
@@ -73,8 +86,14 @@ class Classification(Supervised):
 
     targets = "the numbers of classes [B]"
 
-    def __init__(self, net: nn.Module, label_smoothing: float = 0.0, max_norm: float | None = None) -> None:
-        super().__init__(net, max_norm)
+    def __init__(
+        self,
+        net: nn.Module,
+        label_smoothing: float = 0.0,
+        max_norm: float | None = None,
+        adversarial: float = 0.0,
+    ) -> None:
+        super().__init__(net, max_norm, adversarial)
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"objective.label_smoothing is {label_smoothing}; it is a share from 0 to below 1")
         self.label_smoothing = label_smoothing

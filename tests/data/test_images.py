@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlref.data import Shard
-from dlref.data.images import IDX, MNIST, read_idx
+from dlref.data.images import IDX, MNIST, moved, read_idx
 from dlref.errors import DataError
 
 
@@ -100,3 +100,43 @@ def test_mnist_is_found_by_hash_and_is_what_was_published(datasets: Path) -> Non
     assert torch.bincount(data.splits["test"][1]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert data.mean == pytest.approx(33.3, abs=0.2)  # 0.1307 × 255, as everybody uses
     assert data.deviation == pytest.approx(78.6, abs=0.2)
+
+
+def test_permuted_pixels_are_the_same_ones_in_another_order_for_all_images(folder: Path) -> None:
+    plain, one, other = (IDX(folder, eval_size=6, permutation=p) for p in (None, 1, 2))
+    for split in ("train", "eval", "test"):
+        images, moved = plain.split(split)[0].flatten(1), one.split(split)[0].flatten(1)
+        assert torch.equal(images.sort(dim=1).values, moved.sort(dim=1).values)
+    order = [int((one.split("train")[0].flatten(1) == column[:, None]).all(dim=0).nonzero()[0, 0])
+             for column in plain.split("train")[0].flatten(1).T]  # fmt: skip
+    assert torch.equal(one.split("test")[0].flatten(1)[:, order], plain.split("test")[0].flatten(1))
+    assert not torch.equal(one.split("train")[0], other.split("train")[0])
+    assert (one.mean, one.deviation) == (plain.mean, plain.deviation)
+
+
+def test_an_image_moves_to_the_right_and_down_and_turns_against_the_clock() -> None:
+    images = torch.zeros(3, 7, 9, dtype=torch.uint8)
+    images[:, 2, 6] = 200  # two right of the middle, one above it
+    zero, one = torch.zeros(3), torch.ones(3)
+    turns = torch.tensor([0.0, 90.0, 0.0])
+    shifts = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
+    found = moved(images, turns, torch.tensor([1.0, 1.0, 0.5]), shifts)
+    assert found[0].argmax() == 4 * 9 + 7
+    assert found[1].argmax() == 1 * 9 + 3  # which was two right and one above is now one left and two above
+    torch.testing.assert_close(moved(images, zero, one, torch.zeros(3, 2)), images.float(), atol=1e-3, rtol=0)
+    assert float(found[2].flatten() @ torch.arange(63.0)) / float(found[2].sum()) == pytest.approx(
+        2.5 * 9 + 5, abs=0.01
+    )
+
+
+def test_variation_is_of_training_alone_and_the_same_on_any_number_of_ranks(folder: Path) -> None:
+    still, varied = (IDX(folder, eval_size=6, batch_size=5, shift=s) for s in (0.0, 1.5))
+    net = torch.nn.Linear(1, 1)
+
+    def batch(data: IDX, *shards: Shard) -> torch.Tensor:
+        return torch.cat([next(data.train_batches(net, shard, 2)).inputs for shard in shards])
+
+    assert not torch.equal(batch(still, Shard()), batch(varied, Shard()))
+    assert torch.equal(batch(varied, Shard()), batch(varied, Shard(0, 2), Shard(1, 2)))
+    for one, other in zip(still.batches("test", net, Shard()), varied.batches("test", net, Shard()), strict=True):
+        assert torch.equal(one.inputs, other.inputs)

@@ -240,3 +240,16 @@ def test_fault_16_an_empty_batch_adds_nothing() -> None:
     totals = Classification(MLP(5, 3, [4]))(empty)
     assert (float(totals["loss"].total), totals["loss"].count) == (0.0, 0)
     assert Classification(MLP(5, 3, [4])).summarize(totals) == {}
+
+
+def test_adversarial_inputs_lie_at_that_length_where_the_loss_is_larger() -> None:
+    """Half the loss is that of the moved inputs, which are worse than the same step in any of many other directions."""
+    net, x, classes = MLP(5, 4, [6], activation="tanh"), torch.randn(7, 5), torch.randint(4, (7,))
+    plain = Classification(net)
+    hurt = 2 * Classification(net, adversarial=0.1)(Examples(x, classes))["loss"].value
+    hurt -= plain(Examples(x, classes))["loss"].value
+    for _ in range(50):
+        step = 0.1 * nn.functional.normalize(torch.randn(7, 5))
+        assert plain(Examples(x + step, classes))["loss"].value < hurt
+    evaluated = Classification(net, adversarial=0.1).eval()(Examples(x, classes))
+    assert evaluated["loss"].value == plain(Examples(x, classes))["loss"].value
