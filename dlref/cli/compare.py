@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             )
     print_table(table)
     if plot:
-        draw(rows, names, Path(plot).expanduser())
+        draw(list(groups.values()), names, Path(plot).expanduser())
     return 0
 
 
@@ -85,31 +85,27 @@ def read(run: Path) -> dict[str, Any]:
         raise CheckpointError(f"{run} is not the directory of a run ({type(error).__name__}: {error})") from None
 
 
-def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], file: Path) -> None:
+def draw(groups: Sequence[Sequence[dict[str, Any]]], names: Sequence[str], file: Path) -> None:
     """Each figure over the steps, as evaluated while training, else as trained; one line for each group of seeds."""
     from matplotlib.figure import Figure
 
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row["key"], []).append(row)
-    names = [name for name in names if any(curve(row["path"], name)[0] for row in rows)]
+    logs = [[logged(row["path"]) for row in group] for group in groups]
+    names = [name for name in names if any(curve(lines, name)[0] for group in logs for lines in group)]
     if not names:
         raise ConfigError("there is nothing to draw; metrics= names figures that these runs logged while training")
-    labels = {
-        key: apart([group[0]["settings"] for group in groups.values()], group[0]) for key, group in groups.items()
-    }
+    labels = [apart([other[0]["settings"] for other in groups], group[0]) for group in groups]
     figure = Figure(figsize=(4.4 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for number, (key, group) in enumerate(groups.items()):
+        for number, (label, group) in enumerate(zip(labels, logs, strict=True)):
             curves: dict[int, list[float]] = {}
-            for row in group:
-                for step, value in zip(*curve(row["path"], name), strict=True):
+            for lines in group:
+                for step, value in zip(*curve(lines, name), strict=True):
                     curves.setdefault(step, []).append(value)
             steps = sorted(curves)
             middle = [statistics.mean(curves[step]) for step in steps]
             spread = [statistics.stdev(curves[step]) if len(curves[step]) > 1 else 0.0 for step in steps]
             mark = {"marker": "o", "markersize": 3} if len(steps) < 20 else {}
-            axes.plot(steps, middle, color=f"C{number}", label=labels[key], **mark)
+            axes.plot(steps, middle, color=f"C{number}", label=label, **mark)
             band = [[m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1)]
             axes.fill_between(steps, *band, color=f"C{number}", alpha=0.2, linewidth=0)
         axes.set(xlabel="step", ylabel=name)
@@ -121,12 +117,16 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], file: Path) -> No
     print(f"plot {file}")
 
 
-def curve(run: Path, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a figure in metrics.jsonl: of eval where it was evaluated, else of train."""
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The events of metrics.jsonl; none where there is no such file or it is damaged."""
     try:
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
-        return [], []
+        return []
+
+
+def curve(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a figure among logged events: of eval where it was evaluated, else of train."""
     for split in ("eval", "train"):
         found = [line for line in lines if line["split"] == split and name in line]
         if found:

@@ -1,13 +1,14 @@
 """The command `dlref`: finds the sub-command, and turns what goes wrong into one sentence and an exit code."""
 
 import contextlib
+import csv
 import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
 
 from dlref.errors import ConfigError, DlrefError, did_you_mean
 
@@ -135,8 +136,17 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The same for rows by name, numbers to four digits."""
+    cells = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    print_table([list(rows[0]), *cells])
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
+    """Rows by name, all of the same names, as CSV."""
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def entry() -> None:

@@ -1,13 +1,12 @@
 """dlref predict: what a trained model says of files: rows of a table, or pictures."""
 
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files, split_key
-from dlref.cli.main import take_flags
+from dlref.cli.main import take_flags, write_rows
 from dlref.errors import CheckpointError, ConfigError, did_you_mean
 
 HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [plugins=my.py]
@@ -34,9 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
         raise ConfigError(f"invert={invert} is neither true nor false")
     rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)))
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_rows(rows, sys.stdout)
     return 0
 
 

@@ -1,6 +1,6 @@
 """dlref search: draw settings, train with each, and keep a table; it goes on where it was interrupted."""
 
-import csv
+import functools
 import json
 import logging
 import math
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlref.cli.compare import logged
 from dlref.cli.configs import compose, split_key
-from dlref.cli.main import explained, print_table, shown, take_flags
+from dlref.cli.main import explained, show_rows, take_flags, write_rows
 from dlref.cli.train import train
 from dlref.errors import ConfigError, DivergedError
 
@@ -110,7 +111,7 @@ def search(
         run = folder / f"{number:04d}"
         drawn = [f"{key}={value}" for key, value in study.trials[number].params.items()]
         logger.info("trial %d of %d: %s", number + 1, trials, " ".join(drawn))
-        code = explained(lambda: train([*fixed, *drawn, f"run_dir={run}", "resume=auto"]))  # noqa: B023
+        code = explained(functools.partial(train, [*fixed, *drawn, f"run_dir={run}", "resume=auto"]))
         if code not in (0, DivergedError.exit_code):
             return code  # the trial waits for the next call
         value = best(run, name, direction) if code == 0 else None
@@ -130,8 +131,7 @@ def draw(trial: Any, key: str, kind: str, values: list[Any]) -> None:
 
 def best(run: Path, name: str, direction: str) -> float | None:
     """The best value of a figure in the evaluations of a run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    values = [line[name] for line in lines if line["split"] == "eval" and name in line]
+    values = [line[name] for line in logged(run) if line["split"] == "eval" and name in line]
     return (max(values) if direction == "max" else min(values)) if values else None
 
 
@@ -145,10 +145,8 @@ def show(study: Any, folder: Path, name: str, direction: str) -> None:
     if not rows:
         raise ConfigError(f"none of {len(study.trials)} trials in {folder} came to an end; search smaller rates")
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print_table([list(rows[0]), *([shown(value) for value in row.values()] for row in rows[:10])])
+        write_rows(rows, file)
+    show_rows(rows[:10])
     keys = list(told[0].params)
     figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):

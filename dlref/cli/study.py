@@ -1,7 +1,6 @@
 """dlref study: run a demonstration of the books; its table and pictures go to runs/studies/NAME."""
 
 import ast
-import csv
 import importlib
 import inspect
 import json
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dlref.cli.configs import split_key
-from dlref.cli.main import print_table, shown, take_flags
+from dlref.cli.main import show_rows, take_flags, write_rows
 from dlref.errors import ConfigError, did_you_mean
 
 HELP = """usage: dlref study [NAME [key=value …]]
@@ -64,11 +63,9 @@ def study(name: str, settings: Sequence[str]) -> int:
     result = function(**given)
     seconds = time.perf_counter() - start
     torch.set_num_threads(threads)
-    print_table([list(result.table[0]), *([shown(value) for value in row.values()] for row in result.table)])
+    show_rows(result.table)
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(result.table[0]))
-        writer.writeheader()
-        writer.writerows(result.table)
+        write_rows(result.table, file)
     for title, picture in result.pictures.items():
         picture.savefig(folder / f"{title}.png", dpi=120)
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}

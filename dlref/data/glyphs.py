@@ -38,11 +38,6 @@ class Glyphs(Supervised):
             count = samples if split == "train" else samples // 5
             self.splits[split] = draw(count, noise, generator(seed, number))
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        rows, columns = self.splits["train"][0].shape[1:]
-        return super().sizes | {"rows": rows, "columns": columns}
-
     def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
         return inputs.to(dtype).div_(255)
 

@@ -86,11 +86,6 @@ class IDX(Supervised):
         draw = draw[mine.start - start : mine.stop - start].to(rows.device)
         return moved(rows, self.turn * draw[:, 0], 1 + self.zoom * draw[:, 1], self.shift * draw[:, 2:])
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        rows, columns = self.splits["train"][0].shape[1:]
-        return super().sizes | {"rows": rows, "columns": columns}
-
     def describe(self) -> dict[str, Any]:
         images = self.splits["train"][0]
         about = {"reads": "image", "shape": list(images.shape[1:]), "mean": self.mean, "deviation": self.deviation}

@@ -48,7 +48,9 @@ class Supervised:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {"inputs": math.prod(self.splits["train"][0].shape[1:]), "outputs": len(self.classes)}
+        shape = self.splits["train"][0].shape[1:]
+        of_images = {"rows": shape[0], "columns": shape[1]} if len(shape) == 2 else {}
+        return {"inputs": math.prod(shape), "outputs": len(self.classes)} | of_images
 
     @property
     def batches_per_pass(self) -> float:

@@ -85,10 +85,6 @@ class Table(Supervised):
             return torch.stack([labels(goal["name"], columns[goal["name"]], path) for goal in self.goals], dim=1)
         return encode(columns, self.goals, path)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"inputs": self.splits["train"][0].shape[1], "outputs": len(self.classes)}
-
     def describe(self) -> dict[str, Any]:
         return super().describe() | {
             "reads": "table",

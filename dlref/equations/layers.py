@@ -57,14 +57,14 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
     filters, channels, height, width = weight.shape
 
     def response(image: Tensor, f: int, i: int, j: int) -> Tensor:
-        total = bias[f]
+        y = bias[f]
         for c in range(channels):
             for k in range(height):
                 for l in range(width):  # noqa: E741
                     row, column = stride * i + k - padding, stride * j + l - padding
                     if 0 <= row < image.shape[1] and 0 <= column < image.shape[2]:
-                        total = total + weight[f, c, k, l] * image[c, row, column]
-        return total
+                        y = y + weight[f, c, k, l] * image[c, row, column]
+        return y
 
     rows, columns = (positions(x.shape[2 + d], weight.shape[2 + d], stride, padding) for d in range(2))
     return tensor(
@@ -86,12 +86,12 @@ def max_pooling(
     """y_bcij = max over k, l < K of x_bc(s i + k)(s j + l) (Zhou & Chellappa 1988)."""
 
     def largest(image: Tensor, i: int, j: int) -> Tensor:
-        largest = image[stride * i, stride * j]
+        most = image[stride * i, stride * j]
         for k in range(size):
             for l in range(size):  # noqa: E741
-                if image[stride * i + k, stride * j + l] > largest:
-                    largest = image[stride * i + k, stride * j + l]
-        return largest
+                if image[stride * i + k, stride * j + l] > most:
+                    most = image[stride * i + k, stride * j + l]
+        return most
 
     rows, columns = (positions(x.shape[2 + d], size, stride, padding=0) for d in range(2))
     return tensor(

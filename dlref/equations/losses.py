@@ -18,17 +18,17 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor: 
 
     The target's own share is 1 - ε, and ε is spread evenly over all classes (Szegedy et al. 2016, section 7).
     """
-    total = torch.zeros((), dtype=logits.dtype)
+    nats = torch.zeros((), dtype=logits.dtype)
     for shares, target in zip(softmax(logits), targets, strict=True):
         for c, share in enumerate(shares):
             wanted = smoothing / len(shares) + (1 - smoothing if c == target else 0)
-            total = total - wanted * torch.log(share)
-    return total
+            nats = nats - wanted * torch.log(share)
+    return nats
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:  # [B, D], [B, D] of 0 and 1 -> scalar
     """-Σ_b Σ_d t log σ(z) + (1 - t) log(1 - σ(z)), in nats: one independent yes or no for each output."""
-    total = torch.zeros((), dtype=logits.dtype)
+    nats = torch.zeros((), dtype=logits.dtype)
     for p, t in zip(sigmoid(logits).flatten(), targets.flatten(), strict=True):
-        total = total - t * torch.log(p) - (1 - t) * torch.log(1 - p)
-    return total
+        nats = nats - t * torch.log(p) - (1 - t) * torch.log(1 - p)
+    return nats

@@ -1,7 +1,7 @@
 """Studies: the books' demonstrations that are not the training of one model. Each is a function `study` of plain settings."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlref.data.images import MNIST
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -51,6 +52,23 @@ def descend(
         optimizer.step()
         with torch.no_grad():
             yield float(F.cross_entropy(net(data[0][chosen]), data[1][chosen]))
+
+
+def learn(
+    axes: "Axes",
+    name: str,
+    begin: Callable[[], tuple[nn.Module, torch.optim.Optimizer]],
+    data: tuple[Tensor, Tensor],
+    steps: int,
+    seeds: Sequence[int],
+) -> dict[str, float | str]:
+    """Batches of 128 from what `begin` makes for each seed: a curve into the picture, the last 200 losses for the table."""
+    curves = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        curves.append(list(descend(*begin(), data, steps, 128, seed)))
+    axes.plot(smooth([statistics.mean(at) for at in zip(*curves, strict=True)]), label=name)
+    return spread([curve[-200:] for curve in curves])
 
 
 def accuracy(net: nn.Module, data: tuple[Tensor, Tensor]) -> float:

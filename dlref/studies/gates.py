@@ -1,11 +1,10 @@
 """What one unit can learn and what takes two layers: AND, NAND, OR, XOR (*Deep Learning from Scratch*, chapter 2)."""
 
 import torch
-import torch.nn.functional as F
 
 from dlref.data.gates import OUTPUTS, Gate
 from dlref.models.mlp import MLP
-from dlref.objectives.supervised import Perceptron
+from dlref.objectives.supervised import Labels, Perceptron, Supervised
 from dlref.studies import Result
 
 
@@ -19,22 +18,22 @@ def study(steps: int = 200, seed: int = 0) -> Result:
     side = torch.linspace(-0.4, 1.4, 150)
     plane = torch.cartesian_prod(side, side)
     for column, name in enumerate(OUTPUTS):
-        inputs, targets = Gate(name).split("train")  # type: ignore[arg-type]
+        inputs, targets = Gate(name).split("train")
         torch.manual_seed(seed)
         nets = {"one unit": MLP(2, 1, [], init=0.0), "two layers": MLP(2, 1, [4], activation="tanh", init=1.0)}
         row: dict[str, float | str] = {"gate": name.upper()}
         for axes, (kind, net) in zip(grid[:, column], nets.items(), strict=True):
-            rate = 1.0 if kind == "one unit" else 0.1
-            optimizer = (torch.optim.SGD if kind == "one unit" else torch.optim.Adam)(net.parameters(), lr=rate)
+            objective: Supervised
+            optimizer: torch.optim.Optimizer
+            if kind == "one unit":
+                objective, optimizer, size = Perceptron(net), torch.optim.SGD(net.parameters(), lr=1.0), 1
+            else:
+                objective, optimizer, size = Labels(net), torch.optim.Adam(net.parameters(), lr=0.1), 4
             for step in range(steps):
-                rows = slice(step % 4, step % 4 + 1) if kind == "one unit" else slice(4)
-                loss = (
-                    torch.as_tensor(Perceptron(net).judge(net(inputs[rows]), targets[rows])["loss"].total)
-                    if kind == "one unit"
-                    else F.binary_cross_entropy_with_logits(net(inputs[rows]), targets[rows])
-                )
+                rows = slice(step % 4, step % 4 + 1) if size == 1 else slice(4)
+                loss = objective.judge(net(inputs[rows]), targets[rows])["loss"].total
                 optimizer.zero_grad()
-                loss.backward()
+                (torch.as_tensor(loss) / size).backward()
                 optimizer.step()
             with torch.no_grad():
                 right = int(((net(inputs) > 0) == (targets > 0.5)).sum())

@@ -1,7 +1,6 @@
 """How weights begin decides whether a deep network learns (*Deep Learning from Scratch*, section 6.2)."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ import torch
 
 from dlref.models.layers import ACTIVATIONS, Activation, Init
 from dlref.models.mlp import MLP
-from dlref.studies import Result, descend, mnist, smooth, spread
+from dlref.studies import Result, learn, mnist
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +32,12 @@ def study(
     table: list[dict[str, float | str]] = []
     images = mnist(root)
     for name, (init, book) in INITS.items():
-        curves = []
-        for seed in seeds:
-            torch.manual_seed(seed)
+
+        def begin(init: Init = init) -> tuple[MLP, torch.optim.Optimizer]:
             net = MLP(784, 10, [100] * 4, activation=activation, init=init)
-            optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-            curves.append(list(descend(net, optimizer, images.train, steps, 128, seed)))
-        axes.plot(smooth([statistics.mean(at) for at in zip(*curves, strict=True)]), label=name)
-        table.append({"init": name, **spread([curve[-200:] for curve in curves]), "book": book})
+            return net, torch.optim.SGD(net.parameters(), lr=0.01)
+
+        table.append({"init": name, **learn(axes, name, begin, images.train, steps, seeds), "book": book})
     axes.axhline(math.log(10), color="0.7", linewidth=0.8, label="ln 10: chance")
     axes.set(xlabel="step", ylabel="loss in nats, mean of 50 steps", ylim=(0, 2.5))
     axes.legend()

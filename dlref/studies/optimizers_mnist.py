@@ -1,15 +1,16 @@
 """Four optimizers on MNIST, five layers with 100 units each (*Deep Learning from Scratch*, section 6.1.8)."""
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dlref.models.mlp import MLP
-from dlref.studies import Result, descend, mnist, smooth, spread
+from dlref.studies import Result, learn, mnist
 
-OPTIMIZERS = {
+Make = Callable[[Any], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.01),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "AdaGrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
@@ -27,13 +28,12 @@ def study(root: Path | None = None, steps: int = 2000, seeds: Sequence[int] = (0
     table: list[dict[str, float | str]] = []
     images = mnist(root)
     for name, make in OPTIMIZERS.items():
-        curves = []
-        for seed in seeds:
-            torch.manual_seed(seed)
+
+        def begin(make: Make = make) -> tuple[MLP, torch.optim.Optimizer]:
             net = MLP(784, 10, [100] * 4, init="he")
-            curves.append(list(descend(net, make(net.parameters()), images.train, steps, 128, seed)))
-        axes.plot(smooth([statistics.mean(at) for at in zip(*curves, strict=True)]), label=name)
-        table.append({"optimizer": name, **spread([curve[-200:] for curve in curves]), "book": BOOK[name]})
+            return net, make(net.parameters())
+
+        table.append({"optimizer": name, **learn(axes, name, begin, images.train, steps, seeds), "book": BOOK[name]})
     axes.set(xlabel="step", ylabel="loss in nats, mean of 50 steps", ylim=(0, 1))
     axes.legend()
     return Result(table, {"optimizers_mnist": figure})

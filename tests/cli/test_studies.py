@@ -28,7 +28,7 @@ def test_every_study_leaves_a_table_and_its_pictures(
 ) -> None:
     settings = [*QUICK[name], f"root={request.getfixturevalue('datasets')}"] if name in QUICK else []
     assert main(["study", name, *settings, f"run_dir={tmp_path / 'here'}"]) == 0
-    rows = list(csv.DictReader(open(tmp_path / "here" / "table.csv", encoding="utf-8")))  # noqa: SIM115
+    rows = list(csv.DictReader((tmp_path / "here" / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows) > 2
     pictures = list((tmp_path / "here").glob("*.png"))
     assert pictures
@@ -83,7 +83,7 @@ def test_a_search_goes_on_where_it_was_interrupted(
     small = ["model=mlp", "data.points=20", "trainer.max_steps=6", "trainer.eval_every=3", "device=cpu"]
 
     def table(folder: str) -> list[dict[str, str]]:
-        rows = list(csv.DictReader(open(tmp_path / folder / "table.csv", encoding="utf-8")))  # noqa: SIM115
+        rows = list(csv.DictReader((tmp_path / folder / "table.csv").read_text(encoding="utf-8").splitlines()))
         return [{key: value for key, value in row.items() if key != "run"} for row in rows]
 
     assert main(["search", *small, *space, f"search_dir={tmp_path / 'whole'}"]) == 0

@@ -14,7 +14,7 @@ def test_a_gate_is_its_table() -> None:
         "xor": lambda a, b: a != b,
     }
     for gate in OUTPUTS:
-        inputs, targets = Gate(gate).split("train")  # type: ignore[arg-type]
+        inputs, targets = Gate(gate).split("train")
         assert sorted(inputs.tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
         assert targets.flatten().tolist() == [float(rules[gate](a == 1, b == 1)) for a, b in inputs.tolist()]
 
