@@ -17,6 +17,7 @@ NEEDS_MNIST = ("mnist", "idx")
 MODEL_OF = {
     "language_modelling": "lstm_lm",
     "q_learning": "dqn",
+    "denoising": "ladder",
     "python_docs": "lstm_lm",
     "play": "dqn",
     "cartpole": "dqn",

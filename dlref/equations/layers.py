@@ -131,5 +131,18 @@ def dropout(x: Tensor, kept: Tensor, share: float) -> Tensor:
     return tensor(flat).view(x.shape)
 
 
+def lateral(
+    z: Tensor, u: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> Tensor:  # [B, D], [B, D], [D] × 4 -> [B, D]
+    """ẑ_i = (z_i - m_i) σ(c_i u_i + d_i) + m_i with m_i = a_i u_i + b_i (Rasmus et al. 2015, section 3.2, simplified)."""
+    y: list[list[Tensor]] = []
+    for noisy, above in zip(z, u, strict=True):
+        y.append([])
+        for i in range(len(noisy)):
+            middle = a[i] * above[i] + b[i]
+            y[-1].append((noisy[i] - middle) / (1 + torch.exp(-(c[i] * above[i] + d[i]))) + middle)
+    return tensor(y)
+
+
 def elementwise(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     return tensor([function(a) for a in x.flatten()]).view(x.shape)

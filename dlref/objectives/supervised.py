@@ -49,7 +49,7 @@ class Supervised(Objective):
             )
         attacked = self.training and self.adversarial > 0
         inputs = batch.inputs.detach().requires_grad_() if attacked else batch.inputs
-        outputs = at_least_float32(self.net(inputs))
+        outputs, beside = self.read(inputs)
         if not self.fits(outputs, batch.targets):
             raise ConfigError(
                 f"objective {type(self).__name__} takes {self.targets}; the data give targets {list(batch.targets.shape)} "
@@ -61,7 +61,11 @@ class Supervised(Objective):
             moved = inputs.detach() + self.adversarial * F.normalize(slope.flatten(1)).view_as(slope)
             worse = self.judge(at_least_float32(self.net(moved)), batch.targets)["loss"]
             totals["loss"] = Mean((totals["loss"].total + worse.total) / 2, worse.count)
-        return totals
+        return totals | beside
+
+    def read(self, inputs: Tensor) -> tuple[Tensor, Totals]:
+        """The network's outputs, and what else there is to tell of these inputs."""
+        return at_least_float32(self.net(inputs)), {}
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         return targets.is_floating_point() and targets.shape == outputs.shape

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlref.data.supervised import Examples
 from dlref.equations import layers as equations
 from dlref.errors import ConfigError
 from dlref.models.cnn import CNN
+from dlref.models.ladder import Ladder
 from dlref.models.layers import Dropout, PrincipalComponents, initialize
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
@@ -166,3 +167,53 @@ def test_a_convolution_begins_by_the_inputs_of_one_response() -> None:
 
 def test_the_perceptron_s_gate_is_one_affine_unit() -> None:
     assert [tuple(p.shape) for p in MLP(2, 1, []).parameters()] == [(1, 2), (1,)]
+
+
+def test_a_ladder_tells_its_inputs_step_by_step_as_its_equations_do() -> None:
+    torch.manual_seed(0)
+    net = Ladder(4, 3, [5, 6], noise=0, input_noise=0).double()
+    for parameter in net.parameters():  # also what begins at 0 or 1
+        nn.init.normal_(parameter)
+    x = torch.randn(7, 2, 2, dtype=torch.float64)
+    outputs, errors = net.denoise(x)
+
+    def normal(x: Tensor) -> Tensor:
+        return equations.batch_norm(x, torch.ones(x.shape[1]), torch.zeros(x.shape[1]), 1e-5)
+
+    values = [x.flatten(1)]
+    h = values[0]
+    for layer, (up, shift) in enumerate(zip(net.up, net.shifts, strict=True)):
+        values.append(normal(h @ up.weight.T))
+        h = values[-1] + shift
+        h = equations.relu(h) if layer < 2 else h * net.gain
+    torch.testing.assert_close(outputs, h)
+    u = equations.softmax(h)
+    for layer in (3, 2, 1, 0):
+        lateral = net.laterals[layer]
+        estimate = equations.lateral(values[layer], normal(u), lateral.a, lateral.b, lateral.c, lateral.d)
+        u = estimate @ net.down[layer - 1].weight.T if layer else estimate
+    torch.testing.assert_close(errors, ((u - x.flatten(1)) ** 2).sum(1))
+
+
+def test_a_ladder_is_an_mlp_with_batch_norm_in_evaluation() -> None:
+    torch.manual_seed(0)
+    ladder, mlp = Ladder(6, 4, [5, 7], components=3), MLP(6, 4, [5, 7], batch_norm=True, components=3)
+    images = torch.randn(40, 6)
+    for net in (ladder, mlp):
+        net.fit([images])
+    assert not torch.equal(ladder(images), ladder(images))  # in training there is noise, and statistics are taken
+    for shift in ladder.shifts:
+        nn.init.normal_(shift)
+    linears = [layer for layer in mlp.layers if isinstance(layer, nn.Linear)]
+    norms = [layer for layer in mlp.layers if isinstance(layer, nn.BatchNorm1d)]
+    with torch.no_grad():
+        for up, norm, shift, linear, twin in zip(ladder.up, ladder.norms, ladder.shifts, linears, norms, strict=False):
+            linear.weight.copy_(up.weight)
+            twin.bias.copy_(shift)
+            twin.running_mean.copy_(norm.running_mean)
+            twin.running_var.copy_(norm.running_var)
+        last, norm = linears[-1], ladder.norms[-1]
+        gain = ladder.gain / (norm.running_var + norm.eps).sqrt()
+        last.weight.copy_(ladder.up[-1].weight * gain[:, None])
+        last.bias.copy_(ladder.shifts[-1] * ladder.gain - norm.running_mean * gain)
+    torch.testing.assert_close(ladder.eval()(images), mlp.eval()(images))

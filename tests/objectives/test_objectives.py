@@ -12,9 +12,11 @@ from dlref.data.supervised import Examples
 from dlref.data.text import Piece
 from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean
+from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
 from dlref.objectives import Objective
+from dlref.objectives.ladder import Denoising
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.q_learning import QLearning
 from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression, Supervised
@@ -253,3 +255,19 @@ def test_adversarial_inputs_lie_at_that_length_where_the_loss_is_larger() -> Non
         assert plain(Examples(x + step, classes))["loss"].value < hurt
     evaluated = Classification(net, adversarial=0.1).eval()(Examples(x, classes))
     assert evaluated["loss"].value == plain(Examples(x, classes))["loss"].value
+
+
+def test_the_denoising_error_joins_the_loss_in_training_alone() -> None:
+    torch.manual_seed(0)
+    net, x, classes = Ladder(5, 4, [6], noise=0, input_noise=0), torch.randn(7, 5), torch.randint(4, (7,))
+    batch = Examples(x, classes)
+    asked = Denoising(net, denoising=3.0)(batch)
+    assert asked["denoising_error"].value == pytest.approx(float(net.denoise(x)[1].mean().detach()))
+    expected = Classification(net)(batch)["loss"].value + 3 * asked["denoising_error"].value
+    assert asked["loss"].value == pytest.approx(expected)
+    attacked = Denoising(net, denoising=3.0, adversarial=0.1)(batch)
+    added = attacked["loss"].value - Classification(net, adversarial=0.1)(batch)["loss"].value
+    assert added == pytest.approx(3 * asked["denoising_error"].value)
+    assert set(Denoising(net).eval()(batch)) == {"loss", "nll", "accuracy"}
+    with pytest.raises(ConfigError, match="takes a ladder network, not MLP"):
+        Denoising(MLP(5, 4, [6]))  # type: ignore[arg-type]

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from dlref.data.supervised import Examples
 from dlref.equations import gradients
 from dlref.models.cnn import CNN
+from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
+from dlref.objectives.ladder import Denoising
 from dlref.objectives.supervised import Classification
 from tests.proofs.harness import EXACT, proves, random
 
@@ -70,13 +72,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         MLP(12, 7, [5], activation="tanh"), MLP(7, 6, [4], activation="gelu"), MLP(6, 3, [5], activation="sigmoid")
     ),
     "convolutions": lambda: CNN(4, 3, 3, blocks=[[2, 3]], widths=[4], batch_norm=True),
+    "ladder": lambda: Ladder(12, 3, [5, 6], noise=0, input_noise=0),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_gradient_of_a_whole_network_is_the_numerical_one(name: str) -> None:
     torch.manual_seed(0)
-    objective = Classification(NETWORKS[name](), label_smoothing=0.1).double()
+    net = NETWORKS[name]()
+    objective = (Denoising if isinstance(net, Ladder) else Classification)(net, label_smoothing=0.1).double()
     batch = Examples(random(7, 4, 3), torch.tensor([0, 1, 2, 0, 1, 2, 2]))
     parameters = dict(objective.named_parameters())
     loss: Any = objective(batch)["loss"].total

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dlref.equations import layers
+from dlref.models.ladder import Lateral
 from dlref.models.layers import Dropout
 from tests.proofs.harness import EXACT, agree, proves, random
 
@@ -117,3 +118,13 @@ def dropout(equation: Any) -> None:
 @proves(layers.elementwise)
 def elementwise(equation: Any) -> None:
     agree(lambda x: equation(x, lambda a: a**3 + 1), lambda x: x**3 + 1, random(2, 3, 4))
+
+
+@proves(layers.lateral)
+def lateral(equation: Any) -> None:
+    shape = Lateral(3).double()
+
+    def fast(z: Tensor, u: Tensor, *numbers: Tensor) -> Tensor:
+        return torch.func.functional_call(shape, dict(zip("abcd", numbers, strict=True)), (z, u))
+
+    agree(equation, fast, random(2, 3), random(2, 3, seed=1), *(random(3, seed=seed) for seed in range(2, 6)))
