@@ -21,7 +21,7 @@ def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 def norm(gradient: list[Tensor]) -> Tensor:
     """The Euclidean norm; not finite if any entry is not."""
-    return torch.nn.utils.get_total_norm(gradient)
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient))) if gradient else torch.zeros(())
 
 
 def scale_(gradient: list[Tensor], factor: float) -> None:
