@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -36,6 +35,7 @@ def add(a: Totals, b: Totals) -> Totals:
     }
 
 
-def detach(totals: Totals) -> Totals:
-    """The same figures without their history, the totals in float64 so that long sums stay exact."""
-    return {name: Mean(torch.as_tensor(mean.total).detach().double(), mean.count) for name, mean in totals.items()}
+def read(totals: Totals) -> Totals:
+    """The same figures as plain numbers, whose sums stay exact for long; waits for the device that computes them."""
+    plain = lambda x: x.item() if isinstance(x, Tensor) else x  # noqa: E731
+    return {name: Mean(plain(mean.total), plain(mean.count)) for name, mean in totals.items()}

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from dlref.errors import ConfigError, LostRankError
 from dlref.metrics import Mean, Totals
@@ -102,12 +102,12 @@ def sum_over_ranks(totals: Totals, *numbers: float) -> tuple[Totals, list[float]
     """
     if not dist.is_initialized():
         return totals, list(numbers)
-    device = next((m.total.device for m in totals.values() if isinstance(m.total, Tensor)), torch.device("cpu"))
-    flat = [part for mean in totals.values() for part in mean]
-    message = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device).detach() for x in [*flat, *numbers]])
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    flat = [float(part) for mean in totals.values() for part in mean]
+    message = torch.tensor([*flat, *numbers], dtype=torch.float64, device=device)
     dist.all_reduce(message)
-    sums = {name: Mean(message[2 * i], message[2 * i + 1]) for i, name in enumerate(totals)}
-    return sums, message[2 * len(totals) :].tolist()
+    sums = message.tolist()
+    return {name: Mean(sums[2 * i], int(sums[2 * i + 1])) for i, name in enumerate(totals)}, sums[len(flat) :]
 
 
 def same_names(totals: Totals) -> Totals:

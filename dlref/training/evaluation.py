@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dlref.metrics import Totals, add, detach
+from dlref.metrics import Totals, add, read
 from dlref.objectives import Objective
 from dlref.training import distributed
 
@@ -21,6 +21,6 @@ def evaluate(
         for batch in data.batches(split, objective.net, shard):
             with autocast():
                 part = objective(batch)
-            totals = add(totals, detach(part))
+            totals = add(totals, read(part))
     objective.train(was_training)
     return objective.summarize(distributed.sum_over_ranks(distributed.same_names(totals))[0])

@@ -48,7 +48,7 @@ def shared_state(trainer: Trainer) -> dict[str, Any]:
     average = trainer.average
     return {
         "progress": asdict(trainer.progress),
-        "window": {name: [float(mean.total), int(mean.count)] for name, mean in trainer.window.items()},
+        "window": {name: list(mean) for name, mean in trainer.window.items()},
         "optimizer": trainer.optimizer.state_dict(),
         "trained": weights(trainer.objective) if average else None,  # the shown weights are averages then
         "averaged": int(average.n_averaged) if average else None,
@@ -76,7 +76,7 @@ def restore(
         trainer.average.n_averaged.fill_(shared["averaged"] or 0)
     progress = dict(shared["progress"])
     trainer.progress = Progress(**progress | {"logged": tuple(progress["logged"])})
-    trainer.window = {name: Mean(torch.tensor(t, dtype=torch.float64), n) for name, (t, n) in shared["window"].items()}
+    trainer.window = {name: Mean(*mean) for name, mean in shared["window"].items()}
     load_optimizer(trainer.optimizer, shared["optimizer"], where)
     if own["data"] is not None:  # with other data they begin anew
         trainer.data.load_state_dict(own["data"])

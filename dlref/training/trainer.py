@@ -1,6 +1,7 @@
 """The one training loop: minimise the total called `loss` over its count, whatever is learned from whatever data."""
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dlref.errors import ConfigError, DivergedError
-from dlref.metrics import Totals, add, detach
+from dlref.metrics import Totals, add, read
 from dlref.objectives import Objective
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import evaluate
@@ -148,7 +149,7 @@ class Trainer:
                 with self.autocast():
                     part: Totals = model(next(batches))
                 torch.as_tensor(part["loss"].total).backward()
-            totals = add(totals, detach(part))
+            totals = add(totals, read(part))
         now = time.perf_counter()
         totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
         if not self.compiling:  # which the first step is spent on
@@ -156,9 +157,9 @@ class Trainer:
         self.clock, self.compiling = now, False
         gradient = gradients.values(self.parameters)
         # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean.
-        scale = self.shard.ranks / max(float(totals["loss"].count), 1.0)
+        scale = self.shard.ranks / max(totals["loss"].count, 1)
         norm = float(gradients.norm(gradient)) * scale
-        if not torch.isfinite(torch.as_tensor(totals["loss"].total) + norm):
+        if not math.isfinite(totals["loss"].total + norm):
             raise DivergedError(
                 f"step {progress.step + 1} is not finite: loss {totals['loss'].value:g}, gradient norm {norm:g}, "
                 f"learning rate {self.rates[0] * factor:g}; the weights are as before it: lower optimizer.lr or set "
