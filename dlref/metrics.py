@@ -1,6 +1,6 @@
 """Totals and counts: what may cross a batch, a rank or a step. Division happens once, when a person reads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -37,5 +37,8 @@ def add(a: Totals, b: Totals) -> Totals:
 
 def read(totals: Totals) -> Totals:
     """The same figures as plain numbers, whose sums stay exact for long; waits for the device that computes them."""
-    plain = lambda x: x.item() if isinstance(x, Tensor) else x  # noqa: E731
-    return {name: Mean(plain(mean.total), plain(mean.count)) for name, mean in totals.items()}
+    return {name: Mean(number(mean.total), number(mean.count)) for name, mean in totals.items()}
+
+
+def number(x: Any) -> Any:
+    return x.item() if isinstance(x, Tensor) else x

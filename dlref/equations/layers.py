@@ -134,7 +134,7 @@ def dropout(x: Tensor, kept: Tensor, share: float) -> Tensor:
 def lateral(
     z: Tensor, u: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
 ) -> Tensor:  # [B, D], [B, D], [D] × 4 -> [B, D]
-    """ẑ_i = (z_i - m_i) σ(c_i u_i + d_i) + m_i with m_i = a_i u_i + b_i (Rasmus et al. 2015, section 3.2, simplified)."""
+    """ẑ_i = (z_i - m_i) σ(c_i u_i + d_i) + m_i with m_i = a_i u_i + b_i (after Rasmus et al. 2015, section 3)."""
     y: list[list[Tensor]] = []
     for noisy, above in zip(z, u, strict=True):
         y.append([])

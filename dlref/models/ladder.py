@@ -13,7 +13,7 @@ from dlref.models.layers import Noise, PrincipalComponents
 
 class Lateral(nn.Module):
     """What a unit was without its noise: (z - m) σ(c u + d) + m with m = a u + b, from its noisy value z and what the layers
-    above tell of it, u (section 3.2, equation 2; there m and the gate are sums of a sigmoid and a line)."""
+    above tell of it, u (section 3; there m and the gate are sums of a sigmoid and a line)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
-from dlref.models.ladder import Ladder
 from dlref.objectives import at_least_float32
 from dlref.objectives.supervised import Classification
 
@@ -14,23 +13,22 @@ from dlref.objectives.supervised import Classification
 class Denoising(Classification):
     """In training the squared error of the estimated inputs, summed over them, times `denoising`, joins the loss.
 
-    `denoising_error` is that sum, mean of the samples (Rasmus et al. 2015, equation 7 for the lowest layer).
+    The network's `denoise(inputs)` gives its outputs and that error of each sample [B]; raises ConfigError without it.
+    `denoising_error` is that sum, mean of the samples (Rasmus et al. 2015, the cost of the lowest layer).
     """
-
-    net: Ladder
 
     def __init__(
         self,
-        net: Ladder,
+        net: nn.Module,
         denoising: float = 0.01,
         label_smoothing: float = 0.0,
         max_norm: float | None = None,
         adversarial: float = 0.0,
     ) -> None:
         super().__init__(net, label_smoothing, max_norm, adversarial)
-        if not isinstance(net, Ladder):
+        if not hasattr(net, "denoise"):
             raise ConfigError(
-                f"objective Denoising takes a ladder network, not {type(net).__name__}; choose model=ladder"
+                f"objective Denoising takes a network that can denoise, not {type(net).__name__}; model=ladder"
             )
         if denoising < 0:
             raise ConfigError(f"objective.denoising is {denoising}; it takes a weight from 0 on")
@@ -39,7 +37,7 @@ class Denoising(Classification):
     def read(self, inputs: Tensor) -> tuple[Tensor, Totals]:
         if not self.training:
             return super().read(inputs)
-        outputs, errors = self.net.denoise(inputs)
+        outputs, errors = self.net.denoise(inputs)  # type: ignore[operator] # which it was asked for
         return at_least_float32(outputs), {"denoising_error": Mean(at_least_float32(errors).sum(), len(errors))}
 
     def forward(self, batch: Any) -> Totals:

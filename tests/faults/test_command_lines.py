@@ -61,7 +61,8 @@ MISTAKES = {
     "model=": "there is no model ''; choose from ",
     "+data=spirl": "did you mean 'spiral'?",
     "optimizer=adamm": "did you mean 'adam'?",
-    "experiment=mnist": "choose from ",
+    "experiment=mnist": "did you mean 'mlp_mnist'?",
+    "experiment=digits": "choose from ",
     "data=null": "there is no data 'null'",
     "model=null": "there is no model 'null'",
     # a wrong type

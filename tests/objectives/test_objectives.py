@@ -269,5 +269,5 @@ def test_the_denoising_error_joins_the_loss_in_training_alone() -> None:
     added = attacked["loss"].value - Classification(net, adversarial=0.1)(batch)["loss"].value
     assert added == pytest.approx(3 * asked["denoising_error"].value)
     assert set(Denoising(net).eval()(batch)) == {"loss", "nll", "accuracy"}
-    with pytest.raises(ConfigError, match="takes a ladder network, not MLP"):
-        Denoising(MLP(5, 4, [6]))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes a network that can denoise, not MLP"):
+        Denoising(MLP(5, 4, [6]))
