@@ -37,7 +37,7 @@ BENCHMARKS = {
     ),
     "mlp_small": Benchmark(
         "samples",
-        [*MLP, "network.widths=[50]", "threads=2", "trainer.max_steps=4000"],
+        [*MLP, "network.widths=[50]", "threads=1", "trainer.max_steps=4000"],
         ["mlp.py", "{data}/mnist", "50"],
     ),
 }
