@@ -1,5 +1,6 @@
 """What a classifier has learned, to look at."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,14 +139,16 @@ class Filters(Report):
             return {}
         if self.before is None and split == "eval":
             self.before = now.clone()
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
 
+        shades = colormaps["gray"].with_extremes(bad="lightsteelblue")  # a white weight shows on it
         parts = [("now", now)]
         if self.before is not None and not torch.equal(self.before, now):
             parts = [("before training", self.before), ("now", now)]
         figure = Figure(figsize=(4.6 * len(parts), 0.58 * -(-len(now) // 8) + 0.4), layout="constrained")
         for axes, (title, weights) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-            axes.imshow(mosaic(weights, columns=8), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(mosaic(weights, columns=8), cmap=shades, vmin=0, vmax=1)
             axes.set_title(f"filters of the first layer, {title}", fontsize=9)
             axes.axis("off")
         return {"filters": figure}
@@ -166,10 +169,10 @@ class Filters(Report):
 
 
 def mosaic(images: Tensor, columns: int) -> Tensor:
-    """Images [N, Y, X] in rows of `columns`, each from 0 for its least to 1 for its largest number, a white line between."""
+    """Images [N, Y, X] in rows of `columns`, each from 0 for its least to 1 for its largest number, a line of NaN between."""
     low, high = (end(images, dim=(1, 2), keepdim=True) for end in (torch.amin, torch.amax))
-    shown = F.pad((images - low) / (high - low).clamp_min(1e-12), (0, 1, 0, 1), value=1.0)
-    shown = F.pad(shown, (0, 0, 0, 0, 0, -len(shown) % columns), value=1.0)
+    shown = F.pad((images - low) / (high - low).clamp_min(1e-12), (0, 1, 0, 1), value=math.nan)
+    shown = F.pad(shown, (0, 0, 0, 0, 0, -len(shown) % columns), value=math.nan)
     rows, (height, width) = len(shown) // columns, shown.shape[1:]
     return shown.view(rows, columns, height, width).transpose(1, 2).reshape(rows * height, columns * width)
 
