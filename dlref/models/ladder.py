@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.errors import ConfigError
-from dlref.models.layers import Noise, PrincipalComponents
+from dlref.models.layers import Noise, PrincipalComponents, fit_components, require_units
 
 
 class Lateral(nn.Module):
@@ -43,8 +42,7 @@ class Ladder(nn.Module):
         components: int | None = None,
     ) -> None:
         super().__init__()
-        if any(width < 1 for width in widths):
-            raise ConfigError(f"network.widths is {list(widths)}; each hidden layer takes 1 unit or more")
+        require_units(widths)
         self.read = nn.Sequential(nn.Flatten())
         if components is not None:
             self.read.append(PrincipalComponents(inputs, components))
@@ -60,9 +58,7 @@ class Ladder(nn.Module):
 
     def fit(self, inputs: Iterable[Tensor]) -> None:
         """What is computed from all training inputs before the first step."""
-        for layer in self.read:
-            if isinstance(layer, PrincipalComponents):
-                layer.fit(inputs)
+        fit_components(self, inputs)
 
     def climb(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Outputs [B, outputs], and each layer's values [B, width] from the inputs `x` as read up to the last, with noise."""

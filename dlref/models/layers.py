@@ -46,6 +46,19 @@ class PrincipalComponents(nn.Module):
         return (x - self.mean) @ self.directions
 
 
+def fit_components(net: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Fit the network's principal components, if it has any, to all training inputs, in pieces [B, ...]."""
+    for layer in net.modules():
+        if isinstance(layer, PrincipalComponents):
+            layer.fit(inputs)
+
+
+def require_units(widths: Sequence[int]) -> None:
+    """Raise ConfigError for widths below 1."""
+    if any(width < 1 for width in widths):
+        raise ConfigError(f"network.widths is {list(widths)}; each hidden layer takes 1 unit or more")
+
+
 class Noise(nn.Module):
     """Adds normal noise of the given deviation in training."""
 
@@ -82,8 +95,7 @@ def hidden_layers(
     inputs: int, widths: Sequence[int], activation: Activation, batch_norm: bool, dropout: float
 ) -> list[nn.Module]:
     """Affine, (batch norm,) activation, (dropout) for each width. Raises ConfigError for widths below 1."""
-    if any(width < 1 for width in widths):
-        raise ConfigError(f"network.widths is {list(widths)}; each hidden layer takes 1 unit or more")
+    require_units(widths)
     layers: list[nn.Module] = []
     for width, next_width in zip([inputs, *widths], widths, strict=False):
         layers.append(nn.Linear(width, next_width, bias=not batch_norm))  # the norm brings its own shift

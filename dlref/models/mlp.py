@@ -4,7 +4,16 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
-from dlref.models.layers import Activation, Dropout, Init, Noise, PrincipalComponents, hidden_layers, initialize
+from dlref.models.layers import (
+    Activation,
+    Dropout,
+    Init,
+    Noise,
+    PrincipalComponents,
+    fit_components,
+    hidden_layers,
+    initialize,
+)
 
 
 class MLP(nn.Module):
@@ -43,9 +52,7 @@ class MLP(nn.Module):
 
     def fit(self, inputs: Iterable[Tensor]) -> None:
         """What is computed from all training inputs before the first step."""
-        for layer in self.layers:
-            if isinstance(layer, PrincipalComponents):
-                layer.fit(inputs)
+        fit_components(self, inputs)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, ...] -> [B, outputs]
         return self.layers(x)

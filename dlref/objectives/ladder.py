@@ -28,7 +28,7 @@ class Denoising(Classification):
         super().__init__(net, label_smoothing, max_norm, adversarial)
         if not hasattr(net, "denoise"):
             raise ConfigError(
-                f"objective Denoising takes a network that can denoise, not {type(net).__name__}; model=ladder"
+                f"objective Denoising takes a network that can denoise, not {type(net).__name__}; choose model=ladder"
             )
         if denoising < 0:
             raise ConfigError(f"objective.denoising is {denoising}; it takes a weight from 0 on")
@@ -37,7 +37,8 @@ class Denoising(Classification):
     def read(self, inputs: Tensor) -> tuple[Tensor, Totals]:
         if not self.training:
             return super().read(inputs)
-        outputs, errors = self.net.denoise(inputs)  # type: ignore[operator] # which it was asked for
+        denoise: Any = self.net.denoise
+        outputs, errors = denoise(inputs)
         return at_least_float32(outputs), {"denoising_error": Mean(at_least_float32(errors).sum(), len(errors))}
 
     def forward(self, batch: Any) -> Totals:

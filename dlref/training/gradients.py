@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def clear(parameters: Iterable[nn.Parameter]) -> None:
-    """What `optimizer.zero_grad` does, in a twentieth of its time, which small steps notice."""
+    """What `optimizer.zero_grad` does, without its hooks and grouping, which small steps notice."""
     for parameter in parameters:
         parameter.grad = None
 

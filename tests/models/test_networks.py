@@ -195,6 +195,12 @@ def test_a_ladder_tells_its_inputs_step_by_step_as_its_equations_do() -> None:
     torch.testing.assert_close(errors, ((u - x.flatten(1)) ** 2).sum(1))
 
 
+@pytest.mark.parametrize(("noise", "input_noise"), [(0.0, 0.3), (0.3, 0.0), (0.0, 0.0)])
+def test_a_ladder_has_noise_at_its_inputs_and_in_its_layers(noise: float, input_noise: float) -> None:
+    net, x = Ladder(6, 4, [5], noise=noise, input_noise=input_noise), torch.randn(9, 6)
+    assert torch.equal(net(x), net(x)) == (noise == input_noise == 0)
+
+
 def test_a_ladder_is_an_mlp_with_batch_norm_in_evaluation() -> None:
     torch.manual_seed(0)
     ladder, mlp = Ladder(6, 4, [5, 7], components=3), MLP(6, 4, [5, 7], batch_norm=True, components=3)
