@@ -70,7 +70,7 @@ for row in "$@"; do
         mlp_mnist_permuted) reproduce mlp_mnist_permuted test "experiment=mlp_mnist data.permutation=1" ;;
         mlp_mnist_fast | mlp_mnist | cnn_mnist | cnn_mnist_deep) reproduce "$row" test "experiment=$row" ;;
         bf16)
-            mnist="experiment=mlp_mnist_fast data.eval_size=5000 trainer.max_seconds=null trainer.passes=10"
+            mnist="experiment=mlp_mnist_fast data.eval_size=5000 trainer.max_seconds=null trainer.passes=3"
             for precision in float32 bf16; do
                 reproduce "mlp-$precision" eval "model=mlp trainer.precision=$precision"
                 reproduce "cnn-$precision" eval "model=cnn trainer.precision=$precision"

@@ -21,6 +21,11 @@ MODEL_OF = {
     "python_docs": "lstm_lm",
     "play": "dqn",
     "cartpole": "dqn",
+    "frozen_lake": "dqn",
+    "policy_gradient": "reinforce",
+    "rollouts": "reinforce",
+    "actor_critic": "actor_critic",
+    "rollouts_cartpole": "actor_critic",
     **dict.fromkeys(("gate", "perceptron", "labels", "regression"), "perceptron"),
 }
 
@@ -32,7 +37,8 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     config = compose([f"{group}={option}"])
     build.check(config)
     assert config["goal"], "it says what it should reach"
-    settings = ["data.warmup_steps=20", "data.episodes=1"] if "play" in config["data"]["_target_"] else []
+    kind = config["data"]["_target_"].rpartition(".")[2]
+    settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
     if "images" in config["data"]["_target_"]:
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
     code, said = train(f"{group}={option}", *settings, "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
@@ -51,6 +57,8 @@ def test_fault_23_every_part_can_be_chosen(
     settings = [f"model={MODEL_OF.get(option, 'mlp')}", f"{group}={option}"]
     if settings[0] == "model=dqn":
         settings += ["data.warmup_steps=20", "data.episodes=1"]
+    elif settings[0] in ("model=reinforce", "model=actor_critic"):
+        settings += ["data.episodes=1"]
     if option == "table":
         rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
         (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))

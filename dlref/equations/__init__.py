@@ -21,3 +21,8 @@ def tensor(nested: Any) -> Tensor:
 def total(numbers: Iterable[Tensor]) -> Tensor:
     """The sum of single numbers."""
     return functools.reduce(operator.add, numbers)
+
+
+def largest(numbers: Iterable[Tensor]) -> Tensor:
+    """The largest of single numbers."""
+    return functools.reduce(lambda best, number: number if number > best else best, numbers)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.layers import ACTIVATIONS, Activation, Init, Noise, hidden_layers, initialize
+from dlref.models.layers import ACTIVATIONS, Activation, Dueling, Init, Noise, hidden_layers, initialize
 
 
 class CNN(nn.Module):
@@ -34,6 +34,7 @@ class CNN(nn.Module):
         block_dropout: float = 0.0,
         dropout: float = 0.0,
         input_noise: float = 0.0,
+        dueling: bool = False,
         init: Init = "torch",
     ) -> None:
         super().__init__()
@@ -66,7 +67,9 @@ class CNN(nn.Module):
         self.features = nn.Sequential(*layers)
         inputs = planes * rows * columns
         hidden = hidden_layers(inputs, widths, activation, batch_norm, dropout)
-        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear([inputs, *widths][-1], outputs))
+        self.layers = nn.Sequential(
+            nn.Flatten(), *hidden, (Dueling if dueling else nn.Linear)([inputs, *widths][-1], outputs)
+        )
         initialize(self, init)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, rows, columns] or [B, planes, rows, columns] -> [B, outputs]

@@ -91,6 +91,18 @@ class Dropout(nn.Module):
         return x * kept.mul_(256 / (256 - self.dropped))
 
 
+class Dueling(nn.Module):
+    """Q = V + A - mean of A over the actions: a state's value and its actions' advantages (Wang et al. 2016, equation 9)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.both = nn.Linear(inputs, 1 + outputs)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, inputs] -> [B, outputs]
+        value, advantages = self.both(x).split([1, self.both.out_features - 1], dim=1)
+        return value + advantages - advantages.mean(1, keepdim=True)
+
+
 def hidden_layers(
     inputs: int, widths: Sequence[int], activation: Activation, batch_norm: bool, dropout: float
 ) -> list[nn.Module]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from dlref.models.layers import (
     Activation,
     Dropout,
+    Dueling,
     Init,
     Noise,
     PrincipalComponents,
@@ -20,7 +21,8 @@ class MLP(nn.Module):
     """Affine, (batch norm,) activation, (dropout) for each width, then affine.
 
     With `components` it reads that many principal components of its inputs, and is fitted to them before training;
-    noise and dropout of the inputs come after that. Raises ConfigError for widths below 1 and shares outside [0, 0.99].
+    noise and dropout of the inputs come after that. With `dueling` the last layer is a `Dueling` one, for values of actions.
+    Raises ConfigError for widths below 1 and shares outside [0, 0.99].
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class MLP(nn.Module):
         input_dropout: float = 0.0,
         input_noise: float = 0.0,
         components: int | None = None,
+        dueling: bool = False,
         init: Init = "torch",
     ) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class MLP(nn.Module):
             layers.append(Dropout(input_dropout))
         width = components or inputs
         layers += hidden_layers(width, widths, activation, batch_norm, dropout)
-        layers.append(nn.Linear([width, *widths][-1], outputs))
+        layers.append((Dueling if dueling else nn.Linear)([width, *widths][-1], outputs))
         self.layers = nn.Sequential(*layers)
         initialize(self, init)
 

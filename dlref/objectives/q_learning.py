@@ -1,7 +1,7 @@
 """Deep Q-learning: Mnih et al. 2015, algorithm 1."""
 
 import copy
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,38 +13,83 @@ from dlref.objectives import Objective, at_least_float32
 
 
 class QLearning(Objective):
-    """Huber loss between Q(s, a) and r + γ max_a' Q_target(s', a'), without the latter where the episode terminated.
+    """Huber loss between Q(s, a) and Σ_k γ^k r_k + γ^n max_a' Q_target(s', a'), the latter not where the episode terminated.
 
-    The target network is a copy of the network, renewed every `copy_every` steps. In evaluation a batch is a finished
-    episode and only its return and length are counted.
+    From an error of `huber` on the loss is linear. The target network is a copy, renewed every `copy_every` steps or,
+    with `follow`, drawn by that share towards it at each step (Lillicrap et al. 2016). With `double` the network chooses a'
+    and the target network tells its value (van Hasselt et al. 2016). In evaluation a batch is a finished episode and only
+    its return and length are counted. Raises ConfigError for a discount or a share outside [0, 1].
     """
 
-    def __init__(self, net: nn.Module, discount: float = 0.99, copy_every: int = 100) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        discount: float = 0.99,
+        copy_every: int = 100,
+        follow: float | None = None,
+        double: bool = False,
+        huber: float = 1.0,
+    ) -> None:
         super().__init__(net)
-        if not 0 <= discount <= 1 or copy_every < 1:
-            raise ConfigError(f"objective.discount is {discount}, from 0 to 1, and copy_every {copy_every}, 1 or more")
-        self.discount, self.copy_every = discount, copy_every
+        if not 0 <= discount <= 1 or not 0 <= (follow or 0) <= 1 or copy_every < 1 or huber <= 0:
+            raise ConfigError(
+                f"objective.discount is {discount} and follow {follow}, from 0 to 1, copy_every {copy_every}, 1 or more, "
+                f"and huber {huber}, above 0"
+            )
+        self.discount, self.copy_every, self.follow, self.chooses = discount, copy_every, follow, double
+        self.huber = huber
         self.target = copy.deepcopy(net).requires_grad_(False)
-        self.steps: Tensor
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.updates = nn.Buffer(torch.zeros((), dtype=torch.int64))
+        self.played = nn.Buffer(torch.zeros((), dtype=torch.int64))  # environment steps
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.target.eval()
+        return self
 
     def forward(self, batch: Any) -> Totals:
         if not self.training:
             return {"return": Mean(batch.returns, 1), "length": Mean(batch.length, 1)}
+        self.played.fill_(batch.played)
         q = at_least_float32(self.net(batch.states)).gather(1, batch.actions[:, None]).squeeze(1)
-        with torch.no_grad():
-            next_q = at_least_float32(self.target(batch.next_states)).max(dim=1).values
-            target = batch.rewards + self.discount * next_q * ~batch.terminated
+        errors = q - self.targets(batch)
+        if batch.errors is not None:
+            batch.errors.copy_(errors.detach())
+        losses = F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=self.huber)
         count = len(q)
         return {
-            "loss": Mean(F.smooth_l1_loss(q, target, reduction="sum"), count),
-            "rl/q": Mean(q.sum(), count),
+            "loss": Mean((losses if batch.weights is None else losses * batch.weights).sum(), count),
+            "rl/q": Mean(q.detach().sum(), count),
             "rl/return": Mean(batch.finished[:, 0].sum(), len(batch.finished)),
             "rl/length": Mean(batch.finished[:, 1].sum(), len(batch.finished)),
             "rl/epsilon": Mean(batch.epsilon, 1),
+            "rl/replay_ratio": Mean(count, batch.fresh),  # transitions learned from for each that is new
         }
 
+    @torch.no_grad()
+    def targets(self, batch: Any) -> Tensor:  # [B]
+        """What Q(s, a) should be, by the rewards that followed and the target network."""
+        after = at_least_float32(self.target(batch.next_states))
+        if self.chooses:
+            after = after.gather(1, self.net(batch.next_states).argmax(1, keepdim=True)).squeeze(1)
+        else:
+            after = after.amax(1)
+        powers = self.discount ** torch.arange(batch.rewards.shape[1] + 1, device=after.device).to(after.dtype)
+        return batch.rewards.to(after.dtype) @ powers[:-1] + powers[batch.steps] * ~batch.terminated * after
+
+    @torch.no_grad()
     def after_step(self) -> None:
-        self.steps += 1
-        if self.steps % self.copy_every == 0:
+        self.updates.add_(1)
+        if self.follow is not None:
+            torch._foreach_lerp_(list(self.target.parameters()), list(self.net.parameters()), self.follow)
+            for mine, theirs in zip(self.target.buffers(), self.net.buffers(), strict=True):
+                mine.copy_(theirs)
+        elif self.updates % self.copy_every == 0:
             self.target.load_state_dict(self.net.state_dict())
+
+    def summarize(self, totals: Totals) -> dict[str, float]:
+        """Also how far play had come, in steps of the environments."""
+        if "loss" not in totals:
+            return super().summarize(totals) | {"environment_steps": float(self.played)}
+        counts = {"rl/environment_steps": float(self.played), "rl/updates": float(self.updates)}
+        return super().summarize(totals) | counts

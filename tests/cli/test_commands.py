@@ -156,7 +156,18 @@ def test_tensorboard_has_the_documented_tags(train: Train, tmp_path: Path) -> No
             "eval/accuracy",
         },
         "lstm_lm": {"train/perplexity", "train/tokens_per_second", "eval/loss", "eval/perplexity"},
-        "dqn": {"rl/return", "rl/length", "rl/epsilon", "train/steps_per_second", "eval/return"},
+        "dqn": {
+            "rl/return",
+            "rl/length",
+            "rl/epsilon",
+            "rl/q",
+            "rl/environment_steps",
+            "rl/updates",
+            "rl/replay_ratio",
+            "train/steps_per_second",
+            "eval/return",
+        },
+        "actor_critic": {"rl/return", "rl/entropy", "rl/value", "rl/environment_steps", "train/steps_per_second"},
     }
     for model, tags in expected.items():
         run = tmp_path / model

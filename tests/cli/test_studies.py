@@ -20,13 +20,19 @@ QUICK = {
     "optimizers_mnist": ["steps=5", "seeds=[0]"],
     "overfitting": ["passes=2"],
 }
+SHORT = {
+    "bandits": ["steps=50", "runs=5"],
+    "dynamic_programming": ["threshold=0.1"],
+    "monte_carlo": ["episodes=50", "prediction_episodes=50"],
+    "temporal_difference": ["episodes=50", "prediction_episodes=50"],
+}
 
 
 @pytest.mark.parametrize("name", studies())
 def test_every_study_leaves_a_table_and_its_pictures(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    settings = [*QUICK[name], f"root={request.getfixturevalue('datasets')}"] if name in QUICK else []
+    settings = [*QUICK[name], f"root={request.getfixturevalue('datasets')}"] if name in QUICK else SHORT.get(name, [])
     assert main(["study", name, *settings, f"run_dir={tmp_path / 'here'}"]) == 0
     rows = list(csv.DictReader((tmp_path / "here" / "table.csv").read_text(encoding="utf-8").splitlines()))
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows) > 2

@@ -1,17 +1,16 @@
-"""Play: what is stored is what happened, and a frozen environment goes on as if it had not stopped."""
+"""Play: what is stored is what happened, in the amounts that the settings say."""
 
 from itertools import islice
 from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard
-from dlref.data.play import Play, freeze, thaw
-from dlref.errors import ConfigError, DataError
+from dlref.data.play import Play, Transitions
+from dlref.errors import ConfigError
+from tests.data import corridor  # noqa: F401  registers the environments
 
 
 class Push(nn.Module):
@@ -25,103 +24,106 @@ class Push(nn.Module):
         return torch.stack([-(states @ self.weight), states @ self.weight], dim=1)
 
 
-class Corridor(gymnasium.Env[Any, Any]):
-    """Ends by the wish of the test: at step 3 terminated, truncated or both; or it fails."""
-
-    observation_space = gymnasium.spaces.Box(-100, 100, (2,))
-    action_space = gymnasium.spaces.Discrete(3)
-
-    def __init__(self, end: str = "terminated") -> None:
-        self.end, self.position = end, 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.position = 0
-        return np.array([0, 1], np.float32), {}
-
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.position += 1
-        if self.end == "raises":
-            raise RuntimeError("out of coffee")
-        shape = 3 if self.end == "shape" else 2
-        reward = float("nan") if self.end == "nan" else float(self.position)
-        over = self.position == 3
-        return (
-            np.full(shape, self.position, np.float32),
-            reward,
-            over and self.end in ("terminated", "both"),
-            over and self.end in ("truncated", "both"),
-            {},
-        )
-
-
-for _end in ("terminated", "truncated", "both", "raises", "nan", "shape"):
-    gymnasium.register(f"Corridor-{_end}-v0", Corridor, kwargs={"end": _end}, disable_env_checker=True)
-
-
-def played(env: str, **settings: Any) -> tuple[Play, list[Any]]:
-    data = Play(env=env, warmup_steps=20, replay=50, **settings)
-    net = nn.Linear(data.inputs, data.outputs)
-    return data, list(islice(data.train_batches(net, Shard(), 0), 5))
+def played(env: str, batches: int = 5, **settings: Any) -> tuple[Play, list[Transitions]]:
+    data = Play(env=env, **{"warmup_steps": 20, "replay": 50} | settings)
+    net = nn.Linear(data.sizes["inputs"], data.sizes["outputs"])
+    return data, list(islice(data.train_batches(net, Shard(), 0), batches))
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("length", [3, 1])
 @pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
-def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str) -> None:
+def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, length: int) -> None:
     """And the step that only resets is not among the transitions: states go 0 1 2 | 0 1 2, next states 1 2 3."""
-    data, batches = played(f"Corridor-{end}-v0", play_steps=2)
-    count = data.written
+    data, batches = played(f"Corridor-{end}-v{0 if length == 3 else 1}", play_steps=2)
+    replay, count = data.replay, data.replay.written
     assert count == 20 + 5 * 2
-    assert data.states[:count, 0].tolist() == [i % 3 for i in range(count)]
-    assert torch.equal(data.next_states[:count, 0], data.states[:count, 0] + 1)
-    assert data.rewards[:count].tolist() == [i % 3 + 1 for i in range(count)]
-    assert data.terminated[:count].tolist() == [end != "truncated" and i % 3 == 2 for i in range(count)]
-    assert sum(len(batch.finished) for batch in batches) == count // 3
-    assert all(row.tolist() == [6.0, 3.0] for batch in batches for row in batch.finished)
+    assert replay.states[:count, 0].tolist() == [i % length for i in range(count)]
+    assert torch.equal(replay.next_states[:count, 0], replay.states[:count, 0] + 1)
+    assert replay.rewards[:count].tolist() == [i % length + 1 for i in range(count)]
+    assert replay.terminated[:count].tolist() == [end != "truncated" and i % length == length - 1 for i in range(count)]
+    assert sum(len(batch.finished) for batch in batches) == count // length
+    total = length * (length + 1) / 2
+    assert all(row.tolist() == [total, length] for batch in batches for row in batch.finished)
 
 
-@pytest.mark.faults
-@pytest.mark.parametrize(("end", "said"), [("raises", "out of coffee"), ("nan", "reward nan"), ("shape", "shape")])
-def test_fault_26_an_environment_that_breaks_is_named_with_its_step(end: str, said: str) -> None:
-    with pytest.raises(DataError, match=said) as raised:
-        played(f"Corridor-{end}-v0")
-    assert f"Corridor-{end}-v0" in str(raised.value)
-    assert "step 0" in str(raised.value)
+@pytest.mark.parametrize(("envs", "play_steps"), [(1, 1), (1, 3), (4, 2), (4, 0.5), (3, 7)])
+def test_batches_come_at_the_pace_that_was_asked_for(envs: int, play_steps: float) -> None:
+    data = Play("Corridor-terminated-v0", envs=envs, play_steps=play_steps, warmup_steps=10, replay=1000)
+    fresh = 0
+    for number, batch in enumerate(islice(data.train_batches(nn.Linear(2, 3), Shard(), 0), 12)):
+        asked = 10 + play_steps * (number + 1)
+        assert asked <= batch.played < asked + envs
+        fresh += batch.fresh
+        assert fresh == batch.played == data.replay.written
+
+
+def test_several_environments_store_what_one_does_each() -> None:
+    data, _ = played("Corridor-truncated-v0", envs=4, replay=60)
+    replay, count = data.replay, data.replay.written
+    assert count == 28
+    assert replay.states[:count, 0].tolist() == [i // 4 % 3 for i in range(count)]
+    assert replay.following[:count].tolist() == [-1 if i // 4 % 3 == 2 or i >= 24 else i + 4 for i in range(count)]
+    one, _ = played("CartPole-v1", envs=1, replay=300, warmup_steps=200)
+    many, _ = played("CartPole-v1", envs=5, replay=300, warmup_steps=200)
+    for data in (one, many):  # the cart moves by its speed; across the end of an episode it would jump
+        kept = slice(0, data.replay.written)
+        states, after = data.replay.states[kept], data.replay.next_states[kept]
+        torch.testing.assert_close(after[:, 0], states[:, 0] + 0.02 * states[:, 1], atol=1e-5, rtol=0)
+        follows = data.replay.following[kept]
+        assert torch.equal(data.replay.states[follows[follows >= 0]], after[follows >= 0])
 
 
 def test_a_full_replay_keeps_the_last_transitions() -> None:
     data, batches = played("Corridor-terminated-v0", play_steps=13)
-    assert data.written == 20 + 5 * 13
-    newest = {(i % 50, (i % 3)) for i in range(data.written - 50, data.written)}
-    assert {(row, int(data.states[row, 0])) for row in range(50)} == newest
+    written = data.replay.written
+    assert written == 20 + 5 * 13
+    newest = {(i % 50, (i % 3)) for i in range(written - 50, written)}
+    assert {(row, int(data.replay.states[row, 0])) for row in range(50)} == newest
     assert all((batch.next_states[:, 0] == batch.states[:, 0] + 1).all() for batch in batches)
+
+
+def test_a_batch_carries_the_rewards_of_several_steps() -> None:
+    """Rewards are 1 2 3 | 1 2 3; each transition sees as many as its episode has left."""
+    _, batches = played("Corridor-terminated-v0", n_step=2, batch_size=30, warmup_steps=40)
+    for batch in batches:
+        for state, rewards, steps, after, ended in zip(
+            batch.states[:, 0], batch.rewards, batch.steps, batch.next_states[:, 0], batch.terminated, strict=True
+        ):
+            if (state, after) in ((0, 1), (1, 2)):  # the newest, which nothing follows yet
+                continue
+            assert (rewards.tolist(), int(steps), float(after), bool(ended)) == {
+                0.0: ([1.0, 2.0], 2, 2.0, False),
+                1.0: ([2.0, 3.0], 2, 3.0, True),
+                2.0: ([3.0, 0.0], 1, 3.0, True),
+            }[float(state)]
 
 
 def test_chance_falls_in_a_line_to_its_floor() -> None:
     data = Play(explore_steps=100, epsilon=0.1)
     shares = []
     for written in (0, 50, 100, 1000):
-        data.written = written
+        data.played = written
         shares.append(data.epsilon_now())
     assert shares == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
-def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
-    one, other = gymnasium.make(name), gymnasium.make(name)
-    one.reset(seed=3)
-    for _ in range(5):
-        one.step(1)
-    state = freeze(one)
-    assert state is not None
-    other.reset()
-    thaw(other, state)
-    for _ in range(600):  # over ends, resets and the time limit
-        a, b = one.step(0), other.step(0)
-        assert np.array_equal(a[0], b[0])
-        assert a[1:4] == b[1:4]
-        if a[2] or a[3]:
-            assert np.array_equal(one.reset()[0], other.reset()[0])
+def test_transitions_are_drawn_by_the_error_that_the_learner_wrote() -> None:
+    data = Play("Corridor-terminated-v0", prioritised=True, warmup_steps=30, batch_size=2000, replay=64)
+    batches = data.train_batches(nn.Linear(2, 3), Shard(), 0)
+    for _ in range(40):
+        batch = next(batches)
+        assert batch.errors is not None
+        batch.errors.copy_(batch.states[:, 0])  # 0 1 2
+    assert batch.weights is not None
+    drawn = torch.bincount(batch.states[:, 0].long(), minlength=3) / 2000
+    expected = torch.tensor([0.0, 1.0, 2.0]) ** 0.6
+    torch.testing.assert_close(
+        drawn, expected / expected.sum(), atol=0.04, rtol=0
+    )  # one new transition is always drawn
+    ones, twos = batch.weights[batch.states[:, 0] == 1], batch.weights[batch.states[:, 0] == 2]
+    exponent = 0.4 + 0.6 * data.replay.written / data.explore_steps
+    assert float(ones[0] / twos[0]) == pytest.approx(2 ** (0.6 * exponent), rel=0.01)
 
 
 def test_evaluation_plays_the_same_whole_episodes_over_any_ranks() -> None:
@@ -133,7 +135,33 @@ def test_evaluation_plays_the_same_whole_episodes_over_any_ranks() -> None:
     assert all(length == returns for returns, length in alone)
 
 
-def test_what_cannot_be_played_is_refused() -> None:
-    for env, said in (("NoSuch-v0", "cannot be made"), ("Pendulum-v1", "takes n and a vector")):
-        with pytest.raises(ConfigError, match=said):
-            Play(env=env)
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for settings in ({"envs": 0}, {"n_step": 0}, {"play_steps": 0.0}, {"epsilon": 1.5}, {"replay": 3, "envs": 4}):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            Play(**settings)
+
+
+def test_what_was_played_goes_on_where_its_state_was_taken() -> None:
+    """With priorities, several steps and environments, and a replay that has wrapped around."""
+    settings: dict[str, Any] = {
+        "envs": 3,
+        "n_step": 3,
+        "prioritised": True,
+        "replay": 40,
+        "warmup_steps": 60,
+        "batch_size": 8,
+    }
+    net, one, other = Push(), Play(**settings), Play(**settings)
+
+    def learn(batches: Any, count: int) -> list[list[Any]]:
+        seen = []
+        for _ in range(count):
+            batch = next(batches)
+            batch.errors.copy_(batch.rewards.sum(1))
+            seen.append([x.tolist() if isinstance(x, Tensor) else x for x in batch])
+        return seen
+
+    batches = one.train_batches(net, Shard(), 0)
+    learn(batches, 9)
+    other.load_state_dict(one.state_dict())
+    assert learn(batches, 30) == learn(other.train_batches(net, Shard(), 9), 30)

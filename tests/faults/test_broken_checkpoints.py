@@ -16,7 +16,7 @@ import dlref
 from dlref.cli.main import main
 from dlref.errors import CheckpointError
 from dlref.training.checkpoint import Checkpoints, manifest_digest, open_checkpoint
-from tests.conftest import SMALL
+from tests.conftest import MODELS, SMALL
 from tests.faults.processes import refusal
 from tests.training.test_resume import assert_same, everything
 
@@ -53,7 +53,7 @@ def say(checkpoint: Path, **changes: Any) -> None:
     (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
     ("what", "then"),
     [("threads", {"threads": 7}), ("torch", {"versions": {"torch": "1.13"}})],
@@ -121,7 +121,7 @@ def test_fault_06_other_data_are_refused_unless_they_are_meant(
     assert everything(run)["training.pt"]["progress"]["step"] == 10
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_06_another_rate_or_more_steps_are_taken_and_logged(model: str, copy: Copy, train: Train) -> None:
     run = copy(model)
     code, said = train(
@@ -198,7 +198,7 @@ def test_fault_07_every_flipped_bit_is_found(copy: Copy) -> None:
         (newer / name).write_bytes(whole)
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", FILES)
 def test_fault_07_auto_goes_on_from_the_newest_whole_one(
     model: str, name: str, finished: Path, copy: Copy, train: Train
@@ -222,7 +222,7 @@ def test_fault_07_auto_does_not_begin_anew_where_all_are_broken(copy: Copy, trai
     assert f"{run} has no whole checkpoint" in refusal(said)
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_08_the_newest_by_step_counts_where_last_leads_nowhere(
     model: str, finished: Path, copy: Copy, train: Train
 ) -> None:

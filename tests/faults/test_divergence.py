@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dlref.metrics import Mean, Totals
-from tests.conftest import SMALL
+from tests.conftest import MODELS, SMALL
 from tests.faults.processes import Child, refusal
 from tests.faults.test_ranks import two_ranks
 from tests.training.test_resume import assert_same, everything
@@ -23,6 +23,7 @@ SETTINGS = ["~reports", "trainer.save_every=3", "trainer.monitor=null", "schedul
 def poison(kind: str, batch: int, rank: str = "0") -> None:
     """On one rank, one training batch gives a loss that is not a number, or a finite one whose gradient is infinite."""
     from dlref.objectives.language_modelling import LanguageModelling
+    from dlref.objectives.policy_gradient import PolicyGradient
     from dlref.objectives.q_learning import QLearning
     from dlref.objectives.supervised import Classification
 
@@ -41,7 +42,7 @@ def poison(kind: str, batch: int, rank: str = "0") -> None:
             return totals | {"loss": Mean(total, totals["loss"].count)}
         return totals
 
-    for cls in (Classification, LanguageModelling, QLearning):
+    for cls in (Classification, LanguageModelling, PolicyGradient, QLearning):
         cls.forward = functools.partialmethod(functools.partial(poisoned, cls.forward))  # type: ignore[assignment]
 
 
@@ -51,7 +52,7 @@ def says(kind: str, sentence: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_fault_15_divergence_ends_the_run_before_the_update_and_keeps_the_last_checkpoint(
     kind: str, model: str, train: Train, train_child: StartChild, tmp_path: Path

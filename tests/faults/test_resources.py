@@ -18,7 +18,7 @@ import torch
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import ROOT, SMALL, command
+from tests.conftest import MODELS, ROOT, SMALL, command
 from tests.faults.processes import Child, refusal
 from tests.training.test_resume import assert_same, everything, logged
 
@@ -41,7 +41,7 @@ def fill_disk(share: float) -> None:
     Checkpoints.save = save  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("share", [0, 0.3, 0.999])
 def test_fault_10_a_full_disk_leaves_the_checkpoint_before_and_nothing_half(
     share: float, model: str, train: Train, train_child: StartChild, tmp_path: Path
@@ -258,7 +258,7 @@ def test_fault_20_memory_that_runs_out_is_answered_with_what_to_turn_down(
         MemoryError(),
     ],
 )
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     model: str, error: Exception, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import SMALL, start
+from tests.conftest import MODELS, SMALL, start
 from tests.faults.processes import Child, refusal
 from tests.training.test_resume import assert_same, everything, logged
 
@@ -78,14 +78,14 @@ def assert_goes_on(run: Path, uninterrupted: Path, train: Train) -> None:
     assert logged(run) == logged(uninterrupted)
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_02_a_run_that_is_terminated_goes_on_bit_for_bit(
     model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
     stop_and_go_on(signal.SIGTERM, model, whole, train, train_child, tmp_path)
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_03_a_run_that_is_interrupted_goes_on_bit_for_bit(
     model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
@@ -162,7 +162,7 @@ def signal_itself(moment: str) -> None:
         checkpoint.file_digest = digest_and_ask
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("moment", ["evaluation", "saving"])
 def test_fault_02_terminated_in_evaluation_or_saving_it_goes_on_bit_for_bit(
     moment: str, model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
@@ -236,7 +236,7 @@ def interrupt_twice(step: int) -> None:
     Trainer.step = interrupted  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_03_interrupted_twice_it_ends_at_once_and_goes_on_from_the_checkpoint_before(
     model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
@@ -259,7 +259,7 @@ def events(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", MODELS)
 def test_fault_25_a_run_of_three_lives_shows_each_step_once_and_in_order(
     model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:

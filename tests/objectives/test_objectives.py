@@ -7,17 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data.play import Episode, Transitions
+from dlref.data.play import Transitions
+from dlref.data.playing import Episode
 from dlref.data.supervised import Examples
 from dlref.data.text import Piece
 from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean
+from dlref.models.actor_critic import ActorCritic
 from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
 from dlref.objectives import Objective
 from dlref.objectives.ladder import Denoising
 from dlref.objectives.language_modelling import LanguageModelling
+from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
 from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression, Supervised
 
@@ -115,8 +118,18 @@ def case() -> Case:
         for p in objective.target.parameters():
             p.add_(torch.randn_like(p))
     batch = Transitions(
-        *(torch.randn(6, 3), torch.randint(4, (6,)), 3 * torch.randn(6), torch.randn(6, 3)),
-        *(torch.tensor([1, 0, 0, 1, 0, 0]).bool(), torch.tensor([[10.0, 7.0], [2.0, 3.0]]), 0.25),
+        states=torch.randn(6, 3),
+        actions=torch.randint(4, (6,)),
+        rewards=3 * torch.randn(6, 1),
+        steps=torch.ones(6, dtype=torch.int64),
+        next_states=torch.randn(6, 3),
+        terminated=torch.tensor([1, 0, 0, 1, 0, 0]).bool(),
+        weights=None,
+        errors=None,
+        finished=torch.tensor([[10.0, 7.0], [2.0, 3.0]]),
+        epsilon=0.25,
+        played=40,
+        fresh=3,
     )
     return Case(net, objective, batch)
 
@@ -136,6 +149,19 @@ def test_the_q_loss_is_that_of_single_transitions(case: Case) -> None:
     assert totals["rl/return"].value == 6.0
     assert totals["rl/length"].value == 5.0
     assert totals["rl/epsilon"].value == 0.25
+    assert totals["rl/replay_ratio"].value == 2.0
+    objective.after_step()
+    figures = objective.summarize(totals)
+    assert (figures["rl/environment_steps"], figures["rl/updates"]) == (40, 1)
+
+
+def test_errors_are_told_and_weighed(case: Case) -> None:
+    net, objective, batch = case
+    weights = torch.rand(6)
+    totals = objective(batch._replace(weights=weights, errors=(errors := torch.empty(6))))
+    expected = net(batch.states).gather(1, batch.actions[:, None]).squeeze(1) - objective.targets(batch)
+    torch.testing.assert_close(errors, expected.detach())
+    assert totals["loss"].total.item() == pytest.approx(sum(w * huber(e) for w, e in zip(weights, errors, strict=True)))
 
 
 def test_nothing_is_learned_through_the_target(case: Case) -> None:
@@ -158,6 +184,21 @@ def test_the_target_is_renewed_every_so_many_steps(case: Case) -> None:
         case.objective.after_step()
         renewed.append(same())
     assert renewed == [False, True, False, True]
+
+
+def test_the_target_follows_by_a_share_of_the_distance() -> None:
+    net = MLP(3, 4, [5], batch_norm=True)
+    objective = QLearning(net, follow=0.25)
+    before = [p.clone() for p in objective.target.parameters()]
+    net(torch.randn(8, 3))  # moves the statistics of the norm
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(1.0)
+    objective.after_step()
+    for was, now, own in zip(before, objective.target.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(now, was + 0.25 * (own - was))
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), objective.target.buffers(), strict=True))
+    assert not objective.train().target.training
 
 
 def test_in_evaluation_whole_episodes_are_counted(case: Case) -> None:
@@ -271,3 +312,9 @@ def test_the_denoising_error_joins_the_loss_in_training_alone() -> None:
     assert set(Denoising(net).eval()(batch)) == {"loss", "nll", "accuracy"}
     with pytest.raises(ConfigError, match="takes a network that can denoise, not MLP"):
         Denoising(MLP(5, 4, [6]))
+
+
+def test_a_critic_needs_a_network_that_judges() -> None:
+    with pytest.raises(ConfigError, match="has no values to judge states by"):
+        PolicyGradient(MLP(3, 4, [5]), critic=0.5)
+    PolicyGradient(ActorCritic(3, 4, [5]), critic=0.5)

@@ -14,6 +14,7 @@ from tests.proofs import (  # noqa: F401  they fill PROOFS
     test_layer_equations,
     test_loss_equations,
     test_optimizer_equations,
+    test_reinforcement_equations,
 )
 from tests.proofs.harness import EQUATIONS, PROOFS
 

@@ -17,15 +17,7 @@ TRANSITIONS = """
 import torch
 from typing import NamedTuple
 from dlref.data import generator, place_of
-
-class Batch(NamedTuple):
-    states: torch.Tensor
-    actions: torch.Tensor
-    rewards: torch.Tensor
-    next_states: torch.Tensor
-    terminated: torch.Tensor
-    finished: torch.Tensor
-    epsilon: float
+from dlref.data.play import Transitions
 
 class Outcome(NamedTuple):
     returns: float
@@ -48,8 +40,9 @@ class Recorded:
             states, then = torch.randn(2, size, 3, generator=draw, dtype=torch.float64)
             actions, rewards = torch.randint(4, (size,), generator=draw), torch.randn(size, generator=draw, dtype=torch.float64)
             over = torch.rand(size, generator=draw) < 0.3
-            parts = (states, actions, rewards, then, over)
-            yield Batch(*(part[rows] for part in parts), torch.zeros(0, 2), 0.0)
+            parts = (states, actions, rewards[:, None], torch.ones(size).long(), then, over)
+            none = {"weights": None, "errors": None, "finished": torch.zeros(0, 2), "epsilon": 0.0, "played": 0, "fresh": 0}
+            yield Transitions(*(part[rows] for part in parts), **none)
 """
 MODELS = {
     "mlp": ["model=mlp", "network.widths=[9,7]", "data.batch_size=5", "data.points=13"],

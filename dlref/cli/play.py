@@ -1,0 +1,89 @@
+"""dlref play: greedy episodes of a model that was trained on play, counted and filmed."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.configs import load_plugins, plugin_files
+from dlref.cli.main import take_flags
+from dlref.errors import CheckpointError, ConfigError
+
+HELP = """usage: dlref play RUN_OR_CHECKPOINT [--episodes N] [--seed N] [--video FILE.gif] [plugins=my.py]
+
+  --episodes N      how many; default 1 with a video, else 10
+  --seed N          of the first episode's start, the next one's is one more; default 0
+  --video FILE.gif  every step as a picture (pip install 'dlref[video]')"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    typed: dict[str, list[str]] = {"--episodes": [], "--seed": [], "--video": []}
+    rest = take_flags(arguments, typed, HELP)
+    if rest is None:
+        return 0
+    runs = [a for a in rest if not a.startswith("plugins=")]
+    if len(runs) != 1:
+        raise ConfigError("dlref play takes one run or checkpoint: dlref play RUN")
+    video = Path(typed["--video"][-1]) if typed["--video"] else None
+    if video is not None and video.suffix.lower() != ".gif":
+        raise ConfigError(f"--video {video} is no .gif; write --video FILE.gif")
+    episodes, seed = whole(typed, "--episodes", 1 if video else 10, 1), whole(typed, "--seed", 0, 0)
+    play(runs[0], episodes, seed, video, load_plugins(plugin_files(rest)))
+    return 0
+
+
+def whole(typed: dict[str, list[str]], flag: str, default: int, least: int) -> int:
+    text = typed[flag][-1] if typed[flag] else str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{flag} is {text}; it takes a whole number from {least}")
+    return int(text)
+
+
+def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequence[str]) -> None:
+    import numpy as np
+
+    import dlref
+    from dlref.data.environments import Environments
+    from dlref.data.playing import LONGEST, greedy
+
+    net: Any = dlref.load(run, plugins)
+    if "env" not in net.description:
+        raise CheckpointError(f"{run} was not trained on play; dlref evaluate and dlref predict look at other models")
+    environments = Environments(net.description["env"], vectorized=False, render=video is not None)
+    returns, frames = [], []
+    for number in range(episodes):
+        environments.begin([seed + number])
+        total, length, over = 0.0, 0, False
+        while not over and length < LONGEST:
+            if video is not None:
+                frames.append(frame(environments.each[0], environments.name))
+            step = environments.step(greedy(net, environments.observations))
+            total, length, over = (
+                total + float(step.rewards[0]),
+                length + 1,
+                bool(np.any(step.terminated | step.truncated)),
+            )
+        returns.append(total)
+        print(f"episode {number + 1}: return {total:g}, {length} steps")
+    if episodes > 1:
+        print(f"mean return {statistics.mean(returns):g} ± {statistics.stdev(returns):.3g}")
+    if video is not None:
+        rate = environments.each[0].metadata.get("render_fps", 30)
+        try:
+            frames[0].save(video, save_all=True, append_images=frames[1:], duration=1000 / rate, loop=0)
+        except OSError as error:
+            raise ConfigError(f"{video} cannot be written ({error.strerror}); choose another --video") from None
+        print(f"video {video}, {len(frames)} pictures")
+
+
+def frame(env: Any, name: str) -> Any:
+    from gymnasium.error import DependencyNotInstalled
+    from PIL import Image
+
+    try:
+        picture = env.render()
+    except DependencyNotInstalled:
+        raise ConfigError(f"drawing {name} needs pygame; pip install 'dlref[video]'") from None
+    if picture is None:
+        raise ConfigError(f"{name} cannot be drawn; leave out --video")
+    return Image.fromarray(picture)

@@ -1,0 +1,24 @@
+"""A policy beside a judgement of states: Sutton et al. 2000, Mnih et al. 2016."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dlref.models.layers import Activation
+from dlref.models.mlp import MLP
+
+
+class ActorCritic(nn.Module):
+    """Two multi-layer perceptrons of the same `widths`: one for the actions, one for the value of the state."""
+
+    def __init__(self, inputs: int, outputs: int, widths: Sequence[int], activation: Activation = "tanh") -> None:
+        super().__init__()
+        self.actor = MLP(inputs, outputs, widths, activation)
+        self.critic = MLP(inputs, 1, widths, activation)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, inputs] -> [B, outputs]
+        return self.actor(x)
+
+    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, inputs] -> [B, outputs], [B]
+        """What forward yields, and the value of each state."""
+        return self.actor(x), self.critic(x).squeeze(1)

@@ -1,0 +1,94 @@
+"""Policy gradients: REINFORCE (Williams 1992) and actor–critic with traces (Schulman et al. 2016)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+from dlref.metrics import Mean, Totals
+from dlref.objectives import Objective, at_least_float32
+
+
+class PolicyGradient(Objective):
+    """-Σ_t A_t log π(a_t | s_t), for a network whose outputs are the log-chances of actions up to a constant.
+
+    Without a critic A_t is the return from there on, Σ_k γ^k r_(t+k), as far as the rollout goes: REINFORCE. With one,
+    that is a network with `judge(states) -> (outputs, values)`, A_t = Σ_k (γλ)^k δ_(t+k), where
+    δ_t = r_t + γ V(s_(t+1)) - V(s_t) and λ is the `trace`: REINFORCE with a baseline at 1, the actor–critic of one step at
+    0; and V is drawn to A + V by ½ (V - target)² times `critic`. `entropy` rewards policies that leave more open, and
+    `standardize` brings the A of a batch to mean 0 and deviation 1. In evaluation a batch is a finished episode and only
+    its return and length are counted. Raises ConfigError for a network that judges nothing, and shares outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        discount: float = 0.99,
+        trace: float = 1.0,
+        critic: float | None = None,
+        entropy: float = 0.0,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(net)
+        if not 0 <= discount <= 1 or not 0 <= trace <= 1:
+            raise ConfigError(f"objective.discount is {discount} and trace {trace}; they take a share from 0 to 1")
+        if critic is not None and not hasattr(net, "judge"):
+            raise ConfigError(
+                f"objective.critic is {critic}, and {type(net).__name__} has no values to judge states by; "
+                "choose model=actor_critic, or leave out the critic"
+            )
+        self.discount, self.trace, self.critic = discount, trace, critic
+        self.entropy, self.standardize = entropy, standardize
+        self.played = nn.Buffer(torch.zeros((), dtype=torch.int64))
+
+    def forward(self, batch: Any) -> Totals:
+        if not self.training:
+            return {"return": Mean(batch.returns, 1), "length": Mean(batch.length, 1)}
+        self.played.fill_(batch.played)
+        taken, states = batch.taken, batch.states.flatten(0, 1)
+        if self.critic is None:
+            logits, values = self.net(states), torch.zeros_like(batch.rewards)
+            following = values
+        else:
+            judge: Any = self.net.judge
+            logits, values = judge(states)
+            values = at_least_float32(values).view_as(batch.rewards)
+            with torch.no_grad():
+                following = at_least_float32(judge(batch.next_states.flatten(0, 1))[1]).view_as(values)
+        advantages = self.advantages(batch, values, following)[taken]
+        logs = at_least_float32(logits).log_softmax(1).view(*taken.shape, -1)[taken]
+        entropy = -(logs.exp() * logs).sum()
+        loss = -self.entropy * entropy
+        count = len(logs)
+        totals = {"rl/entropy": Mean(entropy.detach(), count)}
+        if self.critic is not None:
+            wrong = (values[taken] - (advantages + values[taken]).detach()).square().sum()
+            loss = loss + self.critic / 2 * wrong
+            totals["rl/value"] = Mean(values[taken].detach().sum(), count)
+            totals["rl/value_error"] = Mean(wrong.detach(), count)
+        if self.standardize and count > 1:
+            advantages = (advantages - advantages.mean()) / advantages.std().clamp_min(1e-8)
+        loss = loss - (advantages * logs.gather(1, batch.actions[taken][:, None]).squeeze(1)).sum()
+        return totals | {
+            "loss": Mean(loss, count),
+            "rl/return": Mean(batch.finished[:, 0].sum(), len(batch.finished)),
+            "rl/length": Mean(batch.finished[:, 1].sum(), len(batch.finished)),
+        }
+
+    @torch.no_grad()
+    def advantages(self, batch: Any, values: Tensor, following: Tensor) -> Tensor:  # [T, E], of states and next states
+        """Backwards in time: A_t = δ_t + γλ A_(t+1), which begins anew where an episode ended."""
+        errors = batch.rewards.to(values.dtype) + self.discount * following * ~batch.terminated - values
+        carried = self.discount * self.trace * (batch.taken & ~batch.ended).to(errors.dtype)
+        found, after = torch.empty_like(errors), torch.zeros_like(errors[0])
+        for t in reversed(range(len(errors))):
+            # A step that only reset an environment hands on what came after it to nobody: the one before it ended.
+            after = errors[t] * batch.taken[t] + carried[t] * after
+            found[t] = after
+        return found
+
+    def summarize(self, totals: Totals) -> dict[str, float]:
+        """Also how far play had come, in steps of the environments."""
+        name = "rl/environment_steps" if "loss" in totals else "environment_steps"
+        return super().summarize(totals) | {name: float(self.played)}

@@ -1,0 +1,49 @@
+"""dlref play: episodes counted and filmed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dlref.cli.main import main
+from tests.conftest import SMALL
+
+Train = Callable[..., tuple[int, str]]
+
+
+@pytest.mark.parametrize("model", ["dqn", "actor_critic"])
+def test_play_counts_episodes_and_films_them(
+    model: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, film = str(tmp_path / "run"), tmp_path / "film.gif"
+    train(*SMALL[model], "trainer.max_steps=3", f"run_dir={run}")
+    assert main(["play", run, "--episodes", "3", "--seed=5"]) == 0
+    *lines, mean = capsys.readouterr().out.splitlines()
+    returns = [float(line.split()[3].rstrip(",")) for line in lines]
+    assert len(returns) == 3
+    assert mean.startswith(f"mean return {sum(returns) / 3:g} ±")
+    assert main(["play", run, "--video", str(film), "--seed", "5"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == lines[0], "the same start"
+    with Image.open(film) as pictures:
+        assert (pictures.size, pictures.format) == ((600, 400), "GIF")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "takes one run"),
+        (["RUN", "--episodes", "none"], "whole number from 1"),
+        (["RUN", "--video", "film.mp4"], "is no .gif"),
+        (["RUN", "--vido", "film.gif"], "did you mean"),
+    ],
+)
+def test_a_wrong_play_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_was_not_trained_on_play_is_told(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
+    assert main(["play", str(tmp_path / "run")]) == 4
+    assert "was not trained on play" in capsys.readouterr().err

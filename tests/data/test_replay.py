@@ -1,0 +1,97 @@
+"""The replay memory and its priorities, against models of them that are lists."""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from dlref.data.environments import Step
+from dlref.data.replay import Priorities, Replay
+
+ENVS, CAPACITY, STEPS = 3, 11, 3
+
+
+@pytest.mark.faults
+class Memory(RuleBasedStateMachine):
+    """Each transition carries its number as its state, so what is sampled can be looked up in the list of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replay = Replay(CAPACITY, (1,), torch.float64, ENVS)
+        self.kept: deque[dict[str, Any]] = deque(maxlen=CAPACITY)
+        self.count = 0
+
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        """Some environments take a step; those that are left out had only been reset."""
+        who = sorted(data.draw(st.sets(st.integers(0, ENVS - 1))))
+        ends = np.array([[data.draw(st.booleans()) for _ in who] for _ in range(2)], bool).reshape(2, len(who))
+        numbers = np.arange(self.count, self.count + len(who), dtype=float)
+        step = Step(np.array(who, int), np.float32(numbers % 7), numbers[:, None] + 0.5, *ends)
+        self.replay.write(numbers[:, None], numbers.astype(int) % 5, step)
+        for env, number, terminated, truncated in zip(who, numbers.tolist(), *ends.tolist(), strict=True):
+            self.kept.append({"env": env, "number": number, "terminated": terminated, "over": terminated or truncated})
+        self.count += len(who)
+
+    @rule()
+    def restore(self) -> None:
+        other = Replay(CAPACITY, (1,), torch.float64, ENVS)
+        other.load_state_dict(self.replay.state_dict())
+        self.replay = other
+
+    def window(self, start: dict[str, Any]) -> list[dict[str, Any]]:
+        later = [t for t in self.kept if t["env"] == start["env"] and t["number"] >= start["number"]]
+        for length in range(1, STEPS):
+            if len(later) <= length or later[length - 1]["over"]:
+                return later[:length]
+        return later[:STEPS]
+
+    @invariant()
+    def holds_the_last_ones_and_what_followed_them(self) -> None:
+        assert len(self.replay) == len(self.kept)
+        sample = self.replay.sample(torch.arange(len(self.replay)), STEPS)
+        assert sorted(sample.states[:, 0].tolist()) == [t["number"] for t in self.kept]
+        by_number = {t["number"]: t for t in self.kept}
+        for row, number in enumerate(sample.states[:, 0].tolist()):
+            window = self.window(by_number[number])
+            rewards = [t["number"] % 7 for t in window] + [0.0] * (STEPS - len(window))
+            assert sample.actions[row] == number % 5
+            assert sample.rewards[row].tolist() == rewards
+            assert sample.steps[row] == len(window)
+            assert float(sample.next_states[row]) == window[-1]["number"] + 0.5
+            assert bool(sample.terminated[row]) == window[-1]["terminated"]
+
+
+Memory.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestMemory = Memory.TestCase
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 10, 50])
+def test_priorities_draw_as_the_running_sum_does(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    priorities, plain = Priorities(rows), np.zeros(rows)
+    for _ in range(30):
+        some, values = random.integers(rows, size=3), random.random(3) * random.integers(2, size=3)
+        for one, value in zip(some, values, strict=True):
+            priorities.set(np.array([one]), value)
+            plain[one] = value
+        if not plain.any():
+            continue
+        shares = np.append(random.random(40), [0.0, 1 - 1e-12])
+        drawn, chances = priorities.draw(shares)
+        ends = plain.cumsum()
+        expected = np.minimum(np.searchsorted(ends, shares * ends[-1], side="right"), np.flatnonzero(plain)[-1])
+        assert (plain[drawn] > 0).all(), "what has no priority is never drawn"
+        assert (drawn == expected).mean() > 0.97  # at a border the sums may round the other way
+        np.testing.assert_allclose(chances, plain[drawn] / plain.sum())
+
+
+def test_one_of_two_rows_in_a_block_may_be_set_twice_at_once() -> None:
+    priorities = Priorities(9)
+    priorities.set(np.array([0, 1, 2, 4, 1]), np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert priorities.sums.tolist() == [9.0, 4.0, 0.0]

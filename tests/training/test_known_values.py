@@ -1,0 +1,112 @@
+"""Q-learning where the answer is known: in a table, and in an environment of two states."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlref import load
+from dlref.data import Shard
+from dlref.data.play import Play
+from dlref.training.checkpoint import Checkpoints
+
+Train = Callable[..., tuple[int, str]]
+
+
+class Values(nn.Module):
+    """Acts by a table that the test writes."""
+
+    def __init__(self, states: int, actions: int) -> None:
+        super().__init__()
+        self.q = [[0.0] * actions for _ in range(states)]
+        self.place = nn.Buffer(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return torch.tensor([self.q[int(s.argmax())] for s in states], dtype=torch.float64)
+
+
+def test_the_textbook_update_of_a_table_is_a_step_of_the_trainer(train: Train, tmp_path: Path) -> None:
+    """Q(s, a) ← Q(s, a) + α (r + γ max Q(s', ·) - Q(s, a)), to the last bit, on the transitions as they come."""
+    rate, discount, steps = 0.25, 0.9, 400  # a power of two, so that fused multiply-add rounds as the textbook does
+    settings = {
+        "env": "CliffWalking-v1",
+        "play_steps": 1,
+        "batch_size": 1,
+        "replay": 1,
+        "warmup_steps": 1,
+        "explore_steps": 300,
+    }
+    typed = [f"data.{name}={value}" for name, value in settings.items()]
+    typed += [
+        "data.episodes=1",
+        f"objective.discount={discount}",
+        "objective.copy_every=1",
+        f"optimizer.lr={rate}",
+        "schedule=constant",
+    ]
+    typed += [
+        f"trainer.max_steps={steps}",
+        "trainer.precision=float64",
+        "trainer.monitor=null",
+        "trainer.eval_every=null",
+    ]
+    # Of a reward of -100 the Huber loss would clip the error, which the textbook does not.
+    assert train("model=q_table", *typed, "objective.huber=1000", f"run_dir={tmp_path / 'run'}")[0] == 0
+    last = Checkpoints(tmp_path / "run" / "checkpoints").newest("step")
+    assert last is not None
+    data: Any = Play(**settings, epsilon=0.1)
+    hand = Values(48, 4)
+    for batch in islice(data.train_batches(hand, Shard(), 0), steps):
+        s, a, after = int(batch.states.argmax()), int(batch.actions), int(batch.next_states.argmax())
+        future = 0.0 if batch.terminated else discount * max(hand.q[after])
+        hand.q[s][a] += rate * (float(batch.rewards) + future - hand.q[s][a])
+    assert torch.equal(last.read("weights.pt")["net.values"], torch.tensor(hand.q, dtype=torch.float64))
+    assert np.count_nonzero(hand.q) > 50
+
+
+class TwoCells(gymnasium.Env[Any, Any]):
+    """The third book's: right of the left cell lies an apple that grows again, walls cost 1. It never terminates."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.cell = 0
+        return np.eye(2, dtype=np.float32)[0], {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward = -1.0 if action == self.cell else float(action)
+        self.cell = int(action)
+        return np.eye(2, dtype=np.float32)[self.cell], reward, False, False, {}
+
+
+gymnasium.register("TwoCells-v0", TwoCells, max_episode_steps=7)
+
+
+@pytest.mark.parametrize("flags", [[], ["objective.double=true", "network.dueling=true", "data.n_step=1"]])
+def test_values_in_closed_form_are_learned_to_a_thousandth(flags: list[str], train: Train, tmp_path: Path) -> None:
+    """The best way goes to and fro: V(left) = 1 + 0.9 V(right), V(right) = 0.9 V(left). The time limit of 7 steps cuts
+    no bootstrap, or the values would be smaller."""
+    typed = [
+        "model=dqn",
+        "data=play",
+        "data.env=TwoCells-v0",
+        "data.epsilon=1",
+        "data.batch_size=32",
+        "data.episodes=1",
+    ]
+    typed += ["network.widths=[16]", "objective.discount=0.9", "objective.follow=0.1", "optimizer.lr=1e-2"]
+    typed += ["trainer.max_steps=2500", "trainer.monitor=null", "trainer.eval_every=null", "trainer.precision=float64"]
+    assert train(*typed, *flags, f"run_dir={tmp_path / 'run'}")[0] == 0
+    left = 1 / (1 - 0.81)
+    right = 0.9 * left
+    expected = torch.tensor([[-1 + 0.9 * left, 1 + 0.9 * right], [0 + 0.9 * left, -1 + 0.9 * right]])
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "run")(torch.eye(2)), expected, rtol=0, atol=1e-3)
