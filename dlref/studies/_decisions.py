@@ -65,9 +65,12 @@ class Decisions:
                 return tuple(outcome)  # type: ignore[return-value]
         return last[1:]
 
-    def can_be_left(self) -> np.ndarray:  # [S] bool
-        """Not the ends, walls and holes, where nothing happens any more."""
-        return (self.going_on.sum((1, 2)) > 0) | (self.rewards != 0).any(1)
+    def visited(self) -> np.ndarray:  # [S] bool
+        """The states in which an episode may begin or go on: not its ends, nor walls, holes and cliffs."""
+        found, steps = self.starts > 0, self.going_on.sum(1) > 0
+        while (more := found | (found @ steps)).sum() > found.sum():
+            found = more
+        return found
 
     def begin(self, draw: np.random.Generator) -> int:
         return int(np.searchsorted(self.starts.cumsum(), draw.random(), side="right"))
@@ -138,17 +141,17 @@ def line(problem: str, method: str, value: float, reached: float, error: float) 
 
 
 def draw_map(axes: "Axes", decisions: Decisions, values: np.ndarray, policy: np.ndarray | None = None) -> None:
-    """Values [S] as colours and numbers, and the actions of a policy [S, A] as arrows."""
+    """Values [S] as colours and numbers, and the actions of a policy [S, A] as arrows, where one may be."""
     assert decisions.shape is not None
     rows, columns = decisions.shape
     shown = values.reshape(rows, columns)
-    limit = max(float(np.abs(shown).max()), 1e-9)
-    axes.imshow(shown, cmap="RdYlGn", vmin=-limit, vmax=limit)
-    alive = decisions.can_be_left()
-    size = 9 if columns < 6 else 6
-    for s in range(decisions.states):
+    alive = decisions.visited()
+    limit = max(float(np.abs(values[alive]).max()), 1e-9)
+    axes.set_facecolor("0.8")
+    axes.imshow(np.ma.masked_where(~alive.reshape(rows, columns), shown), cmap="RdYlGn", vmin=-limit, vmax=limit)
+    for s in np.flatnonzero(alive).tolist():
         row, column = divmod(s, columns)
-        arrow = "" if policy is None or not alive[s] else decisions.arrows[int(policy[s].argmax())]
-        text = "" if not alive[s] else f"{arrow}\n{values[s]:.2f}" if arrow else f"{values[s]:.2f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=size)
+        arrow = "" if policy is None else decisions.arrows[int(policy[s].argmax())]
+        number = f"{values[s]:.2f}" if limit < 10 else f"{values[s]:.1f}" if limit < 100 else f"{values[s]:.0f}"
+        axes.text(column, row, f"{arrow}\n{number}".strip(), ha="center", va="center", fontsize=9 if columns < 6 else 7)
     axes.set(xticks=[], yticks=[])

@@ -32,7 +32,7 @@ def study(
     exact = decisions.evaluate_exactly(chance)
     draw_map(axes[0], decisions, values)
     axes[0].set_title(f"values of chance after {prediction_episodes:,} episodes")
-    error = float(np.abs(values - exact)[decisions.can_be_left()].max())
+    error = float(np.abs(values - exact)[decisions.visited()].max())
     table = [line("3 × 4 grid", "prediction", values[start], exact[start], error)]
     ways = {"control on the policy": (rate, False), "control off the policy": (off_policy_rate, True)}
     for (name, (alpha, off)), place in zip(ways.items(), (axes[1], axes[2]), strict=True):

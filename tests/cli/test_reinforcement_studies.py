@@ -64,7 +64,7 @@ def test_monte_carlo_finds_the_values_of_chance_and_the_best_way() -> None:
 
 
 def test_single_steps_find_the_values_of_chance_and_the_best_way() -> None:
-    found = rows(temporal_difference.study(episodes=2000, prediction_episodes=3000, environments=[]).table)
+    found = rows(temporal_difference.study(episodes=2000, prediction_episodes=3000).table)
     assert float(found["3 × 4 grid", "TD(0), chance"]["error"]) < 0.1
     for way in ("SARSA", "SARSA off the policy", "Q-learning"):
         assert float(found["3 × 4 grid", way]["of its policy"]) == pytest.approx(0.9**4)

@@ -90,7 +90,9 @@ class TwoCells(gymnasium.Env[Any, Any]):
 gymnasium.register("TwoCells-v0", TwoCells, max_episode_steps=7)
 
 
-@pytest.mark.parametrize("flags", [[], ["objective.double=true", "network.dueling=true", "data.n_step=1"]])
+@pytest.mark.parametrize(
+    "flags", [[], pytest.param(["objective.double=true", "network.dueling=true"], marks=pytest.mark.slow)]
+)
 def test_values_in_closed_form_are_learned_to_a_thousandth(flags: list[str], train: Train, tmp_path: Path) -> None:
     """The best way goes to and fro: V(left) = 1 + 0.9 V(right), V(right) = 0.9 V(left). The time limit of 7 steps cuts
     no bootstrap, or the values would be smaller."""
