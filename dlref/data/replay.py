@@ -43,8 +43,9 @@ class Replay:
         self.following = torch.full((capacity,), -1)  # the row of the next transition of the episode, -1 for none
         self.newest = np.full(envs, -1)  # of each environment's episode
         self.written = 0  # so far; the oldest are overwritten
+        self.columns = [self.states, self.next_states, self.actions, self.rewards, self.terminated, self.following]
         # Writing through NumPy takes a tenth of the time.
-        self.arrays = [t.numpy() for t in (self.states, self.next_states, self.actions, self.rewards, self.terminated)]
+        self.arrays = [column.numpy() for column in self.columns[:-1]]
 
     def __len__(self) -> int:
         return min(self.written, self.capacity)
@@ -65,31 +66,29 @@ class Replay:
     def sample(self, rows: Tensor, n_step: int = 1) -> Sample:
         """The transitions of rows [B], which have been written."""
         states, actions = self.states[rows], self.actions[rows]
-        rewards = self.rewards[rows][:, None]
-        if n_step == 1:
-            return Sample(
-                states, actions, rewards, torch.ones_like(rows), self.next_states[rows], self.terminated[rows]
-            )
-        here, there = rows, torch.ones(len(rows), dtype=torch.bool)
-        steps, columns = torch.ones_like(rows), [rewards]
+        rewards = self.rewards[rows]
+        here, steps, columns = rows, torch.ones_like(rows), [rewards]
         for _ in range(n_step - 1):
             after = self.following[here]
-            there = there & (after >= 0)
+            there = after >= 0  # and where it once was not, it never is again: `here` stays
             here = torch.where(there, after, here)
-            columns.append((self.rewards[here] * there)[:, None])
+            columns.append(self.rewards[here] * there)
             steps += there
-        return Sample(states, actions, torch.cat(columns, 1), steps, self.next_states[here], self.terminated[here])
+        rewards = torch.stack(columns, 1)
+        return Sample(states, actions, rewards, steps, self.next_states[here], self.terminated[here])
 
     def state_dict(self) -> dict[str, Any]:
         kept = len(self)
-        values = (self.states, self.next_states, self.actions, self.rewards, self.terminated, self.following)
-        return {"written": self.written, "newest": self.newest.tolist(), "rows": [t[:kept].clone() for t in values]}
+        return {
+            "written": self.written,
+            "newest": self.newest.tolist(),
+            "rows": [t[:kept].clone() for t in self.columns],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.written, self.newest = state["written"], np.array(state["newest"])
-        values = (self.states, self.next_states, self.actions, self.rewards, self.terminated, self.following)
-        for value, saved in zip(values, state["rows"], strict=True):
-            value[: len(self)] = saved
+        for column, saved in zip(self.columns, state["rows"], strict=True):
+            column[: len(self)] = saved
 
 
 class Priorities:

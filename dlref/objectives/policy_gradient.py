@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective, at_least_float32
+from dlref.objectives import at_least_float32
+from dlref.objectives.playing import FromPlay
 
 
-class PolicyGradient(Objective):
+class PolicyGradient(FromPlay):
     """-Σ_t A_t log π(a_t | s_t), for a network whose outputs are the log-chances of actions up to a constant.
 
     Without a critic A_t is the return from there on, Σ_k γ^k r_(t+k), as far as the rollout goes: REINFORCE. With one,
@@ -40,12 +41,8 @@ class PolicyGradient(Objective):
             )
         self.discount, self.trace, self.critic = discount, trace, critic
         self.entropy, self.standardize = entropy, standardize
-        self.played = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
-    def forward(self, batch: Any) -> Totals:
-        if not self.training:
-            return {"return": Mean(batch.returns, 1), "length": Mean(batch.length, 1)}
-        self.played.fill_(batch.played)
+    def learn(self, batch: Any) -> Totals:
         taken, states = batch.taken, batch.states.flatten(0, 1)
         if self.critic is None:
             logits, values = self.net(states), torch.zeros_like(batch.rewards)
@@ -70,11 +67,7 @@ class PolicyGradient(Objective):
         if self.standardize and count > 1:
             advantages = (advantages - advantages.mean()) / advantages.std().clamp_min(1e-8)
         loss = loss - (advantages * logs.gather(1, batch.actions[taken][:, None]).squeeze(1)).sum()
-        return totals | {
-            "loss": Mean(loss, count),
-            "rl/return": Mean(batch.finished[:, 0].sum(), len(batch.finished)),
-            "rl/length": Mean(batch.finished[:, 1].sum(), len(batch.finished)),
-        }
+        return totals | {"loss": Mean(loss, count)}
 
     @torch.no_grad()
     def advantages(self, batch: Any, values: Tensor, following: Tensor) -> Tensor:  # [T, E], of states and next states
@@ -87,8 +80,3 @@ class PolicyGradient(Objective):
             after = errors[t] * batch.taken[t] + carried[t] * after
             found[t] = after
         return found
-
-    def summarize(self, totals: Totals) -> dict[str, float]:
-        """Also how far play had come, in steps of the environments."""
-        name = "rl/environment_steps" if "loss" in totals else "environment_steps"
-        return super().summarize(totals) | {name: float(self.played)}

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective, at_least_float32
+from dlref.objectives import at_least_float32
+from dlref.objectives.playing import FromPlay
 
 
-class QLearning(Objective):
+class QLearning(FromPlay):
     """Huber loss between Q(s, a) and Σ_k γ^k r_k + γ^n max_a' Q_target(s', a'), the latter not where the episode terminated.
 
     From an error of `huber` on the loss is linear. The target network is a copy, renewed every `copy_every` steps or,
@@ -40,17 +41,13 @@ class QLearning(Objective):
         self.huber = huber
         self.target = copy.deepcopy(net).requires_grad_(False)
         self.updates = nn.Buffer(torch.zeros((), dtype=torch.int64))
-        self.played = nn.Buffer(torch.zeros((), dtype=torch.int64))  # environment steps
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.target.eval()
         return self
 
-    def forward(self, batch: Any) -> Totals:
-        if not self.training:
-            return {"return": Mean(batch.returns, 1), "length": Mean(batch.length, 1)}
-        self.played.fill_(batch.played)
+    def learn(self, batch: Any) -> Totals:
         q = at_least_float32(self.net(batch.states)).gather(1, batch.actions[:, None]).squeeze(1)
         errors = q - self.targets(batch)
         if batch.errors is not None:
@@ -60,8 +57,6 @@ class QLearning(Objective):
         return {
             "loss": Mean((losses if batch.weights is None else losses * batch.weights).sum(), count),
             "rl/q": Mean(q.detach().sum(), count),
-            "rl/return": Mean(batch.finished[:, 0].sum(), len(batch.finished)),
-            "rl/length": Mean(batch.finished[:, 1].sum(), len(batch.finished)),
             "rl/epsilon": Mean(batch.epsilon, 1),
             "rl/replay_ratio": Mean(count, batch.fresh),  # transitions learned from for each that is new
         }
@@ -88,8 +83,6 @@ class QLearning(Objective):
             self.target.load_state_dict(self.net.state_dict())
 
     def summarize(self, totals: Totals) -> dict[str, float]:
-        """Also how far play had come, in steps of the environments."""
-        if "loss" not in totals:
-            return super().summarize(totals) | {"environment_steps": float(self.played)}
-        counts = {"rl/environment_steps": float(self.played), "rl/updates": float(self.updates)}
-        return super().summarize(totals) | counts
+        """Also the updates so far."""
+        figures = super().summarize(totals)
+        return figures | {"rl/updates": float(self.updates)} if "loss" in totals else figures

@@ -1,6 +1,6 @@
 """Markov decision processes as tables, and what is exactly known of them (Sutton & Barto 2018, chapters 3 and 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Outcome = tuple[float, int, float, bool]  # chance, next state, reward, whether the episode is over
-MOVES = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+Move = tuple[int, int, float, int, bool]  # state, action, reward, next state, whether the episode is over
 
 
 class Decisions:
@@ -29,6 +29,8 @@ class Decisions:
         self.outcomes, self.starts, self.discount = outcomes, np.asarray(starts), discount
         self.shape, self.arrows = shape, arrows  # of a map, and of the actions on it
         self.states, self.actions = len(outcomes), len(outcomes[0])
+        self.start = int(self.starts.argmax())  # where episodes begin most often
+        self.chance = np.full((self.states, self.actions), 1 / self.actions)  # the policy that draws
         self.rewards = np.zeros((self.states, self.actions))  # expected
         self.going_on = np.zeros((self.states, self.actions, self.states))  # chance of each next state, if not over
         for s, actions in outcomes.items():
@@ -48,7 +50,7 @@ class Decisions:
 
     def solve(self) -> np.ndarray:  # [S]
         """The optimal values: policies improved by exact evaluation until none is better (Howard 1960)."""
-        values = self.evaluate_exactly(np.full((self.states, self.actions), 1 / self.actions))
+        values = self.evaluate_exactly(self.chance)
         while True:
             better = self.evaluate_exactly(deterministic(self.action_values(values)))
             if np.allclose(better, values, rtol=0, atol=1e-12):
@@ -59,11 +61,22 @@ class Decisions:
         """Next state, reward, and whether the episode is over."""
         *possible, last = self.outcomes[state][action]
         place = draw.random() if possible else 0.0
-        for chance, *outcome in possible:
-            place -= chance
+        for outcome in possible:
+            place -= outcome[0]
             if place < 0:
-                return tuple(outcome)  # type: ignore[return-value]
+                return outcome[1:]
         return last[1:]
+
+    def episode(self, policy: np.ndarray, longest: int, draw: np.random.Generator) -> Iterator[Move]:
+        """The moves of an episode by a policy [S, A], at most `longest`."""
+        state, sums = self.begin(draw), policy.cumsum(1)
+        for _ in range(longest):
+            action = min(int(np.searchsorted(sums[state], draw.random(), side="right")), self.actions - 1)
+            after, reward, over = self.act(state, action, draw)
+            yield state, action, reward, after, over
+            if over:
+                return
+            state = after
 
     def visited(self) -> np.ndarray:  # [S] bool
         """The states in which an episode may begin or go on: not its ends, nor walls, holes and cliffs."""
@@ -88,7 +101,7 @@ def two_cells() -> Decisions:
         left: {0: [(1.0, left, -1.0, False)], 1: [(1.0, right, 1.0, False)]},
         right: {0: [(1.0, left, 0.0, False)], 1: [(1.0, right, -1.0, False)]},
     }
-    return Decisions(outcomes, [1.0, 0.0], 0.9, (1, 2), "←→")
+    return Decisions(outcomes, [1.0, 0.0], 0.9)
 
 
 def grid() -> Decisions:
@@ -98,7 +111,7 @@ def grid() -> Decisions:
     for row in range(rows):
         for column in range(columns):
             outcomes[row * columns + column] = {}
-            for number, (down, along) in enumerate(MOVES.values()):
+            for number, (down, along) in enumerate([(-1, 0), (1, 0), (0, -1), (0, 1)]):
                 there = (row + down, column + along)
                 if not (0 <= there[0] < rows and 0 <= there[1] < columns) or there == wall:
                     there = (row, column)

@@ -16,25 +16,24 @@ def study(threshold: float = 1e-3, in_place: bool = True) -> Result:
     table: list[dict[str, float | str]] = []
     for way, at_once in (("two arrays", False), ("in place", True)):
         decisions = two_cells()
-        coin, values = np.full((2, 2), 0.5), np.zeros(2)
-        sweeps = settle(decisions, coin, threshold / 10, at_once, values)
-        error = np.abs(values - decisions.evaluate_exactly(coin)).max()
+        values = np.zeros(2)
+        sweeps = settle(decisions, decisions.chance, threshold / 10, at_once, values)
+        error = np.abs(values - decisions.evaluate_exactly(decisions.chance)).max()
         table.append(row("two cells", f"evaluation of chance, {way}", sweeps, values[0], float(error)))
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2)
     for number, (name, decisions) in enumerate(problems().items()):
-        chance = np.full((decisions.states, decisions.actions), 1 / decisions.actions)
-        random, best = decisions.evaluate_exactly(chance), decisions.solve()
-        ways = {"evaluation of chance": chance, "policy iteration": None, "value iteration": None}
+        random, best = decisions.evaluate_exactly(decisions.chance), decisions.solve()
+        ways = {"evaluation of chance": decisions.chance, "policy iteration": None, "value iteration": None}
         for way, policy in ways.items():
             if way == "policy iteration":
                 values, sweeps = iterate_policies(decisions, threshold, in_place)
             else:
                 values = np.zeros(decisions.states)
                 sweeps = settle(decisions, policy, threshold, in_place, values)
-            start, exact = int(decisions.starts.argmax()), best if policy is None else random
-            table.append(row(name, way, sweeps, values[start], float(np.abs(values - exact).max())))
-        if decisions.arrows and number < 2:
+            exact = best if policy is None else random
+            table.append(row(name, way, sweeps, values[decisions.start], float(np.abs(values - exact).max())))
+        if number < 2:
             draw_map(axes[number, 0], decisions, random)
             draw_map(axes[number, 1], decisions, values, deterministic(decisions.action_values(values)))
             axes[number, 0].set_title(f"{name}: values of chance")
@@ -71,7 +70,7 @@ def settle(
 
 def iterate_policies(decisions: Decisions, threshold: float, in_place: bool = True) -> tuple[np.ndarray, int]:
     """The best values by evaluating a policy, improving it, and so on until it stays (section 4.3); all sweeps."""
-    policy, values = np.full((decisions.states, decisions.actions), 1 / decisions.actions), np.zeros(decisions.states)
+    policy, values = decisions.chance, np.zeros(decisions.states)
     sweeps = 0
     while True:
         sweeps += settle(decisions, policy, threshold, in_place, values)

@@ -5,8 +5,6 @@ import numpy as np
 from dlref.studies import Result
 from dlref.studies._decisions import Decisions, deterministic, draw_map, grid, line
 
-Steps = list[tuple[int, int, float]]  # state, action, reward
-
 
 def study(
     episodes: int = 10_000,
@@ -23,13 +21,12 @@ def study(
     from matplotlib.figure import Figure
 
     decisions = grid()
-    chance = np.full((decisions.states, decisions.actions), 1 / decisions.actions)
-    best, start = decisions.solve(), int(decisions.starts.argmax())
+    best, start = decisions.solve(), decisions.start
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2).flat
     draw = np.random.default_rng(seed)
-    values = predict(decisions, chance, prediction_episodes, longest, draw)
-    exact = decisions.evaluate_exactly(chance)
+    values = predict(decisions, decisions.chance, prediction_episodes, longest, draw)
+    exact = decisions.evaluate_exactly(decisions.chance)
     draw_map(axes[0], decisions, values)
     axes[0].set_title(f"values of chance after {prediction_episodes:,} episodes")
     error = float(np.abs(values - exact)[decisions.visited()].max())
@@ -47,17 +44,6 @@ def study(
     return Result(table, {"monte_carlo": figure})
 
 
-def episode(decisions: Decisions, policy: np.ndarray, longest: int, draw: np.random.Generator) -> Steps:
-    state, over, steps = decisions.begin(draw), False, Steps()
-    sums = policy.cumsum(1)
-    while not over and len(steps) < longest:
-        action = min(int(np.searchsorted(sums[state], draw.random(), side="right")), decisions.actions - 1)
-        after, reward, over = decisions.act(state, action, draw)
-        steps.append((state, action, reward))
-        state = after
-    return steps
-
-
 def predict(
     decisions: Decisions, policy: np.ndarray, episodes: int, longest: int, draw: np.random.Generator
 ) -> np.ndarray:
@@ -65,7 +51,7 @@ def predict(
     values, visits = np.zeros(decisions.states), np.zeros(decisions.states)
     for _ in range(episodes):
         gain = 0.0
-        for state, _, reward in reversed(episode(decisions, policy, longest, draw)):
+        for state, _, reward, *_ in reversed(list(decisions.episode(policy, longest, draw))):
             gain = reward + decisions.discount * gain
             visits[state] += 1
             values[state] += (gain - values[state]) / visits[state]
@@ -77,16 +63,15 @@ def control(
 ) -> np.ndarray:
     """Values of actions [S, A] (sections 5.4 and 5.7)."""
     q = np.zeros((decisions.states, decisions.actions))
-    even = np.full_like(q, 1 / decisions.actions)
-    target, behaviour = even.copy(), even.copy()
+    target, behaviour = decisions.chance.copy(), decisions.chance.copy()
     for _ in range(episodes):
         gain, weight = 0.0, 1.0
-        for state, action, reward in reversed(episode(decisions, behaviour, longest, draw)):
+        for state, action, reward, *_ in reversed(list(decisions.episode(behaviour, longest, draw))):
             gain = reward + decisions.discount * weight * gain
             q[state, action] += rate * (gain - q[state, action])
             if off:  # of what follows this step: how much likelier the greedy policy is to do it
                 weight *= target[state, action] / behaviour[state, action]
             best = np.eye(decisions.actions)[q[state].argmax()]
             target[state] = best
-            behaviour[state] = (1 - epsilon) * best + epsilon * even[state]
+            behaviour[state] = (1 - epsilon) * best + epsilon * decisions.chance[state]
     return q

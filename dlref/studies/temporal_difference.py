@@ -25,9 +25,8 @@ def study(
 
     draw = np.random.default_rng(seed)
     name, decisions = environment or "3 × 4 grid", toy_text(environment, 0.99) if environment else grid()
-    chance = np.full((decisions.states, decisions.actions), 1 / decisions.actions)
-    exact, best, start = decisions.evaluate_exactly(chance), decisions.solve(), int(decisions.starts.argmax())
-    values = predict(decisions, chance, prediction_episodes, prediction_rate, longest, draw)
+    exact, best, start = decisions.evaluate_exactly(decisions.chance), decisions.solve(), decisions.start
+    values = predict(decisions, decisions.chance, prediction_episodes, prediction_rate, longest, draw)
     wrong = float(np.abs(values - exact)[decisions.visited()].max())
     table = [line(name, "TD(0), chance", values[start], exact[start], wrong)]
     maps: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"TD(0), values of chance": (values, None)}
@@ -51,15 +50,11 @@ def predict(
     decisions: Decisions, policy: np.ndarray, episodes: int, rate: float, longest: int, draw: np.random.Generator
 ) -> np.ndarray:
     """TD(0): V(s) ← V(s) + α (r + γ V(s') - V(s)) (Sutton & Barto 2018, equation 6.2)."""
-    values, sums = np.zeros(decisions.states), policy.cumsum(1)
+    values = np.zeros(decisions.states)
     for _ in range(episodes):
-        state, over, steps = decisions.begin(draw), False, 0
-        while not over and steps < longest:
-            action = min(int(np.searchsorted(sums[state], draw.random(), side="right")), decisions.actions - 1)
-            after, reward, over = decisions.act(state, action, draw)
+        for state, _, reward, after, over in decisions.episode(policy, longest, draw):
             target = reward + (0.0 if over else decisions.discount * values[after])
             values[state] += rate * (target - values[state])
-            state, steps = after, steps + 1
     return values
 
 
