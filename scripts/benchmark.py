@@ -21,6 +21,10 @@ from dlref.training.devices import resolve
 
 HERE = Path(__file__).parent
 MLP = ["model=mlp", "data=mnist", "data.batch_size=128", "optimizer=adam", "optimizer.lr=1e-3", "schedule=constant"]
+DQN = [
+    *("model=dqn", "data.replay=10000", "data.warmup_steps=2000", "data.explore_steps=20000", "data.epsilon=0.05"),
+    *("schedule=constant", "trainer.clip_norm=null", "threads=1", "trainer.max_steps=4000"),
+]
 
 
 class Benchmark(NamedTuple):
@@ -39,6 +43,19 @@ BENCHMARKS = {
         "samples",
         [*MLP, "network.widths=[50]", "threads=1", "trainer.max_steps=4000"],
         ["mlp.py", "{data}/mnist", "50"],
+    ),
+    # One update from 128 transitions for ten environment steps, as the peer; 160 environments take theirs together.
+    "dqn": Benchmark(
+        "steps",
+        [
+            *DQN,
+            "data.envs=80",
+            "data.play_steps=10",
+            "data.batch_size=128",
+            "objective.copy_every=50",
+            "optimizer.lr=2.5e-4",
+        ],
+        ["dqn.py", "20000"],
     ),
 }
 

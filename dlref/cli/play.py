@@ -44,20 +44,20 @@ def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequen
 
     import dlref
     from dlref.data.environments import Environments
-    from dlref.data.playing import LONGEST, greedy
+    from dlref.data.playing import LONGEST, Greedy
 
     net: Any = dlref.load(run, plugins)
     if "env" not in net.description:
         raise CheckpointError(f"{run} was not trained on play; dlref evaluate and dlref predict look at other models")
     environments = Environments(net.description["env"], vectorized=False, render=video is not None)
-    returns, frames = [], []
+    greedy, returns, frames = Greedy(net), [], []
     for number in range(episodes):
         environments.begin([seed + number])
         total, length, over = 0.0, 0, False
         while not over and length < LONGEST:
             if video is not None:
                 frames.append(frame(environments.each[0], environments.name))
-            step = environments.step(greedy(net, environments.observations))
+            step = environments.step(greedy(environments.observations))
             total, length, over = (
                 total + float(step.rewards[0]),
                 length + 1,

@@ -1,14 +1,15 @@
 """Transitions from play: an agent acts in environments, a replay memory keeps what happened (Mnih et al. 2015)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, place_of
-from dlref.data.playing import Playing, greedy
+from dlref.data import Shard
+from dlref.data.playing import Finished, Greedy, Playing
 from dlref.data.replay import Priorities, Replay
 from dlref.errors import ConfigError
 
@@ -22,12 +23,27 @@ class Transitions(NamedTuple):
     steps: Tensor  # [B] int64: how many there are, 1 to n
     next_states: Tensor  # [B, ...]: after them
     terminated: Tensor  # [B] bool: nothing follows next_states; an episode cut off by a time limit goes on
-    weights: Tensor | None  # [B]: how often a transition would be drawn without priorities, over how often it is
-    errors: Tensor | None  # [B]: into which the learner writes how wrong it was
-    finished: Tensor  # [E, 2] float64: return and length of each episode that ended
-    epsilon: float  # the share of random actions
-    played: int  # environment steps so far, over all ranks
-    fresh: int  # those of this rank since the batch before
+    weights: Tensor | None = None  # [B]: how often a transition would be drawn without priorities, over how often it is
+    errors: Tensor | None = None  # [B]: into which the learner writes how wrong it was
+    drawn: "Drawn | None" = None  # together with which other batches,
+    part: slice = slice(None)  # and which of their rows these are
+    finished: Finished = Finished()  # episodes that ended since the batch before
+    epsilon: float = 0.0  # the share of random actions
+    played: int = 0  # environment steps so far, over all ranks
+    fresh: int = 0  # those of this rank since the batch before
+
+
+@dataclass
+class Drawn:
+    """The batches up to the next step of play, looked up at once: a small one alone costs as much as many together."""
+
+    whole: Transitions
+    targets: Tensor | None = None  # of all of them, which a learner may know beforehand
+
+    def batch(self, part: slice, *seen: Any) -> Transitions:
+        """Some of the rows, and what play has `seen`."""
+        rows: list[Any] = [None if field is None else field[part] for field in self.whole[:8]]
+        return Transitions(*rows, *(self, part, *seen))
 
 
 class Play(Playing):
@@ -64,33 +80,40 @@ class Play(Playing):
                 f"and n_step {n_step} take 1 or more, play_steps {play_steps} more than 0, epsilon {epsilon} from 0 to 1"
             )
         super().__init__(env, envs, True, episodes, seed)
-        shape, dtype = self.environments.shape, torch.from_numpy(self.environments.observations).dtype
-        self.replay = Replay(replay, shape, dtype, envs)
+        self.replay = Replay(replay, self.environments.shape, self.environments.dtype, envs)
         self.priorities = Priorities(replay) if prioritised else None
         self.highest = 1.0  # priority so far, which new transitions are given
         self.play_steps, self.batch_size, self.n_step = play_steps, batch_size, n_step
         self.warmup_steps, self.explore_steps, self.epsilon = warmup_steps, explore_steps, epsilon
         self.batches_drawn = 0
-        self.drawn: tuple[Tensor, Tensor] | None = None  # rows and errors of the last batch
+        self.rows, self.given = np.zeros(0, np.int64), 0  # drawn, and how many of them were given in batches
+        self.errors: Tensor | None = None  # that the learner had there
 
     def units_per_batch(self, ranks: int) -> float:
         return self.play_steps * ranks
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Transitions]:
-        rows = shard.share(0, self.batch_size)
+        share, greedy, drawn = shard.share(0, self.batch_size), Greedy(net), None
+        count = share.stop - share.start
         self.prepare(shard)
         while True:
-            self.learn_priorities()
-            finished: list[np.ndarray] = []
             before = self.played
-            while self.played < self.warmup_steps + self.play_steps * (self.batches_drawn + 1):
-                finished += self.play(net)
+            if self.given == len(self.rows):
+                self.learn_priorities()
+                while self.played < self.due(1):
+                    self.play(greedy)
+                self.rows, self.given, drawn = self.draw(count), 0, None
+            if drawn is None:  # or restored in the midst of them
+                drawn = self.look_up(*greedy.place)
+            part = slice(self.given, self.given + count)
+            self.given += count
             self.batches_drawn += 1
-            yield self.sample(net, rows.stop - rows.start)._replace(
-                finished=torch.from_numpy(np.array(finished).reshape(-1, 2)),
-                played=self.played * shard.ranks,
-                fresh=self.played - before,
-            )
+            played, fresh = self.played * shard.ranks, self.played - before
+            yield drawn.batch(part, self.take_finished(), self.epsilon_now(), played, fresh)
+
+    def due(self, batches: int) -> float:
+        """Environment steps that are played before so many more batches."""
+        return self.warmup_steps + self.play_steps * (self.batches_drawn + batches)
 
     def begin(self) -> None:
         super().begin()
@@ -99,64 +122,57 @@ class Play(Playing):
     def epsilon_now(self) -> float:
         return 1 - (1 - self.epsilon) * min(self.played / self.explore_steps, 1)
 
-    def play(self, net: nn.Module) -> list[np.ndarray]:
-        """One step of every environment, stored; return and length of each episode that ended."""
+    def play(self, greedy: Greedy) -> None:
+        """One step of every environment, stored."""
         count, states = self.environments.count, self.environments.observations
         actions = torch.randint(self.environments.actions, (count,), generator=self.random).numpy()
         chosen = torch.rand(count, generator=self.random).numpy() >= self.epsilon_now()
         if chosen.any():
-            actions = np.where(chosen, greedy(net, states), actions)
-        step, finished = self.step(actions)
+            actions = np.where(chosen, greedy(states), actions)
+        step = self.step(actions)
         rows = self.replay.write(states[step.who], actions[step.who], step)
         if self.priorities is not None:
             self.priorities.set(rows, self.highest)
-        return finished
 
-    def sample(self, net: nn.Module, count: int) -> Transitions:
-        device, dtype = place_of(net)
-        weights = errors = None
+    def draw(self, count: int) -> np.ndarray:
+        """The rows of the batches up to the next step of play."""
+        batches = 1
+        while self.due(batches + 1) <= self.played:
+            batches += 1
         if self.priorities is None:
-            rows = torch.randint(len(self.replay), (count,), generator=self.random)
-        else:
-            # One share from each of `count` equal ranges of chance, as in the paper.
-            shares = (np.arange(count) + torch.rand(count, generator=self.random, dtype=torch.float64).numpy()) / count
-            drawn, chances = self.priorities.draw(shares)
+            return torch.randint(len(self.replay), (batches * count,), generator=self.random).numpy()
+        # One share from each of `count` equal ranges of chance, as in the paper.
+        within = torch.rand(batches, count, generator=self.random, dtype=torch.float64).numpy()
+        return self.priorities.draw(((np.arange(count) + within) / count).ravel())
+
+    def look_up(self, device: torch.device, dtype: torch.dtype) -> Drawn:
+        weights = None
+        if self.priorities is not None:
             exponent = 0.4 + 0.6 * min(self.played / self.explore_steps, 1)
-            made_up = (len(self.replay) * chances) ** -exponent
-            rows, weights = torch.from_numpy(drawn), torch.from_numpy(made_up / made_up.max()).to(device, dtype)
-            errors = torch.zeros(count, device=device, dtype=dtype)
-            self.drawn = rows, errors
-        sample = self.replay.sample(rows, self.n_step)
-        return Transitions(
-            sample.states.to(device, dtype),
-            sample.actions.to(device),
-            sample.rewards.to(device, dtype),
-            sample.steps.to(device),
-            sample.next_states.to(device, dtype),
-            sample.terminated.to(device),
-            weights,
-            errors,
-            finished=torch.zeros(0, 2),
-            epsilon=self.epsilon_now(),
-            played=0,
-            fresh=0,
-        )
+            made_up = (len(self.replay) * self.priorities.chances(self.rows)) ** -exponent
+            weights = torch.from_numpy(made_up / made_up.max()).to(device, dtype)
+            self.errors = torch.zeros_like(weights) if self.errors is None else self.errors.to(device)
+        columns = [torch.from_numpy(column) for column in self.replay.sample(self.rows, self.n_step)]
+        whole = (torch.bool, torch.int64)
+        fields: Any = [x.to(device, x.dtype if x.dtype in whole else dtype) for x in columns]
+        return Drawn(Transitions(*fields)._replace(weights=weights, errors=self.errors))
 
     def learn_priorities(self) -> None:
-        """Take over the errors that the learner has written into its last batch."""
-        if self.priorities is not None and self.drawn is not None:
-            rows, errors = self.drawn
-            values = (errors.abs().double().cpu().numpy() + 1e-6) ** 0.6  # never 0, so that all remain possible
-            self.priorities.set(rows.numpy(), values)
-            self.highest, self.drawn = max(self.highest, float(values.max())), None
+        """All batches that were drawn have been learned from: take over the errors that were written into them."""
+        if self.priorities is not None and self.errors is not None:
+            values = (self.errors.abs().double().cpu().numpy() + 1e-6) ** 0.6  # never 0, so that all remain possible
+            self.priorities.set(self.rows, values)
+            self.highest, self.errors = max(self.highest, float(values.max())), None
 
     def state_dict(self) -> dict[str, Any]:
-        self.learn_priorities()
         return super().state_dict() | {
             "replay": self.replay.state_dict(),
             "priorities": None if self.priorities is None else torch.from_numpy(self.priorities.values.copy()),
             "highest": self.highest,
             "batches": self.batches_drawn,
+            "rows": torch.from_numpy(self.rows),
+            "given": self.given,
+            "errors": self.errors,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,4 +180,5 @@ class Play(Playing):
         if self.priorities is not None:
             self.priorities.set(np.arange(len(self.replay)), state["priorities"].flatten()[: len(self.replay)].numpy())
         self.highest, self.batches_drawn = state["highest"], state["batches"]
+        self.rows, self.given, self.errors = state["rows"].numpy(), state["given"], state["errors"]
         super().load_state_dict(state)

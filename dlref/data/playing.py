@@ -1,5 +1,7 @@
 """What all data from play have in common: environments, random numbers, and whole greedy episodes for evaluation."""
 
+import copy
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -26,6 +28,14 @@ class Episode(NamedTuple):
     length: int
 
 
+class Finished(NamedTuple):
+    """Sums over the episodes that ended in play."""
+
+    returns: float = 0.0
+    length: float = 0.0
+    episodes: int = 0
+
+
 class Playing:
     """Environments and the episodes that are played in them. Each rank plays environments of its own."""
 
@@ -39,6 +49,7 @@ class Playing:
         self.random: torch.Generator | None = None
         self.played = 0  # environment steps so far
         self.running = np.zeros((envs, 2))  # return and length of the episodes being played
+        self.finished = Finished()  # since the batch before
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -66,15 +77,25 @@ class Playing:
         self.environments.begin(torch.randint(2**31, (self.environments.count,), generator=self.random).tolist())
         self.running[:] = 0
 
-    def step(self, actions: np.ndarray, who: np.ndarray | None = None) -> tuple[Step, list[np.ndarray]]:
-        """A step of the environments, and return and length of each episode that ended with it."""
+    def step(self, actions: np.ndarray, who: np.ndarray | None = None) -> Step:
+        """A step of the environments; the episodes that end with it are counted."""
         step = self.environments.step(actions, who)
         self.played += len(step.who)
-        self.running[step.who] += np.stack([step.rewards, np.ones(len(step.who))], 1)
-        over = step.who[step.terminated | step.truncated]
-        finished = list(self.running[over])
-        self.running[over] = 0
-        return step, finished
+        self.running[step.who, 0] += step.rewards
+        self.running[step.who, 1] += 1
+        ended = step.terminated | step.truncated
+        if ended.any():
+            over = step.who[ended]
+            returns, length = self.running[over].sum(0).tolist()
+            so_far = self.finished
+            self.finished = Finished(so_far.returns + returns, so_far.length + length, so_far.episodes + len(over))
+            self.running[over] = 0
+        return step
+
+    def take_finished(self) -> Finished:
+        """The episodes that ended since this was asked last."""
+        finished, self.finished = self.finished, Finished()
+        return finished
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Episode]:
         """This rank's share of `episodes` greedy episodes, which begin the same each time."""
@@ -103,24 +124,29 @@ class Playing:
             self.begin()
 
 
-def greedy(net: nn.Module, observations: np.ndarray) -> np.ndarray:  # [E, ...] -> [E]
-    """The actions of highest value, or of highest chance, as the network is in evaluation."""
-    device, dtype = place_of(net)
-    was_training = net.training
-    net.eval()
-    with torch.no_grad():
-        actions = net(torch.from_numpy(observations).to(device, dtype)).argmax(1)
-    net.train(was_training)
-    return actions.cpu().numpy()
+class Greedy:
+    """The actions of highest value, or of highest chance, by a network as it is in evaluation.
+
+    Its weights are those of the network that is trained, at any time: only the modules, which know whether they are in
+    training, are others. Telling the network itself before and after each step takes as long as a small one thinks.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        shared = {id(tensor): tensor for tensor in itertools.chain(net.parameters(), net.buffers())}
+        self.net, self.place = copy.deepcopy(net, shared).eval(), place_of(net)
+
+    @torch.no_grad()
+    def __call__(self, observations: np.ndarray) -> np.ndarray:  # [E, ...] -> [E]
+        return self.net(torch.from_numpy(observations).to(*self.place)).argmax(1).cpu().numpy()
 
 
 def greedy_episodes(net: nn.Module, env: str, starts: list[int]) -> list[Episode]:
     """A whole episode from each start, a seed, or its first 10,000 steps."""
-    environments = Environments(env, len(starts), vectorized=False)
+    environments, greedy = Environments(env, len(starts), vectorized=False), Greedy(net)
     environments.begin(starts)
     totals, lengths, playing = np.zeros(len(starts)), np.zeros(len(starts), int), np.arange(len(starts))
     while len(playing):
-        step = environments.step(greedy(net, environments.observations[playing]), playing)
+        step = environments.step(greedy(environments.observations[playing]), playing)
         totals[playing] += step.rewards
         lengths[playing] += 1
         playing = playing[~(step.terminated | step.truncated) & (lengths[playing] < LONGEST)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard, place_of
-from dlref.data.playing import Playing
+from dlref.data.playing import Finished, Playing
 from dlref.errors import ConfigError
 
 
@@ -22,7 +22,7 @@ class Rollout(NamedTuple):
     terminated: Tensor  # [T, E] bool: nothing follows next_states
     ended: Tensor  # [T, E] bool: terminated, or cut off by a time limit
     taken: Tensor  # [T, E] bool: false where an environment took no step, and the other fields mean nothing
-    finished: Tensor  # [N, 2] float64: return and length of each episode that ended
+    finished: Finished  # episodes that ended in them
     played: int  # environment steps so far, over all ranks
 
 
@@ -55,7 +55,6 @@ class Rollouts(Playing):
     def roll(self, net: nn.Module) -> Rollout:
         count = self.environments.count
         steps: list[tuple[np.ndarray, ...]] = []
-        finished: list[np.ndarray] = []
         if self.length is None:
             self.begin()
         playing = np.ones(count, bool)
@@ -63,8 +62,7 @@ class Rollouts(Playing):
             states = self.environments.observations
             actions = self.draw(net, states)
             who = None if self.length is not None else np.flatnonzero(playing)
-            step, over = self.step(actions if who is None else actions[who], who)
-            finished += over
+            step = self.step(actions if who is None else actions[who], who)
             fields = [np.zeros((count, *x.shape[1:]), x.dtype) for x in step[1:]]
             for field, values in zip(fields, step[1:], strict=True):
                 field[step.who] = values
@@ -82,7 +80,7 @@ class Rollouts(Playing):
             terminated=stacked[4],
             ended=stacked[4] | stacked[5],
             taken=stacked[6],
-            finished=torch.from_numpy(np.array(finished).reshape(-1, 2)),
+            finished=self.take_finished(),
             played=self.played,
         )
 

@@ -23,9 +23,10 @@ class FromPlay(Objective):
         if not self.training:
             return {"return": Mean(batch.returns, 1), "length": Mean(batch.length, 1)}
         self.played.fill_(batch.played)
+        finished = batch.finished
         return self.learn(batch) | {
-            "rl/return": Mean(batch.finished[:, 0].sum(), len(batch.finished)),
-            "rl/length": Mean(batch.finished[:, 1].sum(), len(batch.finished)),
+            "rl/return": Mean(finished.returns, finished.episodes),
+            "rl/length": Mean(finished.length, finished.episodes),
         }
 
     def summarize(self, totals: Totals) -> dict[str, float]:

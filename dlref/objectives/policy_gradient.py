@@ -53,21 +53,26 @@ class PolicyGradient(FromPlay):
             values = at_least_float32(values).view_as(batch.rewards)
             with torch.no_grad():
                 following = at_least_float32(judge(batch.next_states.flatten(0, 1))[1]).view_as(values)
-        advantages = self.advantages(batch, values, following)[taken]
-        logs = at_least_float32(logits).log_softmax(1).view(*taken.shape, -1)[taken]
-        entropy = -(logs.exp() * logs).sum()
+        advantages = self.advantages(batch, values, following)
+        logs = at_least_float32(logits).log_softmax(1).view(*taken.shape, -1)
+        # Masks, not indices: a compiled graph has no shapes that depend on what was played.
+        mask = taken.to(logs.dtype)
+        steps = taken.sum()
+        entropy = -(mask[..., None] * logs.exp() * logs).sum()
         loss = -self.entropy * entropy
-        count = len(logs)
-        totals = {"rl/entropy": Mean(entropy.detach(), count)}
+        totals = {"rl/entropy": Mean(entropy.detach(), steps)}
         if self.critic is not None:
-            wrong = (values[taken] - (advantages + values[taken]).detach()).square().sum()
+            wrong = (mask * (values - (advantages + values).detach()).square()).sum()
             loss = loss + self.critic / 2 * wrong
-            totals["rl/value"] = Mean(values[taken].detach().sum(), count)
-            totals["rl/value_error"] = Mean(wrong.detach(), count)
-        if self.standardize and count > 1:
-            advantages = (advantages - advantages.mean()) / advantages.std().clamp_min(1e-8)
-        loss = loss - (advantages * logs.gather(1, batch.actions[taken][:, None]).squeeze(1)).sum()
-        return totals | {"loss": Mean(loss, count)}
+            totals["rl/value"] = Mean((mask * values).detach().sum(), steps)
+            totals["rl/value_error"] = Mean(wrong.detach(), steps)
+        if self.standardize:
+            advantages = advantages - (mask * advantages).sum() / steps
+            variance = (mask * advantages.square()).sum() / (steps - 1).clamp_min(1)
+            advantages = advantages / variance.sqrt().clamp_min(1e-8)
+        chosen = logs.gather(2, batch.actions[..., None]).squeeze(2)
+        loss = loss - (mask * advantages * chosen).sum()
+        return totals | {"loss": Mean(loss, steps)}
 
     @torch.no_grad()
     def advantages(self, batch: Any, values: Tensor, following: Tensor) -> Tensor:  # [T, E], of states and next states

@@ -41,6 +41,10 @@ class QLearning(FromPlay):
         self.huber = huber
         self.target = copy.deepcopy(net).requires_grad_(False)
         self.updates = nn.Buffer(torch.zeros((), dtype=torch.int64))
+        self.drawn: Any = None  # what the last batch was a part of
+        self.register_buffer(
+            "powers", torch.zeros(0), persistent=False
+        )  # of the discount, as many as were needed so far
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -48,39 +52,55 @@ class QLearning(FromPlay):
         return self
 
     def learn(self, batch: Any) -> Totals:
-        q = at_least_float32(self.net(batch.states)).gather(1, batch.actions[:, None]).squeeze(1)
-        errors = q - self.targets(batch)
+        q = at_least_float32(self.net(batch.states)).gather(1, batch.actions[:, None])
+        targets = self.targets(batch)[:, None]
         if batch.errors is not None:
-            batch.errors.copy_(errors.detach())
-        losses = F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=self.huber)
+            batch.errors.copy_((q.detach() - targets).squeeze(1))
+        if batch.weights is None:
+            loss = F.huber_loss(q, targets, reduction="sum", delta=self.huber)
+        else:
+            loss = F.huber_loss(q, targets, reduction="none", delta=self.huber).squeeze(1) @ batch.weights
         count = len(q)
         return {
-            "loss": Mean((losses if batch.weights is None else losses * batch.weights).sum(), count),
+            "loss": Mean(loss, count),
             "rl/q": Mean(q.detach().sum(), count),
             "rl/epsilon": Mean(batch.epsilon, 1),
             "rl/replay_ratio": Mean(count, batch.fresh),  # transitions learned from for each that is new
         }
 
-    @torch.no_grad()
     def targets(self, batch: Any) -> Tensor:  # [B]
-        """What Q(s, a) should be, by the rewards that followed and the target network."""
+        """What Q(s, a) should be. As long as the target network alone says it and stays, of all batches drawn together."""
+        if batch.drawn is None or self.follow is not None or self.chooses:
+            return self.bootstrap(batch)
+        self.drawn = batch.drawn
+        if self.drawn.targets is None:
+            self.drawn.targets = self.bootstrap(self.drawn.whole)
+        return self.drawn.targets[batch.part]
+
+    @torch.no_grad()
+    def bootstrap(self, batch: Any) -> Tensor:  # [B]
+        """The rewards that followed, and the value after them."""
         after = at_least_float32(self.target(batch.next_states))
         if self.chooses:
             after = after.gather(1, self.net(batch.next_states).argmax(1, keepdim=True)).squeeze(1)
         else:
             after = after.amax(1)
-        powers = self.discount ** torch.arange(batch.rewards.shape[1] + 1, device=after.device).to(after.dtype)
-        return batch.rewards.to(after.dtype) @ powers[:-1] + powers[batch.steps] * ~batch.terminated * after
+        steps = batch.rewards.shape[1]
+        powers = self.discount ** torch.arange(steps + 1, device=after.device).to(after.dtype)
+        share = powers[batch.steps] * ~batch.terminated
+        return batch.rewards.to(after.dtype) @ powers[:steps] + share * after
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        self.updates.add_(1)
+        updates = int(self.updates.add_(1))
         if self.follow is not None:
-            torch._foreach_lerp_(list(self.target.parameters()), list(self.net.parameters()), self.follow)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.target.parameters()), list(self.net.parameters()), self.follow)
             for mine, theirs in zip(self.target.buffers(), self.net.buffers(), strict=True):
                 mine.copy_(theirs)
-        elif self.updates % self.copy_every == 0:
+        elif updates % self.copy_every == 0:
             self.target.load_state_dict(self.net.state_dict())
+            if self.drawn is not None:
+                self.drawn.targets = None
 
     def summarize(self, totals: Totals) -> dict[str, float]:
         """Also the updates so far."""

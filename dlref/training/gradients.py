@@ -1,5 +1,6 @@
 """The gradient as one long vector, whether its rows are dense or sparse (word vectors)."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -25,9 +26,9 @@ def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return found
 
 
-def norm(gradient: list[Tensor]) -> Tensor:
+def norm(gradient: list[Tensor]) -> float:
     """The Euclidean norm; not finite if any entry is not."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient))) if gradient else torch.zeros(())
+    return math.hypot(*torch.stack(torch._foreach_norm(gradient)).tolist()) if gradient else 0.0
 
 
 def scale_(gradient: list[Tensor], factor: float) -> None:

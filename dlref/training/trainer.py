@@ -31,6 +31,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0  # of training alone
     logged: tuple[int, float] = (0, 0.0)  # step and seconds of the last line
+    count: int = 1  # that the loss of the last step was a mean over
     evaluated: int = 0
     best: float | None = None  # the larger the better
     since_best: int = 0  # evaluations
@@ -99,12 +100,11 @@ class Trainer:
         return self.average.module if self.average else self.objective
 
     def share_done(self) -> float:
-        steps = self.progress.step / self.max_steps if self.max_steps else 0.0
-        return max(steps, self.progress.seconds / self.max_seconds if self.max_seconds else 0.0)
+        steps, seconds = self.progress.step, self.progress.seconds
+        return max(steps / (self.max_steps or math.inf), seconds / (self.max_seconds or math.inf))
 
     def ended(self) -> bool:
-        impatient = self.patience is not None and self.progress.since_best >= self.patience
-        return self.share_done() >= 1 or impatient
+        return self.share_done() >= 1 or self.progress.since_best >= (self.patience or math.inf)
 
     def due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
@@ -147,17 +147,19 @@ class Trainer:
             with distributed.apart(model) if left else contextlib.nullcontext():
                 with self.autocast():
                     part: Totals = model(next(batches))
-                torch.as_tensor(part["loss"].total).backward()
+                total = torch.as_tensor(part["loss"].total)
+                total.backward(torch.full_like(total, 1 / progress.count))
             totals = add(totals, read(part))
         now = time.perf_counter()
         totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
-        if not self.compiling:  # which the first step is spent on
-            progress.seconds += seconds / self.shard.ranks  # all ranks follow one clock
+        progress.seconds += 0.0 if self.compiling else seconds / self.shard.ranks  # all ranks follow one clock
         self.clock, self.compiling = now, False
         gradient = gradients.values(self.parameters)
-        # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean.
-        scale = self.shard.ranks / max(totals["loss"].count, 1)
-        norm = float(gradients.norm(gradient)) * scale
+        # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean. They
+        # were divided beforehand by the count of the step before, mostly the same, so that nothing is left to scale.
+        count = max(int(totals["loss"].count), 1)
+        scale = self.shard.ranks * progress.count / count
+        norm = gradients.norm(gradient) * scale
         if not math.isfinite(totals["loss"].total + norm):
             raise DivergedError(
                 f"step {progress.step + 1} is not finite: loss {totals['loss'].value:g}, gradient norm {norm:g}, "
@@ -166,7 +168,7 @@ class Trainer:
             )
         gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
         self.optimizer.step()
-        progress.step += 1
+        progress.step, progress.count = progress.step + 1, count
         self.objective.after_step()
         if self.average:
             self.average.update_parameters(self.objective)
@@ -176,9 +178,8 @@ class Trainer:
     def log(self, log: Log, figures: dict[str, float]) -> None:
         progress, units = self.progress, self.data.units_per_batch(self.shard.ranks) * self.accumulate
         steps, seconds = progress.step - progress.logged[0], progress.seconds - progress.logged[1]
-        figures = self.objective.summarize(self.window) | figures
-        figures[f"{self.data.unit}_per_second"] = units * steps / max(seconds, 1e-9)
-        log.figures("train", progress.step, progress.seconds, figures)
+        figures |= {f"{self.data.unit}_per_second": units * steps / max(seconds, 1e-9)}
+        log.figures("train", progress.step, progress.seconds, self.objective.summarize(self.window) | figures)
         self.window, progress.logged = {}, (progress.step, progress.seconds)
 
     def evaluate(self, log: Log, save: Save, report: Report) -> None:
@@ -193,8 +194,7 @@ class Trainer:
             if name not in figures:
                 raise ConfigError(f"trainer.monitor is '{self.monitor}'; evaluation has {', '.join(figures)}")
             value = figures[name] if direction == "max" else -figures[name]
+            progress.since_best += 1
             if value == value and (progress.best is None or value > progress.best):
                 progress.best, progress.since_best = value, 0
                 save("best")
-            else:
-                progress.since_best += 1

@@ -3,6 +3,7 @@
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,12 @@ def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, l
     replay, count = data.replay, data.replay.written
     assert count == 20 + 5 * 2
     assert replay.states[:count, 0].tolist() == [i % length for i in range(count)]
-    assert torch.equal(replay.next_states[:count, 0], replay.states[:count, 0] + 1)
+    assert (replay.next_states[:count, 0] == replay.states[:count, 0] + 1).all()
     assert replay.rewards[:count].tolist() == [i % length + 1 for i in range(count)]
     assert replay.terminated[:count].tolist() == [end != "truncated" and i % length == length - 1 for i in range(count)]
-    assert sum(len(batch.finished) for batch in batches) == count // length
-    total = length * (length + 1) / 2
-    assert all(row.tolist() == [total, length] for batch in batches for row in batch.finished)
+    episodes, total = count // length, length * (length + 1) / 2
+    finished = [sum(sums) for sums in zip(*(batch.finished for batch in batches), strict=True)]
+    assert finished == [episodes * total, episodes * length, episodes]
 
 
 @pytest.mark.parametrize(("envs", "play_steps"), [(1, 1), (1, 3), (4, 2), (4, 0.5), (3, 7)])
@@ -69,9 +70,9 @@ def test_several_environments_store_what_one_does_each() -> None:
     for data in (one, many):  # the cart moves by its speed; across the end of an episode it would jump
         kept = slice(0, data.replay.written)
         states, after = data.replay.states[kept], data.replay.next_states[kept]
-        torch.testing.assert_close(after[:, 0], states[:, 0] + 0.02 * states[:, 1], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(after[:, 0], states[:, 0] + 0.02 * states[:, 1], atol=1e-5, rtol=0)
         follows = data.replay.following[kept]
-        assert torch.equal(data.replay.states[follows[follows >= 0]], after[follows >= 0])
+        assert np.array_equal(data.replay.states[follows[follows >= 0]], after[follows >= 0])
 
 
 def test_a_full_replay_keeps_the_last_transitions() -> None:
@@ -141,12 +142,14 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             Play(**settings)
 
 
-def test_what_was_played_goes_on_where_its_state_was_taken() -> None:
-    """With priorities, several steps and environments, and a replay that has wrapped around."""
+@pytest.mark.parametrize("prioritised", [True, False])
+def test_what_was_played_goes_on_where_its_state_was_taken(prioritised: bool) -> None:
+    """With several steps and environments, and a replay that has wrapped around, in the midst of batches drawn together."""
     settings: dict[str, Any] = {
         "envs": 3,
         "n_step": 3,
-        "prioritised": True,
+        "play_steps": 0.7,
+        "prioritised": prioritised,
         "replay": 40,
         "warmup_steps": 60,
         "batch_size": 8,
@@ -157,8 +160,10 @@ def test_what_was_played_goes_on_where_its_state_was_taken() -> None:
         seen = []
         for _ in range(count):
             batch = next(batches)
-            batch.errors.copy_(batch.rewards.sum(1))
-            seen.append([x.tolist() if isinstance(x, Tensor) else x for x in batch])
+            if prioritised:
+                batch.errors.copy_(batch.rewards.sum(1) * batch.part.start)
+            fields = batch._replace(drawn=None)
+            seen.append([x.tolist() if isinstance(x, Tensor) else x for x in fields])
         return seen
 
     batches = one.train_batches(net, Shard(), 0)

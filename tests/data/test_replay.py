@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -22,7 +21,7 @@ class Memory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replay = Replay(CAPACITY, (1,), torch.float64, ENVS)
+        self.replay = Replay(CAPACITY, (1,), np.float64, ENVS)
         self.kept: deque[dict[str, Any]] = deque(maxlen=CAPACITY)
         self.count = 0
 
@@ -40,7 +39,7 @@ class Memory(RuleBasedStateMachine):
 
     @rule()
     def restore(self) -> None:
-        other = Replay(CAPACITY, (1,), torch.float64, ENVS)
+        other = Replay(CAPACITY, (1,), np.float64, ENVS)
         other.load_state_dict(self.replay.state_dict())
         self.replay = other
 
@@ -54,7 +53,7 @@ class Memory(RuleBasedStateMachine):
     @invariant()
     def holds_the_last_ones_and_what_followed_them(self) -> None:
         assert len(self.replay) == len(self.kept)
-        sample = self.replay.sample(torch.arange(len(self.replay)), STEPS)
+        sample = self.replay.sample(np.arange(len(self.replay)), STEPS)
         assert sorted(sample.states[:, 0].tolist()) == [t["number"] for t in self.kept]
         by_number = {t["number"]: t for t in self.kept}
         for row, number in enumerate(sample.states[:, 0].tolist()):
@@ -63,7 +62,7 @@ class Memory(RuleBasedStateMachine):
             assert sample.actions[row] == number % 5
             assert sample.rewards[row].tolist() == rewards
             assert sample.steps[row] == len(window)
-            assert float(sample.next_states[row]) == window[-1]["number"] + 0.5
+            assert float(sample.next_states[row, 0]) == window[-1]["number"] + 0.5
             assert bool(sample.terminated[row]) == window[-1]["terminated"]
 
 
@@ -83,7 +82,8 @@ def test_priorities_draw_as_the_running_sum_does(rows: int) -> None:
         if not plain.any():
             continue
         shares = np.append(random.random(40), [0.0, 1 - 1e-12])
-        drawn, chances = priorities.draw(shares)
+        drawn = priorities.draw(shares)
+        chances = priorities.chances(drawn)
         ends = plain.cumsum()
         expected = np.minimum(np.searchsorted(ends, shares * ends[-1], side="right"), np.flatnonzero(plain)[-1])
         assert (plain[drawn] > 0).all(), "what has no priority is never drawn"

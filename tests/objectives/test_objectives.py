@@ -1,14 +1,16 @@
 """Each objective, against the same sum done one sample, one token or one transition at a time."""
 
 import math
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from dlref.data.play import Transitions
-from dlref.data.playing import Episode
+from dlref.data import Shard
+from dlref.data.play import Play, Transitions
+from dlref.data.playing import Episode, Finished
 from dlref.data.supervised import Examples
 from dlref.data.text import Piece
 from dlref.errors import ConfigError, DataError
@@ -124,9 +126,7 @@ def case() -> Case:
         steps=torch.ones(6, dtype=torch.int64),
         next_states=torch.randn(6, 3),
         terminated=torch.tensor([1, 0, 0, 1, 0, 0]).bool(),
-        weights=None,
-        errors=None,
-        finished=torch.tensor([[10.0, 7.0], [2.0, 3.0]]),
+        finished=Finished(returns=12.0, length=10.0, episodes=2),
         epsilon=0.25,
         played=40,
         fresh=3,
@@ -318,3 +318,18 @@ def test_a_critic_needs_a_network_that_judges() -> None:
     with pytest.raises(ConfigError, match="has no values to judge states by"):
         PolicyGradient(MLP(3, 4, [5]), critic=0.5)
     PolicyGradient(ActorCritic(3, 4, [5]), critic=0.5)
+
+
+def test_targets_of_batches_that_were_drawn_together_are_those_of_each_alone() -> None:
+    """Also when the target network is renewed in the midst of them."""
+    data = Play(envs=12, play_steps=2, batch_size=5, warmup_steps=20, n_step=3)
+    objective = QLearning(MLP(4, 2, [6]), copy_every=4).train()
+    reused = 0
+    for batch in islice(data.train_batches(objective.net, Shard(), 0), 30):
+        reused += batch.drawn.targets is not None
+        torch.testing.assert_close(objective.targets(batch), objective.bootstrap(batch))
+        with torch.no_grad():
+            for p in objective.net.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        objective.after_step()
+    assert 15 <= reused < 25

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dlref.data import Shard
 from dlref.data.environments import Step
 from dlref.data.play import Play, Transitions
+from dlref.data.playing import Finished
 from dlref.data.replay import Replay
 from dlref.data.rollouts import Rollout
 from dlref.equations import reinforcement
@@ -22,10 +23,9 @@ GAMMA = 0.9
 
 def transitions(states: Tensor, rewards: Tensor, next_states: Tensor, terminated: Tensor, **fields: Any) -> Transitions:
     count = len(rewards)
-    nothing = {"weights": None, "errors": None, "finished": torch.zeros(0, 2), "epsilon": 0.1, "played": 1, "fresh": 1}
     sample = {"actions": torch.arange(count) % 3, "rewards": rewards[:, None], "steps": torch.ones(count).long()}
     batch = {"states": states, "next_states": next_states, "terminated": terminated}
-    return Transitions(**nothing | sample | batch | fields)
+    return Transitions(**sample | batch | fields)
 
 
 def learner(**settings: Any) -> QLearning:
@@ -70,14 +70,14 @@ def n_step(equation: Any) -> None:
     terminated = torch.zeros(2, count).bool()
     truncated = terminated.clone()
     terminated[0, 4] = terminated[1, 0] = truncated[0, 7] = truncated[1, 9] = terminated[1, 9] = True
-    replay = Replay(2 * count, (4,), torch.float64, envs=2)
-    replay.rewards = replay.rewards.double()
-    replay.arrays[3] = replay.rewards.numpy()
+    replay = Replay(2 * count, (4,), np.float64, envs=2)
+    replay.rewards = replay.rewards.astype(np.float64)
     for t in range(count):
         step = Step(np.arange(2), *(x[:, t].numpy() for x in (rewards, after, terminated, truncated)))
         replay.write(states[:, t].numpy(), np.array([0, 1]), step)
     for steps in (1, 2, 4):
-        targets = objective.targets(replay.sample(torch.arange(2 * count), steps))
+        sample = Transitions(*map(torch.from_numpy, replay.sample(np.arange(2 * count), steps)))
+        targets = objective.targets(sample)
         for env in range(2):
             for t in range(count):
                 total, last, factor = equation(
@@ -124,7 +124,8 @@ def prioritised() -> tuple[Play, Tensor]:
 def priorities(equation: Any) -> None:
     data, errors = prioritised()
     assert data.priorities is not None
-    rows, chances = data.priorities.draw((np.arange(4000) + 0.5) / 4000)
+    rows = data.priorities.draw((np.arange(4000) + 0.5) / 4000)
+    chances = data.priorities.chances(rows)
     expected = equation(errors, 0.6, 1e-6)
     torch.testing.assert_close(torch.from_numpy(chances), expected[torch.from_numpy(rows)], **EXACT)
     drawn = torch.bincount(torch.from_numpy(rows), minlength=len(errors)) / 4000
@@ -138,7 +139,7 @@ def importance_weights(equation: Any) -> None:
     assert data.random is not None
     state = data.random.get_state()
     shares = (np.arange(7) + torch.rand(7, generator=data.random, dtype=torch.float64).numpy()) / 7
-    _, chances = data.priorities.draw(shares)
+    chances = data.priorities.chances(data.priorities.draw(shares))
     data.random.set_state(state)
     weights = data.sample(nn.Linear(4, 2).double(), 7).weights
     exponent = 0.4 + 0.6 * len(data.replay) / data.explore_steps
@@ -167,7 +168,7 @@ def rollout() -> Rollout:
     ended[2, 0] = ended[6, 0] = ended[4, 1] = True
     actions = torch.arange(14).view(7, 2) % 3
     fields = (random(7, 2, 4), actions, random(7, 2), random(7, 2, 4, seed=1), terminated, ended, taken)
-    return Rollout(*fields, finished=torch.zeros(0, 2), played=0)
+    return Rollout(*fields, finished=Finished(), played=0)
 
 
 @proves(reinforcement.returns)

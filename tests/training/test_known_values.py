@@ -24,11 +24,10 @@ class Values(nn.Module):
 
     def __init__(self, states: int, actions: int) -> None:
         super().__init__()
-        self.q = [[0.0] * actions for _ in range(states)]
-        self.place = nn.Buffer(torch.zeros((), dtype=torch.float64))
+        self.q = nn.Buffer(torch.zeros(states, actions, dtype=torch.float64))
 
     def forward(self, states: Tensor) -> Tensor:
-        return torch.tensor([self.q[int(s.argmax())] for s in states], dtype=torch.float64)
+        return self.q[states.argmax(1)]
 
 
 def test_the_textbook_update_of_a_table_is_a_step_of_the_trainer(train: Train, tmp_path: Path) -> None:
@@ -64,9 +63,9 @@ def test_the_textbook_update_of_a_table_is_a_step_of_the_trainer(train: Train, t
     hand = Values(48, 4)
     for batch in islice(data.train_batches(hand, Shard(), 0), steps):
         s, a, after = int(batch.states.argmax()), int(batch.actions), int(batch.next_states.argmax())
-        future = 0.0 if batch.terminated else discount * max(hand.q[after])
-        hand.q[s][a] += rate * (float(batch.rewards) + future - hand.q[s][a])
-    assert torch.equal(last.read("weights.pt")["net.values"], torch.tensor(hand.q, dtype=torch.float64))
+        future = 0.0 if batch.terminated else discount * float(hand.q[after].max())
+        hand.q[s, a] += rate * (float(batch.rewards) + future - float(hand.q[s, a]))
+    assert torch.equal(last.read("weights.pt")["net.values"], hand.q)
     assert np.count_nonzero(hand.q) > 50
 
 

@@ -41,8 +41,7 @@ class Recorded:
             actions, rewards = torch.randint(4, (size,), generator=draw), torch.randn(size, generator=draw, dtype=torch.float64)
             over = torch.rand(size, generator=draw) < 0.3
             parts = (states, actions, rewards[:, None], torch.ones(size).long(), then, over)
-            none = {"weights": None, "errors": None, "finished": torch.zeros(0, 2), "epsilon": 0.0, "played": 0, "fresh": 0}
-            yield Transitions(*(part[rows] for part in parts), **none)
+            yield Transitions(*(part[rows] for part in parts))
 """
 MODELS = {
     "mlp": ["model=mlp", "network.widths=[9,7]", "data.batch_size=5", "data.points=13"],

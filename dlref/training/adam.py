@@ -1,0 +1,73 @@
+"""Adam and AdamW, as torch has them, for small networks: Kingma & Ba 2015, Loshchilov & Hutter 2019."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Prompt:
+    """torch's fused step, bit for bit, of tensors that are looked up once.
+
+    To look them up anew takes torch several times as long as a small network's step itself. Settings other than the usual
+    ones, and parameters without a gradient, take torch's own way.
+    """
+
+    found: list[tuple[list[Tensor], ...]] | None = None  # parameters, moments and step counts of each group
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        optimizer: Any = self
+        gradients = [[p.grad for p in group["params"]] for group in optimizer.param_groups]
+        if (
+            self.found is None
+            or closure is not None
+            or any(g is None or g.is_sparse for some in gradients for g in some)
+        ):
+            loss = super().step(closure)  # type: ignore[misc]
+            self.found = self.find()
+            return loss
+        for group, grads, (params, means, squares, steps) in zip(
+            optimizer.param_groups, gradients, self.found, strict=True
+        ):
+            torch._foreach_add_(steps, 1)
+            update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+            update(
+                params,
+                grads,
+                means,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=group["maximize"],
+            )
+        return None
+
+    step.hooked = True  # type: ignore[attr-defined] # torch would wrap it for its profiler, which small steps notice too
+
+    def find(self) -> list[tuple[list[Tensor], ...]] | None:
+        found = []
+        for group in self.param_groups:  # type: ignore[attr-defined]
+            states = [self.state.get(p, {}) for p in group["params"]]  # type: ignore[attr-defined]
+            if not group["fused"] or group["amsgrad"] or any("exp_avg" not in state for state in states):
+                return None
+            found.append((group["params"], *([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq", "step"))))
+        return found
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        super().load_state_dict(state_dict)  # type: ignore[misc]
+        self.found = None  # the moments are others now
+
+
+class Adam(Prompt, torch.optim.Adam):
+    """torch.optim.Adam, prompt."""
+
+
+class AdamW(Prompt, torch.optim.AdamW):
+    """torch.optim.AdamW, prompt."""
