@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Remakes the results table of README.md: each row's command for seeds 0, 1 and 2, its evaluation, and the comparison.
+# Remakes the results table of README.md: each row's command for its seeds, 0, 1 and 2 where nothing else is said, its evaluation, and the comparison.
 # Usage: scripts/reproduce.sh [ROW …], where ROW is one of `rows` below; all of them by default, which takes hours.
 # Runs lie under runs/reproduce/ and go on where they were interrupted; remove that folder to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows=(mlp lstm_lm dqn mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
+rows=(mlp lstm_lm dqn dqn_cartpole mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
 seeds=(0 1 2)
 dlref=dlref
 if [[ -x .venv/bin/dlref ]]; then
@@ -67,6 +67,11 @@ for row in "$@"; do
             unigram
             ;;
         dqn) reproduce dqn test model=dqn data.episodes=100 ;;
+        dqn_cartpole)
+            seeds=({0..19})
+            reproduce dqn_cartpole test experiment=dqn_cartpole
+            seeds=(0 1 2)
+            ;;
         mlp_mnist_permuted) reproduce mlp_mnist_permuted test "experiment=mlp_mnist data.permutation=1" ;;
         mlp_mnist_fast | mlp_mnist | cnn_mnist | cnn_mnist_deep) reproduce "$row" test "experiment=$row" ;;
         bf16)
