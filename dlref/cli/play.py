@@ -56,7 +56,7 @@ def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequen
         total, length, over = 0.0, 0, False
         while not over and length < LONGEST:
             if video is not None:
-                frames.append(frame(environments.each[0], environments.name))
+                frames.append(frame(environments))
             step = environments.step(greedy(environments.observations))
             total, length, over = (
                 total + float(step.rewards[0]),
@@ -68,7 +68,7 @@ def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequen
     if episodes > 1:
         print(f"mean return {statistics.mean(returns):g} ± {statistics.stdev(returns):.3g}")
     if video is not None:
-        rate = environments.each[0].metadata.get("render_fps", 30)
+        rate = 15 if environments.stacked else environments.each[0].metadata.get("render_fps", 30)
         try:
             frames[0].save(video, save_all=True, append_images=frames[1:], duration=1000 / rate, loop=0)
         except OSError as error:
@@ -76,14 +76,17 @@ def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequen
         print(f"video {video}, {len(frames)} pictures")
 
 
-def frame(env: Any, name: str) -> Any:
+def frame(environments: Any) -> Any:
+    """What is to be seen of the first environment; of a game what the network sees, its newest frame."""
     from gymnasium.error import DependencyNotInstalled
     from PIL import Image
 
+    if environments.stacked:
+        return Image.fromarray(environments.observations[0, -1]).resize((336, 336), Image.Resampling.NEAREST)
     try:
-        picture = env.render()
+        picture = environments.each[0].render()
     except DependencyNotInstalled:
-        raise ConfigError(f"drawing {name} needs pygame; pip install 'dlref[video]'") from None
+        raise ConfigError(f"drawing {environments.name} needs pygame; pip install 'dlref[video]'") from None
     if picture is None:
-        raise ConfigError(f"{name} cannot be drawn; leave out --video")
+        raise ConfigError(f"{environments.name} cannot be drawn; leave out --video")
     return Image.fromarray(picture)

@@ -25,6 +25,8 @@ class Environments:
 
     `observations` [count, ...] is what to act on next: float32, pictures uint8, discrete ones as one-hot vectors.
     gymnasium's vectorised form is used where there is one (CartPole) and `vectorized`, else a list, which can be `render`ed.
+    Atari's games (`ALE/Pong-v5`) always take their vectorised form, whose observations are the last four of the frames,
+    every fourth one, 84 × 84 and grey; in training, where `vectorized`, their rewards are -1, 0 and 1 (Mnih et al. 2015).
     Raises ConfigError for an environment that cannot be made, or that has neither numbered actions nor observations that
     are an array or numbered; DataError, with environment and step, for one that fails.
     """
@@ -34,11 +36,17 @@ class Environments:
         from gymnasium import spaces
 
         self.name, self.count, self.steps = name, count, 0
+        self.stacked = name.startswith("ALE/")
         self.together: Any = None
         self.each: list[Any] = []
         try:
-            if vectorized and count > 1 and gymnasium.spec(name).vector_entry_point:
-                self.together = gymnasium.make_vec(name, count, vectorization_mode="vector_entry_point")
+            if self.stacked:
+                import ale_py
+
+                gymnasium.register_envs(ale_py)
+            if self.stacked or (vectorized and count > 1 and gymnasium.spec(name).vector_entry_point):
+                clipped: dict[str, Any] = {"reward_clipping": vectorized} if self.stacked else {}
+                self.together = gymnasium.make_vec(name, count, vectorization_mode="vector_entry_point", **clipped)
                 if self.together.metadata.get("autoreset_mode") != gymnasium.vector.AutoresetMode.NEXT_STEP:
                     self.together = None
             if self.together is None:
@@ -46,7 +54,8 @@ class Environments:
                 drawn: Any = {"render_mode": "rgb_array"} if render else {}
                 self.each = [gymnasium.make(name, disable_env_checker=True, **drawn) for _ in range(count)]
         except (gymnasium.error.Error, ImportError) as error:
-            raise ConfigError(f"data.env={name} cannot be made: {str(error).splitlines()[0]}") from None
+            more = "; pip install 'dlref[atari]'" if self.stacked and isinstance(error, ImportError) else ""
+            raise ConfigError(f"data.env={name} cannot be made: {str(error).splitlines()[0]}{more}") from None
         one = self.together or self.each[0]
         observations = one.single_observation_space if self.together else one.observation_space
         actions = one.single_action_space if self.together else one.action_space
@@ -66,7 +75,7 @@ class Environments:
     def begin(self, seeds: Sequence[int]) -> None:
         """New episodes, from `count` seeds."""
         if self.together is not None:
-            self.observations = self.together.reset(seed=seeds[0])[0]
+            self.observations = self.together.reset(seed=np.array(seeds) if self.stacked else seeds[0])[0]
             self.resetting = np.zeros(self.count, bool)
         for number, (env, seed) in enumerate(zip(self.each, seeds, strict=False)):
             self.observations[number] = self.seen(env.reset(seed=seed)[0])
@@ -75,16 +84,23 @@ class Environments:
         """One step of all, or of those in a list that `who` [M] names, with their actions [M] int64."""
         self.steps += 1
         try:
-            return self.step_together(actions) if self.together is not None else self.step_each(actions, who)
+            return self.step_together(actions, who) if self.together is not None else self.step_each(actions, who)
         except DataError:
             raise
         except Exception as error:  # any environment's own
             raise DataError(f"{self.name} failed at step {self.steps - 1}: {type(error).__name__}: {error}") from error
 
-    def step_together(self, actions: np.ndarray) -> Step:
-        """gymnasium begins an episode in a step of its own, which is no step of the environment and left out here."""
+    def step_together(self, actions: np.ndarray, asked: np.ndarray | None) -> Step:
+        """gymnasium begins an episode in a step of its own, which is no step of the environment and left out here.
+
+        Those that are not asked for take a step too, of which nothing is told.
+        """
+        if asked is not None:
+            given, actions = actions, np.zeros(self.count, np.int64)
+            actions[asked] = given
         observations, rewards, terminated, truncated, _ = self.together.step(actions + self.first_action)
-        who = np.flatnonzero(~self.resetting)
+        rewards = rewards.astype(np.float32, copy=False)
+        who = np.flatnonzero(~self.resetting) if asked is None else asked
         self.observations, self.resetting = observations, terminated | truncated
         if len(who) == self.count:
             return Step(who, rewards, observations, terminated, truncated)

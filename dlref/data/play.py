@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard
-from dlref.data.playing import Finished, Greedy, Playing
+from dlref.data.playing import Finished, Greedy, Playing, as_input
 from dlref.data.replay import Priorities, Replay
 from dlref.errors import ConfigError
 
@@ -80,7 +80,8 @@ class Play(Playing):
                 f"and n_step {n_step} take 1 or more, play_steps {play_steps} more than 0, epsilon {epsilon} from 0 to 1"
             )
         super().__init__(env, envs, True, episodes, seed)
-        self.replay = Replay(replay, self.environments.shape, self.environments.dtype, envs)
+        there = self.environments
+        self.replay = Replay(replay, there.shape, there.dtype, envs, there.stacked)
         self.priorities = Priorities(replay) if prioritised else None
         self.highest = 1.0  # priority so far, which new transitions are given
         self.play_steps, self.batch_size, self.n_step = play_steps, batch_size, n_step
@@ -152,10 +153,19 @@ class Play(Playing):
             made_up = (len(self.replay) * self.priorities.chances(self.rows)) ** -exponent
             weights = torch.from_numpy(made_up / made_up.max()).to(device, dtype)
             self.errors = torch.zeros_like(weights) if self.errors is None else self.errors.to(device)
-        columns = [torch.from_numpy(column) for column in self.replay.sample(self.rows, self.n_step)]
-        whole = (torch.bool, torch.int64)
-        fields: Any = [x.to(device, x.dtype if x.dtype in whole else dtype) for x in columns]
-        return Drawn(Transitions(*fields)._replace(weights=weights, errors=self.errors))
+        sample = self.replay.sample(self.rows, self.n_step)
+        return Drawn(
+            Transitions(
+                as_input(sample.states, device, dtype),
+                torch.from_numpy(sample.actions).to(device),
+                as_input(sample.rewards, device, dtype),
+                torch.from_numpy(sample.steps).to(device),
+                as_input(sample.next_states, device, dtype),
+                torch.from_numpy(sample.terminated).to(device),
+                weights,
+                self.errors,
+            )
+        )
 
     def learn_priorities(self) -> None:
         """All batches that were drawn have been learned from: take over the errors that were written into them."""

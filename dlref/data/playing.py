@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlref.data import Shard, generator, place_of
 from dlref.data.environments import Environments, Step
@@ -53,7 +53,9 @@ class Playing:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {"inputs": math.prod(self.environments.shape), "outputs": self.environments.actions}
+        shape = self.environments.shape
+        pictures = dict(zip(("planes", "rows", "columns"), shape, strict=True)) if len(shape) == 3 else {}
+        return {"inputs": math.prod(shape), "outputs": self.environments.actions} | pictures
 
     @property
     def batches_per_pass(self) -> float:
@@ -137,7 +139,13 @@ class Greedy:
 
     @torch.no_grad()
     def __call__(self, observations: np.ndarray) -> np.ndarray:  # [E, ...] -> [E]
-        return self.net(torch.from_numpy(observations).to(*self.place)).argmax(1).cpu().numpy()
+        return self.net(as_input(observations, *self.place)).argmax(1).cpu().numpy()
+
+
+def as_input(observations: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What a network is given of observations: of bytes, which are pictures, numbers from 0 to 1."""
+    there = torch.from_numpy(observations).to(device)
+    return there.to(dtype).div_(255) if there.dtype == torch.uint8 else there.to(dtype)
 
 
 def greedy_episodes(net: nn.Module, env: str, starts: list[int]) -> list[Episode]:

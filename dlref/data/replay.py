@@ -21,22 +21,100 @@ class Sample(NamedTuple):
     terminated: np.ndarray  # [B] bool: nothing follows next_states; an episode cut off by a time limit goes on
 
 
+class Whole:
+    """Each row's state and next state."""
+
+    def __init__(self, capacity: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self.states, self.next_states = np.zeros((2, capacity, *shape), dtype)
+
+    def write(self, rows: np.ndarray, before: np.ndarray, states: np.ndarray, next_states: np.ndarray) -> None:
+        self.states[rows], self.next_states[rows] = states, next_states
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        return self.states.take(rows, 0)
+
+    def read_next(self, rows: np.ndarray, following: np.ndarray) -> np.ndarray:
+        return self.next_states.take(rows, 0)
+
+    def state_dict(self, rows: int) -> dict[str, Any]:
+        return {name: torch.from_numpy(column[:rows].copy()) for name, column in vars(self).items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, saved in state.items():
+            getattr(self, name)[: len(saved)] = saved.numpy()
+
+
+class Stacked:
+    """The same of states that are the last K frames of an episode, zeros before its first: each frame is stored once.
+
+    A row keeps the newest frame of its state and the numbers of the others, which are the rows before it. Its next state
+    is that of the row that follows, or ends with a frame of its own where none does.
+    """
+
+    def __init__(self, capacity: int, shape: tuple[int, ...], dtype: Any, envs: int) -> None:
+        depth = shape[0]
+        # The frames of the oldest rows are older than they: as many steps as a state has frames.
+        self.frames = np.zeros((capacity + depth * envs, *shape[1:]), dtype)
+        self.numbers = np.full((capacity, depth), -1)  # of the frames of a row's state, -1 for zeros
+        self.last: dict[int, np.ndarray] = {}  # the newest frame of the next state of rows that none follows
+        self.written = 0
+
+    def write(self, rows: np.ndarray, before: np.ndarray, states: np.ndarray, next_states: np.ndarray) -> None:
+        older = np.where(before[:, None] >= 0, self.numbers[before], -1)[:, 1:]
+        newest = self.written + np.arange(len(rows))
+        self.numbers[rows] = np.concatenate([older, newest[:, None]], 1)
+        self.frames[newest % len(self.frames)] = states[:, -1]
+        self.written += len(rows)
+        for row, previous, frame in zip(rows.tolist(), before.tolist(), next_states[:, -1], strict=True):
+            self.last.pop(previous, None)
+            self.last[row] = frame.copy()
+
+    def gather(self, numbers: np.ndarray) -> np.ndarray:
+        frames = self.frames[numbers % len(self.frames)]
+        frames[numbers < 0] = 0
+        return frames
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        return self.gather(self.numbers[rows])
+
+    def read_next(self, rows: np.ndarray, following: np.ndarray) -> np.ndarray:
+        there = following >= 0
+        older = np.concatenate([self.numbers[rows, 1:], np.full((len(rows), 1), -1)], 1)
+        states = self.gather(np.where(there[:, None], self.numbers[following], older))
+        for place in np.flatnonzero(~there).tolist():
+            states[place, -1] = self.last[int(rows[place])]
+        return states
+
+    def state_dict(self, rows: int) -> dict[str, Any]:
+        return {
+            "frames": torch.from_numpy(self.frames[: min(self.written, len(self.frames))].copy()),
+            "numbers": torch.from_numpy(self.numbers[:rows].copy()),
+            "last": {row: torch.from_numpy(frame) for row, frame in self.last.items()},
+            "written": self.written,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.frames[: len(state["frames"])] = state["frames"].numpy()
+        self.numbers[: len(state["numbers"])] = state["numbers"].numpy()
+        self.last = {row: frame.numpy() for row, frame in state["last"].items()}
+        self.written = state["written"]
+
+
 class Replay:
     """The last `capacity` transitions of `envs` environments, in arrays that are allocated once.
 
     They are NumPy's, which reads and writes single rows in a fraction of the time of tensors. A transition knows the one
-    that followed it in its episode, so the rewards of n steps are put together when they are sampled. Raises ConfigError
-    for fewer rows than environments.
+    that followed it in its episode, so the rewards of n steps are put together when they are sampled. Where states are
+    `stacked` frames, each frame is stored once. Raises ConfigError for fewer rows than environments.
     """
 
-    def __init__(self, capacity: int, shape: tuple[int, ...], dtype: Any, envs: int = 1) -> None:
+    def __init__(self, capacity: int, shape: tuple[int, ...], dtype: Any, envs: int = 1, stacked: bool = False) -> None:
         if capacity < envs:
             raise ConfigError(
                 f"data.replay is {capacity} and data.envs {envs}; remember one transition of each or more"
             )
         self.capacity = capacity
-        self.states = np.zeros((capacity, *shape), dtype)
-        self.next_states = np.zeros((capacity, *shape), dtype)
+        self.seen = Stacked(capacity, shape, dtype, envs) if stacked else Whole(capacity, shape, dtype)
         self.actions = np.zeros(capacity, np.int64)
         self.rewards = np.zeros(capacity, np.float32)
         self.terminated = np.zeros(capacity, bool)
@@ -50,9 +128,9 @@ class Replay:
     def write(self, states: np.ndarray, actions: np.ndarray, step: Step) -> np.ndarray:
         """What the environments of a step saw and did before it, [M, ...] and [M]; the rows that were written [M]."""
         rows = (self.written + np.arange(len(step.who))) % self.capacity
-        self.states[rows], self.next_states[rows] = states, step.observations
-        self.actions[rows], self.rewards[rows], self.terminated[rows] = actions, step.rewards, step.terminated
         before = self.newest[step.who]
+        self.seen.write(rows, before, states, step.observations)
+        self.actions[rows], self.rewards[rows], self.terminated[rows] = actions, step.rewards, step.terminated
         self.following[rows] = -1
         self.following[before[before >= 0]] = rows[before >= 0]
         self.newest[step.who] = np.where(step.terminated | step.truncated, -1, rows)
@@ -69,23 +147,25 @@ class Replay:
             rewards.append(self.rewards.take(here) * there)
             steps += there
         return Sample(
-            self.states.take(rows, 0),
+            self.seen.read(rows),
             self.actions.take(rows),
             np.stack(rewards, 1),
             steps,
-            self.next_states.take(here, 0),
+            self.seen.read_next(here, self.following.take(here)),
             self.terminated.take(here),
         )
 
     def columns(self) -> list[np.ndarray]:
-        return [self.states, self.next_states, self.actions, self.rewards, self.terminated, self.following]
+        return [self.actions, self.rewards, self.terminated, self.following]
 
     def state_dict(self) -> dict[str, Any]:
         rows = [torch.from_numpy(column[: len(self)].copy()) for column in self.columns()]
-        return {"written": self.written, "newest": self.newest.tolist(), "rows": rows}
+        seen = self.seen.state_dict(len(self))
+        return {"written": self.written, "newest": self.newest.tolist(), "rows": rows, "seen": seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.written, self.newest = state["written"], np.array(state["newest"])
+        self.seen.load_state_dict(state["seen"])
         for column, saved in zip(self.columns(), state["rows"], strict=True):
             column[: len(self)] = saved.numpy()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard, place_of
-from dlref.data.playing import Finished, Playing
+from dlref.data.playing import Finished, Playing, as_input
 from dlref.errors import ConfigError
 
 
@@ -71,12 +71,16 @@ class Rollouts(Playing):
             if self.length is None:
                 playing &= ~(fields[2] | fields[3])
         device, dtype = place_of(net)
-        stacked = [torch.from_numpy(np.stack(field)).to(device) for field in zip(*steps, strict=True)]
+        arrays = [np.stack(field) for field in zip(*steps, strict=True)]
+        stacked = [
+            as_input(x, device, dtype) if i in (0, 2, 3) else torch.from_numpy(x).to(device)
+            for i, x in enumerate(arrays)
+        ]
         return Rollout(
-            states=stacked[0].to(dtype),
+            states=stacked[0],
             actions=stacked[1],
-            rewards=stacked[2].to(dtype),
-            next_states=stacked[3].to(dtype),
+            rewards=stacked[2],
+            next_states=stacked[3],
             terminated=stacked[4],
             ended=stacked[4] | stacked[5],
             taken=stacked[6],
@@ -88,5 +92,5 @@ class Rollouts(Playing):
         """Actions by their chances."""
         device, dtype = place_of(net)
         with torch.no_grad():
-            shares = net(torch.from_numpy(states).to(device, dtype)).softmax(1)
+            shares = net(as_input(states, device, dtype)).softmax(1)
         return torch.multinomial(shares.cpu(), 1, generator=self.random).squeeze(1).numpy()

@@ -39,8 +39,8 @@ def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, l
     data, batches = played(f"Corridor-{end}-v{0 if length == 3 else 1}", play_steps=2)
     replay, count = data.replay, data.replay.written
     assert count == 20 + 5 * 2
-    assert replay.states[:count, 0].tolist() == [i % length for i in range(count)]
-    assert (replay.next_states[:count, 0] == replay.states[:count, 0] + 1).all()
+    assert replay.seen.states[:count, 0].tolist() == [i % length for i in range(count)]
+    assert (replay.seen.next_states[:count, 0] == replay.seen.states[:count, 0] + 1).all()
     assert replay.rewards[:count].tolist() == [i % length + 1 for i in range(count)]
     assert replay.terminated[:count].tolist() == [end != "truncated" and i % length == length - 1 for i in range(count)]
     episodes, total = count // length, length * (length + 1) / 2
@@ -63,16 +63,16 @@ def test_several_environments_store_what_one_does_each() -> None:
     data, _ = played("Corridor-truncated-v0", envs=4, replay=60)
     replay, count = data.replay, data.replay.written
     assert count == 28
-    assert replay.states[:count, 0].tolist() == [i // 4 % 3 for i in range(count)]
+    assert replay.seen.states[:count, 0].tolist() == [i // 4 % 3 for i in range(count)]
     assert replay.following[:count].tolist() == [-1 if i // 4 % 3 == 2 or i >= 24 else i + 4 for i in range(count)]
     one, _ = played("CartPole-v1", envs=1, replay=300, warmup_steps=200)
     many, _ = played("CartPole-v1", envs=5, replay=300, warmup_steps=200)
     for data in (one, many):  # the cart moves by its speed; across the end of an episode it would jump
         kept = slice(0, data.replay.written)
-        states, after = data.replay.states[kept], data.replay.next_states[kept]
+        states, after = data.replay.seen.states[kept], data.replay.seen.next_states[kept]
         np.testing.assert_allclose(after[:, 0], states[:, 0] + 0.02 * states[:, 1], atol=1e-5, rtol=0)
         follows = data.replay.following[kept]
-        assert np.array_equal(data.replay.states[follows[follows >= 0]], after[follows >= 0])
+        assert np.array_equal(data.replay.seen.states[follows[follows >= 0]], after[follows >= 0])
 
 
 def test_a_full_replay_keeps_the_last_transitions() -> None:
@@ -80,7 +80,7 @@ def test_a_full_replay_keeps_the_last_transitions() -> None:
     written = data.replay.written
     assert written == 20 + 5 * 13
     newest = {(i % 50, (i % 3)) for i in range(written - 50, written)}
-    assert {(row, int(data.replay.states[row, 0])) for row in range(50)} == newest
+    assert {(row, int(data.replay.seen.states[row, 0])) for row in range(50)} == newest
     assert all((batch.next_states[:, 0] == batch.states[:, 0] + 1).all() for batch in batches)
 
 

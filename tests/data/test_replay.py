@@ -95,3 +95,40 @@ def test_one_of_two_rows_in_a_block_may_be_set_twice_at_once() -> None:
     priorities = Priorities(9)
     priorities.set(np.array([0, 1, 2, 4, 1]), np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert priorities.sums.tolist() == [9.0, 4.0, 0.0]
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_frames_that_are_stored_once_are_those_of_whole_states(n_step: int) -> None:
+    """Also after the replay has wrapped around several times, was restored, and episodes were left before their end."""
+    random, envs, capacity, depth = np.random.default_rng(2), 3, 40, 4
+    whole, once = (Replay(capacity, (depth, 2), np.uint8, envs, stacked) for stacked in (False, True))
+
+    def begun(frame: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.zeros((depth - 1, 2), np.uint8), frame[None]])
+
+    def frame() -> np.ndarray:
+        return random.integers(1, 255, 2, dtype=np.uint8)
+
+    states = np.stack([begun(frame()) for _ in range(envs)])
+    over = np.zeros(envs, bool)
+    for number in range(150):
+        who = np.flatnonzero(~over | (random.random(envs) < 0.5))  # the others had only been reset
+        after = np.stack([np.concatenate([state[1:], frame()[None]]) for state in states])
+        terminated, truncated = random.random((2, envs)) < 0.1
+        step = Step(who, random.random(envs)[who], after[who], terminated[who], truncated[who])
+        for replay in (whole, once):
+            replay.write(states[who], who % 2, step)
+        over &= ~np.isin(np.arange(envs), who)
+        over[who] = (terminated | truncated)[who]
+        if number == 70:
+            over[:] = True
+            whole.newest[:] = once.newest[:] = -1
+        states = np.stack(
+            [begun(frame()) if over[env] else after[env] if env in who else states[env] for env in range(envs)]
+        )
+        if number == 100:
+            saved, once = once.state_dict(), Replay(capacity, (depth, 2), np.uint8, envs, True)
+            once.load_state_dict(saved)
+        for mine, theirs in zip(*(r.sample(np.arange(len(r)), n_step) for r in (whole, once)), strict=True):
+            assert np.array_equal(mine, theirs)
+    assert once.seen.state_dict(capacity)["frames"].nbytes < whole.seen.states.nbytes / 2
