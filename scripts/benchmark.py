@@ -21,10 +21,15 @@ from dlref.training.devices import resolve
 
 HERE = Path(__file__).parent
 MLP = ["model=mlp", "data=mnist", "data.batch_size=128", "optimizer=adam", "optimizer.lr=1e-3", "schedule=constant"]
-DQN = [
-    *("model=dqn", "data.replay=10000", "data.warmup_steps=2000", "data.explore_steps=20000", "data.epsilon=0.05"),
-    *("schedule=constant", "trainer.clip_norm=null", "threads=1", "trainer.max_steps=4000"),
+DQN = ["model=dqn", "schedule=constant", "trainer.clip_norm=null", "threads=1", "trainer.max_steps=4000"]
+LOOP = [
+    "optimizer.lr=2.5e-4",
+    "data.replay=10000",
+    "data.warmup_steps=2000",
+    "data.explore_steps=20000",
+    "data.epsilon=0.05",
 ]
+SB3 = ["data.replay=100000", "data.warmup_steps=1024", "data.explore_steps=8000", "data.epsilon=0.04"]
 
 
 class Benchmark(NamedTuple):
@@ -44,18 +49,19 @@ BENCHMARKS = {
         [*MLP, "network.widths=[50]", "threads=1", "trainer.max_steps=4000"],
         ["mlp.py", "{data}/mnist", "50"],
     ),
-    # One update from 128 transitions for ten environment steps, as the peer; 160 environments take theirs together.
+    # The peers' networks, batches and updates for each environment step; many environments take theirs together.
     "dqn": Benchmark(
         "steps",
-        [
-            *DQN,
-            "data.envs=80",
-            "data.play_steps=10",
-            "data.batch_size=128",
-            "objective.copy_every=50",
-            "optimizer.lr=2.5e-4",
-        ],
+        [*DQN, *LOOP, "data.envs=160", "data.play_steps=10", "data.batch_size=128", "objective.copy_every=50"],
         ["dqn.py", "20000"],
+    ),
+    "dqn_sb3": Benchmark(
+        "steps",
+        [
+            *(*DQN, *SB3, "network.widths=[256,256]", "optimizer.lr=2.3e-3", "objective.copy_every=128"),
+            *("data.envs=64", "data.play_steps=2", "data.batch_size=64"),
+        ],
+        ["dqn_sb3.py", "8192"],
     ),
 }
 
