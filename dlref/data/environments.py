@@ -26,7 +26,8 @@ class Environments:
     `observations` [count, ...] is what to act on next: float32, pictures uint8, discrete ones as one-hot vectors.
     gymnasium's vectorised form is used where there is one (CartPole) and `vectorized`, else a list, which can be `render`ed.
     Atari's games (`ALE/Pong-v5`) always take their vectorised form, whose observations are the last four of the frames,
-    every fourth one, 84 × 84 and grey; in training, where `vectorized`, their rewards are -1, 0 and 1 (Mnih et al. 2015).
+    every fourth one, 84 × 84 and grey, without sticky actions; where `vectorized` their rewards are -1, 0 and 1 (Mnih et
+    al. 2015).
     Raises ConfigError for an environment that cannot be made, or that has neither numbered actions nor observations that
     are an array or numbered; DataError, with environment and step, for one that fails.
     """
@@ -45,8 +46,10 @@ class Environments:
 
                 gymnasium.register_envs(ale_py)
             if self.stacked or (vectorized and count > 1 and gymnasium.spec(name).vector_entry_point):
-                clipped: dict[str, Any] = {"reward_clipping": vectorized} if self.stacked else {}
-                self.together = gymnasium.make_vec(name, count, vectorization_mode="vector_entry_point", **clipped)
+                game: dict[str, Any] = {"reward_clipping": vectorized, "repeat_action_probability": 0.0}
+                self.together = gymnasium.make_vec(
+                    name, count, vectorization_mode="vector_entry_point", **(game if self.stacked else {})
+                )
                 if self.together.metadata.get("autoreset_mode") != gymnasium.vector.AutoresetMode.NEXT_STEP:
                     self.together = None
             if self.together is None:

@@ -52,10 +52,10 @@ class Play(Playing):
     Each batch is `batch_size` transitions of the last `replay`, and comes after `play_steps` more environment steps; the
     `envs` environments take theirs together, ahead of the batches if they are more. ε falls linearly from 1 to `epsilon`
     over the first `explore_steps` environment steps; `warmup_steps` are played before the first batch. A transition
-    carries the rewards of `n_step` steps. With `prioritised` it is drawn by the error that the learner last had there, to
-    the power 0.6; the weights that make up for it have an exponent that rises from 0.4 to 1 over `explore_steps` (Schaul
-    et al. 2016). Evaluation plays `episodes` greedy episodes, the same starts each time.
-    Each rank plays environments of its own and learns from its own share of the batch.
+    carries the rewards of `n_step` steps. With `prioritised` it is drawn by the error that the learner last had there, as
+    it was known at the last step of play, to the power 0.6; the weights that make up for it have an exponent that rises
+    from 0.4 to 1 over `explore_steps` (Schaul et al. 2016). Evaluation plays `episodes` greedy episodes, the same starts
+    each time. Each rank plays environments of its own and learns from its own share of the batch.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Play(Playing):
                     self.play(greedy)
                 self.rows, self.given, drawn = self.draw(count), 0, None
             if drawn is None:  # or restored in the midst of them
-                drawn = self.look_up(*greedy.place)
+                drawn = self.look_up(count, *greedy.place)
             part = slice(self.given, self.given + count)
             self.given += count
             self.batches_drawn += 1
@@ -146,12 +146,13 @@ class Play(Playing):
         within = torch.rand(batches, count, generator=self.random, dtype=torch.float64).numpy()
         return self.priorities.draw(((np.arange(count) + within) / count).ravel())
 
-    def look_up(self, device: torch.device, dtype: torch.dtype) -> Drawn:
+    def look_up(self, count: int, device: torch.device, dtype: torch.dtype) -> Drawn:
         weights = None
         if self.priorities is not None:
             exponent = 0.4 + 0.6 * min(self.played / self.explore_steps, 1)
             made_up = (len(self.replay) * self.priorities.chances(self.rows)) ** -exponent
-            weights = torch.from_numpy(made_up / made_up.max()).to(device, dtype)
+            batches = made_up.reshape(-1, count)
+            weights = torch.from_numpy(batches / batches.max(1, keepdims=True)).to(device, dtype).flatten()
             self.errors = torch.zeros_like(weights) if self.errors is None else self.errors.to(device)
         sample = self.replay.sample(self.rows, self.n_step)
         return Drawn(

@@ -150,6 +150,8 @@ def as_input(observations: np.ndarray, device: torch.device, dtype: torch.dtype)
 
 def greedy_episodes(net: nn.Module, env: str, starts: list[int]) -> list[Episode]:
     """A whole episode from each start, a seed, or its first 10,000 steps."""
+    if not starts:  # a rank's share of few episodes
+        return []
     environments, greedy = Environments(env, len(starts), vectorized=False), Greedy(net)
     environments.begin(starts)
     totals, lengths, playing = np.zeros(len(starts)), np.zeros(len(starts), int), np.arange(len(starts))

@@ -131,8 +131,8 @@ class Replay:
         before = self.newest[step.who]
         self.seen.write(rows, before, states, step.observations)
         self.actions[rows], self.rewards[rows], self.terminated[rows] = actions, step.rewards, step.terminated
-        self.following[rows] = -1
         self.following[before[before >= 0]] = rows[before >= 0]
+        self.following[rows] = -1  # after it: in a small memory these may be the rows that they follow
         self.newest[step.who] = np.where(step.terminated | step.truncated, -1, rows)
         self.written += len(rows)
         return rows

@@ -55,7 +55,7 @@ class PolicyGradient(FromPlay):
                 following = at_least_float32(judge(batch.next_states.flatten(0, 1))[1]).view_as(values)
         advantages = self.advantages(batch, values, following)
         logs = at_least_float32(logits).log_softmax(1).view(*taken.shape, -1)
-        # Masks, not indices: a compiled graph has no shapes that depend on what was played.
+        # Masks, not indices, whose number would be a shape that a compiled graph does not know.
         mask = taken.to(logs.dtype)
         steps = taken.sum()
         entropy = -(mask[..., None] * logs.exp() * logs).sum()
@@ -67,7 +67,7 @@ class PolicyGradient(FromPlay):
             totals["rl/value"] = Mean((mask * values).detach().sum(), steps)
             totals["rl/value_error"] = Mean(wrong.detach(), steps)
         if self.standardize:
-            advantages = advantages - (mask * advantages).sum() / steps
+            advantages = advantages - (mask * advantages).sum() / steps.clamp_min(1)
             variance = (mask * advantages.square()).sum() / (steps - 1).clamp_min(1)
             advantages = advantages / variance.sqrt().clamp_min(1e-8)
         chosen = logs.gather(2, batch.actions[..., None]).squeeze(2)

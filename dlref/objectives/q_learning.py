@@ -40,11 +40,10 @@ class QLearning(FromPlay):
         self.discount, self.copy_every, self.follow, self.chooses = discount, copy_every, follow, double
         self.huber = huber
         self.target = copy.deepcopy(net).requires_grad_(False)
+        # Whether only a copy changes what it says; a buffer of it (batch norm) is shared among the ranks now and then.
+        self.stays = follow is None and not double and not any(True for _ in self.target.buffers())
         self.updates = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self.drawn: Any = None  # what the last batch was a part of
-        self.register_buffer(
-            "powers", torch.zeros(0), persistent=False
-        )  # of the discount, as many as were needed so far
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -59,7 +58,7 @@ class QLearning(FromPlay):
         if batch.weights is None:
             loss = F.huber_loss(q, targets, reduction="sum", delta=self.huber)
         else:
-            loss = F.huber_loss(q, targets, reduction="none", delta=self.huber).squeeze(1) @ batch.weights
+            loss = (F.huber_loss(q, targets, reduction="none", delta=self.huber).squeeze(1) * batch.weights).sum()
         count = len(q)
         return {
             "loss": Mean(loss, count),
@@ -70,7 +69,7 @@ class QLearning(FromPlay):
 
     def targets(self, batch: Any) -> Tensor:  # [B]
         """What Q(s, a) should be. As long as the target network alone says it and stays, of all batches drawn together."""
-        if batch.drawn is None or self.follow is not None or self.chooses:
+        if batch.drawn is None or not self.stays:
             return self.bootstrap(batch)
         self.drawn = batch.drawn
         if self.drawn.targets is None:
@@ -88,7 +87,7 @@ class QLearning(FromPlay):
         steps = batch.rewards.shape[1]
         powers = self.discount ** torch.arange(steps + 1, device=after.device).to(after.dtype)
         share = powers[batch.steps] * ~batch.terminated
-        return batch.rewards.to(after.dtype) @ powers[:steps] + share * after
+        return (batch.rewards.to(after.dtype) * powers[:steps]).sum(1) + share * after
 
     def after_step(self) -> None:
         updates = int(self.updates.add_(1))

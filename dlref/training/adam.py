@@ -10,7 +10,7 @@ class Prompt:
     """torch's fused step, bit for bit, of tensors that are looked up once.
 
     To look them up anew takes torch several times as long as a small network's step itself. Settings other than the usual
-    ones, and parameters without a gradient, take torch's own way.
+    ones, and parameters without a gradient, take torch's own way. Hooks on its steps are not called.
     """
 
     found: list[tuple[list[Tensor], ...]] | None = None  # parameters, moments and step counts of each group
@@ -30,6 +30,8 @@ class Prompt:
         for group, grads, (params, means, squares, steps) in zip(
             optimizer.param_groups, gradients, self.found, strict=True
         ):
+            if not params:
+                continue
             torch._foreach_add_(steps, 1)
             update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
             update(

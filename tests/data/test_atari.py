@@ -50,7 +50,7 @@ def test_pictures_reach_the_network_as_numbers_from_0_to_1() -> None:
 
 @pytest.mark.slow
 def test_pong_trains_and_resumes(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    """A game hides its state, so a resumed run begins another one; the replay is as it was."""
+    """A game hides its state, so a resumed run begins another one."""
     run = f"run_dir={tmp_path / 'run'}"
     code, said = train(*PONG, "data.episodes=1", "trainer.max_steps=20", "trainer.log_every=10", run)
     assert code == 0, said

@@ -1,5 +1,6 @@
 """Play: what is stored is what happened, in the amounts that the settings say."""
 
+import copy
 from itertools import islice
 from typing import Any
 
@@ -167,6 +168,6 @@ def test_what_was_played_goes_on_where_its_state_was_taken(prioritised: bool) ->
         return seen
 
     batches = one.train_batches(net, Shard(), 0)
-    learn(batches, 9)
-    other.load_state_dict(one.state_dict())
-    assert learn(batches, 30) == learn(other.train_batches(net, Shard(), 9), 30)
+    learn(batches, 10)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert learn(batches, 30) == learn(other.train_batches(net, Shard(), 10), 30)

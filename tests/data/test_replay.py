@@ -97,6 +97,14 @@ def test_one_of_two_rows_in_a_block_may_be_set_twice_at_once() -> None:
     assert priorities.sums.tolist() == [9.0, 4.0, 0.0]
 
 
+def test_a_memory_of_one_step_links_nothing() -> None:
+    replay = Replay(3, (1,), np.float32, envs=3)
+    for _ in range(2):
+        none = np.zeros(3, bool)
+        replay.write(np.ones((3, 1)), np.zeros(3, int), Step(np.arange(3), np.ones(3), np.ones((3, 1)), none, none))
+    assert replay.following.tolist() == [-1] * 3
+
+
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_frames_that_are_stored_once_are_those_of_whole_states(n_step: int) -> None:
     """Also after the replay has wrapped around several times, was restored, and episodes were left before their end."""

@@ -115,7 +115,7 @@ def prioritised() -> tuple[Play, Tensor]:
     data = Play(prioritised=True, warmup_steps=13, batch_size=7, replay=20)
     next(data.train_batches(nn.Linear(4, 2).double(), Shard(), 0))
     count, errors = len(data.replay), random(len(data.replay))
-    data.drawn = torch.arange(count), errors
+    data.rows, data.errors = np.arange(count), errors
     data.learn_priorities()
     return data, errors
 
@@ -136,14 +136,12 @@ def priorities(equation: Any) -> None:
 def importance_weights(equation: Any) -> None:
     data, _ = prioritised()
     assert data.priorities is not None
-    assert data.random is not None
-    state = data.random.get_state()
-    shares = (np.arange(7) + torch.rand(7, generator=data.random, dtype=torch.float64).numpy()) / 7
-    chances = data.priorities.chances(data.priorities.draw(shares))
-    data.random.set_state(state)
-    weights = data.sample(nn.Linear(4, 2).double(), 7).weights
+    data.rows = np.concatenate([data.draw(7), data.draw(7)])  # two batches, each weighed by itself
+    weights = data.look_up(7, torch.device("cpu"), torch.float64).whole.weights
     exponent = 0.4 + 0.6 * len(data.replay) / data.explore_steps
-    torch.testing.assert_close(weights, equation(torch.from_numpy(chances), len(data.replay), exponent), **EXACT)
+    for part in (slice(7), slice(7, 14)):
+        chances = torch.from_numpy(data.priorities.chances(data.rows[part]))
+        torch.testing.assert_close(weights[part], equation(chances, len(data.replay), exponent), **EXACT)
 
 
 class Told(nn.Module):
