@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,14 @@ MODEL_OF = {
 }
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g in ("model", "experiment") for o in OPTIONS[g]])
+def marked(option: str) -> Any:
+    """Large networks take seconds for their two steps."""
+    return pytest.param("experiment", option, marks=[pytest.mark.slow] * (option in ("cnn_mnist_deep", "dqn_pong")))
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [("model", o) for o in OPTIONS["model"]] + [marked(o) for o in OPTIONS["experiment"]]
+)
 def test_fault_23_every_model_and_experiment_trains_two_steps(
     group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -57,7 +57,7 @@ def test_fault_28_when_one_rank_dies_the_other_ends_and_the_checkpoint_is_whole(
     assert last.step % 20 == 0
 
 
-@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("told", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_fault_28_a_signal_to_one_rank_saves_and_ends_all_and_they_resume_bit_for_bit(
     told: int, train_child: Train, tmp_path: Path
 ) -> None:
