@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Remakes the results table of README.md: each row's command for its seeds, 0, 1 and 2 where nothing else is said, its evaluation, and the comparison.
+# Remakes the results table of README.md: each row's command for its seeds (0, 1 and 2 where nothing else is said), its
+# evaluation, and the comparison.
 # Usage: scripts/reproduce.sh [ROW …], where ROW is one of `rows` below; all of them by default, which takes hours.
 # Runs lie under runs/reproduce/ and go on where they were interrupted; remove that folder to begin anew.
 set -euo pipefail
@@ -68,9 +69,7 @@ for row in "$@"; do
             ;;
         dqn) reproduce dqn test model=dqn data.episodes=100 ;;
         dqn_cartpole)
-            seeds=({0..19})
-            reproduce dqn_cartpole test experiment=dqn_cartpole
-            seeds=(0 1 2)
+            (seeds=({0..19}); reproduce dqn_cartpole test experiment=dqn_cartpole)
             ;;
         mlp_mnist_permuted) reproduce mlp_mnist_permuted test "experiment=mlp_mnist data.permutation=1" ;;
         mlp_mnist_fast | mlp_mnist | cnn_mnist | cnn_mnist_deep) reproduce "$row" test "experiment=$row" ;;

@@ -129,9 +129,13 @@ class Environments:
             return np.eye(self.shape[0], dtype=np.float32)[int(observation) - self.first_observation]
         return np.asarray(observation, self.dtype)
 
+    def held(self) -> list[Any]:
+        """What gymnasium made: one environment of them all, or each."""
+        return self.each if self.together is None else [self.together]
+
     def state_dict(self) -> dict[str, Any]:
         return {
-            "envs": [freeze(env) for env in ([self.together] if self.together is not None else self.each)],
+            "envs": [freeze(env) for env in self.held()],
             "observations": torch.from_numpy(self.observations.copy()),
             "resetting": self.resetting.tolist(),
             "steps": self.steps,
@@ -142,7 +146,7 @@ class Environments:
         self.steps = state["steps"]
         if None in state["envs"]:
             return False
-        for env, frozen in zip([self.together] if self.together is not None else self.each, state["envs"], strict=True):
+        for env, frozen in zip(self.held(), state["envs"], strict=True):
             env.reset()
             thaw(env, frozen)
         self.observations, self.resetting = state["observations"].numpy().copy(), np.array(state["resetting"], bool)

@@ -121,7 +121,11 @@ class Play(Playing):
         self.replay.newest[:] = -1  # of episodes that are not gone on with
 
     def epsilon_now(self) -> float:
-        return 1 - (1 - self.epsilon) * min(self.played / self.explore_steps, 1)
+        return 1 - (1 - self.epsilon) * self.explored()
+
+    def explored(self) -> float:
+        """The share of `explore_steps` that is over."""
+        return min(self.played / self.explore_steps, 1)
 
     def play(self, greedy: Greedy) -> None:
         """One step of every environment, stored."""
@@ -149,24 +153,14 @@ class Play(Playing):
     def look_up(self, count: int, device: torch.device, dtype: torch.dtype) -> Drawn:
         weights = None
         if self.priorities is not None:
-            exponent = 0.4 + 0.6 * min(self.played / self.explore_steps, 1)
+            exponent = 0.4 + 0.6 * self.explored()
             made_up = (len(self.replay) * self.priorities.chances(self.rows)) ** -exponent
             batches = made_up.reshape(-1, count)
             weights = torch.from_numpy(batches / batches.max(1, keepdims=True)).to(device, dtype).flatten()
             self.errors = torch.zeros_like(weights) if self.errors is None else self.errors.to(device)
         sample = self.replay.sample(self.rows, self.n_step)
-        return Drawn(
-            Transitions(
-                as_input(sample.states, device, dtype),
-                torch.from_numpy(sample.actions).to(device),
-                as_input(sample.rewards, device, dtype),
-                torch.from_numpy(sample.steps).to(device),
-                as_input(sample.next_states, device, dtype),
-                torch.from_numpy(sample.terminated).to(device),
-                weights,
-                self.errors,
-            )
-        )
+        fields: list[Any] = [*(as_input(column, device, dtype) for column in sample), weights, self.errors]
+        return Drawn(Transitions(*fields))
 
     def learn_priorities(self) -> None:
         """All batches that were drawn have been learned from: take over the errors that were written into them."""

@@ -142,10 +142,15 @@ class Greedy:
         return self.net(as_input(observations, *self.place)).argmax(1).cpu().numpy()
 
 
-def as_input(observations: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What a network is given of observations: of bytes, which are pictures, numbers from 0 to 1."""
-    there = torch.from_numpy(observations).to(device)
-    return there.to(dtype).div_(255) if there.dtype == torch.uint8 else there.to(dtype)
+def as_input(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What a network and its objective are given: of bytes, which are pictures, numbers from 0 to 1.
+
+    Actions, counts and truths stay whole numbers and truths.
+    """
+    there = torch.from_numpy(array).to(device)
+    if there.dtype == torch.uint8:
+        return there.to(dtype).div_(255)
+    return there.to(dtype) if there.is_floating_point() else there
 
 
 def greedy_episodes(net: nn.Module, env: str, starts: list[int]) -> list[Episode]:

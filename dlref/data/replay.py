@@ -27,7 +27,9 @@ class Whole:
     def __init__(self, capacity: int, shape: tuple[int, ...], dtype: Any) -> None:
         self.states, self.next_states = np.zeros((2, capacity, *shape), dtype)
 
-    def write(self, rows: np.ndarray, before: np.ndarray, states: np.ndarray, next_states: np.ndarray) -> None:
+    def write(
+        self, numbers: np.ndarray, rows: np.ndarray, before: np.ndarray, states: np.ndarray, next_states: np.ndarray
+    ) -> None:
         self.states[rows], self.next_states[rows] = states, next_states
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -36,8 +38,8 @@ class Whole:
     def read_next(self, rows: np.ndarray, following: np.ndarray) -> np.ndarray:
         return self.next_states.take(rows, 0)
 
-    def state_dict(self, rows: int) -> dict[str, Any]:
-        return {name: torch.from_numpy(column[:rows].copy()) for name, column in vars(self).items()}
+    def state_dict(self, written: int) -> dict[str, Any]:
+        return {name: torch.from_numpy(column[:written].copy()) for name, column in vars(self).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, saved in state.items():
@@ -57,14 +59,13 @@ class Stacked:
         self.frames = np.zeros((capacity + depth * envs, *shape[1:]), dtype)
         self.numbers = np.full((capacity, depth), -1)  # of the frames of a row's state, -1 for zeros
         self.last: dict[int, np.ndarray] = {}  # the newest frame of the next state of rows that none follows
-        self.written = 0
 
-    def write(self, rows: np.ndarray, before: np.ndarray, states: np.ndarray, next_states: np.ndarray) -> None:
+    def write(
+        self, numbers: np.ndarray, rows: np.ndarray, before: np.ndarray, states: np.ndarray, next_states: np.ndarray
+    ) -> None:
         older = np.where(before[:, None] >= 0, self.numbers[before], -1)[:, 1:]
-        newest = self.written + np.arange(len(rows))
-        self.numbers[rows] = np.concatenate([older, newest[:, None]], 1)
-        self.frames[newest % len(self.frames)] = states[:, -1]
-        self.written += len(rows)
+        self.numbers[rows] = np.concatenate([older, numbers[:, None]], 1)
+        self.frames[numbers % len(self.frames)] = states[:, -1]
         for row, previous, frame in zip(rows.tolist(), before.tolist(), next_states[:, -1], strict=True):
             self.last.pop(previous, None)
             self.last[row] = frame.copy()
@@ -85,19 +86,17 @@ class Stacked:
             states[place, -1] = self.last[int(rows[place])]
         return states
 
-    def state_dict(self, rows: int) -> dict[str, Any]:
+    def state_dict(self, written: int) -> dict[str, Any]:
         return {
-            "frames": torch.from_numpy(self.frames[: min(self.written, len(self.frames))].copy()),
-            "numbers": torch.from_numpy(self.numbers[:rows].copy()),
+            "frames": torch.from_numpy(self.frames[:written].copy()),
+            "numbers": torch.from_numpy(self.numbers[:written].copy()),
             "last": {row: torch.from_numpy(frame) for row, frame in self.last.items()},
-            "written": self.written,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.frames[: len(state["frames"])] = state["frames"].numpy()
         self.numbers[: len(state["numbers"])] = state["numbers"].numpy()
         self.last = {row: frame.numpy() for row, frame in state["last"].items()}
-        self.written = state["written"]
 
 
 class Replay:
@@ -127,9 +126,9 @@ class Replay:
 
     def write(self, states: np.ndarray, actions: np.ndarray, step: Step) -> np.ndarray:
         """What the environments of a step saw and did before it, [M, ...] and [M]; the rows that were written [M]."""
-        rows = (self.written + np.arange(len(step.who))) % self.capacity
-        before = self.newest[step.who]
-        self.seen.write(rows, before, states, step.observations)
+        numbers = self.written + np.arange(len(step.who))
+        rows, before = numbers % self.capacity, self.newest[step.who]
+        self.seen.write(numbers, rows, before, states, step.observations)
         self.actions[rows], self.rewards[rows], self.terminated[rows] = actions, step.rewards, step.terminated
         self.following[before[before >= 0]] = rows[before >= 0]
         self.following[rows] = -1  # after it: in a small memory these may be the rows that they follow
@@ -160,7 +159,7 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         rows = [torch.from_numpy(column[: len(self)].copy()) for column in self.columns()]
-        seen = self.seen.state_dict(len(self))
+        seen = self.seen.state_dict(self.written)
         return {"written": self.written, "newest": self.newest.tolist(), "rows": rows, "seen": seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -71,11 +71,7 @@ class Rollouts(Playing):
             if self.length is None:
                 playing &= ~(fields[2] | fields[3])
         device, dtype = place_of(net)
-        arrays = [np.stack(field) for field in zip(*steps, strict=True)]
-        stacked = [
-            as_input(x, device, dtype) if i in (0, 2, 3) else torch.from_numpy(x).to(device)
-            for i, x in enumerate(arrays)
-        ]
+        stacked = [as_input(np.stack(field), device, dtype) for field in zip(*steps, strict=True)]
         return Rollout(
             states=stacked[0],
             actions=stacked[1],
