@@ -1,5 +1,6 @@
 """The prompt Adam takes torch's steps, to the last bit."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,13 +11,15 @@ from dlref.training.adam import Adam, AdamW
 
 
 def trained(make: Any, **settings: Any) -> tuple[list[Tensor], dict[str, Any]]:
-    """Two groups, a step without a gradient for one of them, and a state that is put back in the midst of it."""
+    """Two groups, a step without a gradient for one of them, and an earlier state that is put back in the midst of it."""
     torch.manual_seed(0)
     net = nn.Linear(5, 3)
     optimizer = make([{"params": [net.weight]}, {"params": [net.bias], "weight_decay": 0.1}], lr=0.01, **settings)
     for number in range(12):
+        if number == 3:
+            earlier = copy.deepcopy(optimizer.state_dict())
         if number == 5:
-            optimizer.load_state_dict(optimizer.state_dict())
+            optimizer.load_state_dict(earlier)
         x = torch.randn(7, 5)
         net.zero_grad()
         (x @ net.weight.T if number == 8 else net(x)).square().sum().backward()
