@@ -278,7 +278,9 @@ def spelled(hint: Any) -> str:
         Path: "a path",
         type(None): "null",
     }
-    return " or ".join(names.get(o, str(o).replace("collections.abc.", "")) for o in options if o is not torch.Tensor)
+    if len(options) > 1:
+        return " or ".join(spelled(option) for option in options if option is not torch.Tensor)
+    return names.get(hint, str(hint).replace("collections.abc.", ""))
 
 
 def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set[str]:

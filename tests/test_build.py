@@ -129,7 +129,7 @@ def test_settings_of_a_group_do_not_survive_its_exchange() -> None:
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
-    config = compose(["model=mlp", "network.batch_norm=true", "network.widths=[4]"])
+    config = compose(["model=mlp", "network.norm=batch", "network.widths=[4]"])
     objective = build.build(config, CPU).objective
     optimizer = build.build_trainer(config, objective)[0]
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}

@@ -111,6 +111,16 @@ def batch_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:  #
     return tensor(y)
 
 
+def layer_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:  # [B, D], [D], [D] -> [B, D]
+    """Ba, Kiros & Hinton 2016, equations 3 and 4: the same with mean and variance of each row."""
+    rows = []
+    for row in x:
+        mean = total(row) / len(row)
+        deviation = torch.sqrt(total((value - mean) ** 2 for value in row) / len(row) + eps)
+        rows.append([gain[d] * (value - mean) / deviation + shift[d] for d, value in enumerate(row)])
+    return tensor(rows)
+
+
 def running_statistics(x: Tensor, mean: Tensor, variance: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
     """What evaluation normalises by, after one more batch: (1 - m) old + m new, the variance unbiased (section 3.1)."""
     batch, units = x.shape

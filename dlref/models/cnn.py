@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.layers import ACTIVATIONS, Activation, Dueling, Init, Noise, hidden_layers, initialize
+from dlref.models.layers import ACTIVATIONS, Activation, Dueling, Init, Noise, Norm, hidden_layers, initialize
 
 
 class CNN(nn.Module):
@@ -30,7 +30,7 @@ class CNN(nn.Module):
         kernel: int = 3,
         padding: Literal["same", "valid"] = "same",
         activation: Activation = "relu",
-        batch_norm: bool = False,
+        norm: Norm | None = None,
         block_dropout: float = 0.0,
         dropout: float = 0.0,
         input_noise: float = 0.0,
@@ -48,11 +48,9 @@ class CNN(nn.Module):
             for channels in block:
                 lost = kernel - 1 if padding == "valid" else 0
                 rows, columns = rows - lost, columns - lost
-                layers.append(
-                    nn.Conv2d(planes, channels, kernel, padding=(kernel - 1 - lost) // 2, bias=not batch_norm)
-                )
-                if batch_norm:
-                    layers.append(nn.BatchNorm2d(channels))
+                layers.append(nn.Conv2d(planes, channels, kernel, padding=(kernel - 1 - lost) // 2, bias=norm is None))
+                if norm is not None:
+                    layers.append(nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(1, channels))
                 layers.append(ACTIVATIONS[activation]())
                 planes = channels
             rows, columns = rows // 2, columns // 2
@@ -66,7 +64,7 @@ class CNN(nn.Module):
                 layers.append(nn.Dropout2d(block_dropout))
         self.features = nn.Sequential(*layers)
         inputs = planes * rows * columns
-        hidden = hidden_layers(inputs, widths, activation, batch_norm, dropout)
+        hidden = hidden_layers(inputs, widths, activation, norm, dropout)
         self.layers = nn.Sequential(
             nn.Flatten(), *hidden, (Dueling if dueling else nn.Linear)([inputs, *widths][-1], outputs)
         )

@@ -11,6 +11,7 @@ from dlref.errors import ConfigError
 
 Activation = Literal["relu", "gelu", "sigmoid", "tanh"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+Norm = Literal["batch", "layer"]
 Init = float | Literal["torch", "xavier", "he"]
 
 
@@ -104,15 +105,15 @@ class Dueling(nn.Module):
 
 
 def hidden_layers(
-    inputs: int, widths: Sequence[int], activation: Activation, batch_norm: bool, dropout: float
+    inputs: int, widths: Sequence[int], activation: Activation, norm: Norm | None, dropout: float
 ) -> list[nn.Module]:
-    """Affine, (batch norm,) activation, (dropout) for each width. Raises ConfigError for widths below 1."""
+    """Affine, (norm,) activation, (dropout) for each width. Raises ConfigError for widths below 1."""
     require_units(widths)
     layers: list[nn.Module] = []
     for width, next_width in zip([inputs, *widths], widths, strict=False):
-        layers.append(nn.Linear(width, next_width, bias=not batch_norm))  # the norm brings its own shift
-        if batch_norm:
-            layers.append(nn.BatchNorm1d(next_width))
+        layers.append(nn.Linear(width, next_width, bias=norm is None))  # a norm brings its own shift
+        if norm is not None:
+            layers.append({"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](next_width))
         layers.append(ACTIVATIONS[activation]())
         if dropout:
             layers.append(Dropout(dropout))

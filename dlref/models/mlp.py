@@ -10,6 +10,7 @@ from dlref.models.layers import (
     Dueling,
     Init,
     Noise,
+    Norm,
     PrincipalComponents,
     fit_components,
     hidden_layers,
@@ -18,7 +19,7 @@ from dlref.models.layers import (
 
 
 class MLP(nn.Module):
-    """Affine, (batch norm,) activation, (dropout) for each width, then affine.
+    """Affine, (batch or layer norm,) activation, (dropout) for each width, then affine.
 
     With `components` it reads that many principal components of its inputs, and is fitted to them before training;
     noise and dropout of the inputs come after that. With `dueling` the last layer is a `Dueling` one, for values of actions.
@@ -31,7 +32,7 @@ class MLP(nn.Module):
         outputs: int,
         widths: Sequence[int],
         activation: Activation = "relu",
-        batch_norm: bool = False,
+        norm: Norm | None = None,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         input_noise: float = 0.0,
@@ -48,7 +49,7 @@ class MLP(nn.Module):
         if input_dropout:
             layers.append(Dropout(input_dropout))
         width = components or inputs
-        layers += hidden_layers(width, widths, activation, batch_norm, dropout)
+        layers += hidden_layers(width, widths, activation, norm, dropout)
         layers.append((Dueling if dueling else nn.Linear)([width, *widths][-1], outputs))
         self.layers = nn.Sequential(*layers)
         initialize(self, init)

@@ -44,7 +44,7 @@ class StridedCNN(nn.Module):
             layers += [nn.Conv2d(planes, channels, kernel, stride), nn.ReLU()]
             planes = channels
         inputs = planes * rows * columns
-        hidden = hidden_layers(inputs, widths, "relu", batch_norm=False, dropout=0.0)
+        hidden = hidden_layers(inputs, widths, "relu", norm=None, dropout=0.0)
         last = (Dueling if dueling else nn.Linear)([inputs, *widths][-1], outputs)
         self.layers = nn.Sequential(*layers, nn.Flatten(), *hidden, last)
 

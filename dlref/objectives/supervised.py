@@ -45,7 +45,7 @@ class Supervised(Objective):
         if self.training and len(batch.inputs) < self.least:
             raise DataError(
                 f"a batch of {len(batch.inputs)} has no spread for batch norm; raise data.batch_size to {self.least} or "
-                "more for each process, or set network.batch_norm=false"
+                "more for each process, or set network.norm=null"
             )
         attacked = self.training and self.adversarial > 0
         inputs = batch.inputs.detach().requires_grad_() if attacked else batch.inputs

@@ -20,9 +20,9 @@ def study(root: Path | None = None, scales: int = 16, passes: int = 20, seed: in
     grid = list(figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).flat)
     for axes, deviation in zip(grid, torch.logspace(0, -4, scales).tolist(), strict=False):
         ends = {}
-        for batch_norm in (True, False):
+        for norm in ("batch", None):
             torch.manual_seed(seed)
-            net = MLP(784, 10, [100] * 5, batch_norm=batch_norm, init=deviation)
+            net = MLP(784, 10, [100] * 5, norm=norm, init=deviation)
             for layer in net.modules():
                 if isinstance(layer, nn.BatchNorm1d):
                     layer.eps = 1e-6  # as in the book: with torch's 1e-5 the smallest scales would vanish in it
@@ -31,8 +31,8 @@ def study(root: Path | None = None, scales: int = 16, passes: int = 20, seed: in
                 for _ in descend(net, optimizer, data, len(data[0]) // 100, 100, seed * passes + number):
                     pass
                 curve.append(accuracy(net, data))
-            label = "batch norm" if batch_norm else "without"
-            axes.plot(curve, "-" if batch_norm else "--", label=label)
+            label = "batch norm" if norm else "without"
+            axes.plot(curve, "-" if norm else "--", label=label)
             ends[label] = curve[-1]
         axes.set_title(f"deviation {deviation:.2g}", fontsize=9)
         better = [label for label in ends if ends[label] == max(ends.values())]

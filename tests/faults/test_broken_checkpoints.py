@@ -82,7 +82,7 @@ def test_fault_05_other_threads_or_torch_are_warned_of_and_go_on(
             "network.widths=[16,13]",
             ["net.layers.6.weight is 12×16 there, 13×16 here", "widths [16, 12] → [16, 13]"],
         ),
-        ("mlp", "network.batch_norm=false", ["net.layers.2.bias is only here", "network.batch_norm True → False"]),
+        ("mlp", "network.norm=null", ["net.layers.2.bias is only here", "network.norm batch → None"]),
         ("lstm_lm", "network.width=14", ["net.embed.weight is 378×12 there, 378×14 here", "network.width 12 → 14"]),
         ("lstm_lm", "network.layers=1", ["net.lstm.weight_ih_l1 is only there", "network.layers 2 → 1"]),
         ("dqn", "network.widths=[17]", ["net.layers.1.weight is 16×4 there, 17×4 here", "network.widths [16] → [17]"]),

@@ -78,10 +78,19 @@ def test_dropout_drops_each_unit_with_its_share_and_keeps_the_expectation(share:
 
 
 def test_batch_norm_makes_hidden_units_standard_in_training() -> None:
-    net = MLP(6, 4, [5], batch_norm=True)
+    net = MLP(6, 4, [5], norm="batch")
     hidden = net.layers[:3](100 * torch.randn(64, 6) + 30)
     torch.testing.assert_close(hidden.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(hidden.std(0, correction=0), torch.ones(5), atol=1e-3, rtol=0)
+
+
+def test_layer_norm_makes_the_units_of_an_example_standard() -> None:
+    x = 100 * torch.randn(4, 6, 6) + 30
+    hidden = MLP(36, 4, [50], norm="layer").layers[:3](x)
+    planes = CNN(6, 6, 4, blocks=[[3]], widths=[], norm="layer").features[:2](x[:, None]).flatten(1)
+    for units in (hidden, planes):
+        torch.testing.assert_close(units.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
+        torch.testing.assert_close(units.std(1, correction=0), torch.ones(4), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +212,7 @@ def test_a_ladder_has_noise_at_its_inputs_and_in_its_layers(noise: float, input_
 
 def test_a_ladder_is_an_mlp_with_batch_norm_in_evaluation() -> None:
     torch.manual_seed(0)
-    ladder, mlp = Ladder(6, 4, [5, 7], components=3), MLP(6, 4, [5, 7], batch_norm=True, components=3)
+    ladder, mlp = Ladder(6, 4, [5, 7], components=3), MLP(6, 4, [5, 7], norm="batch", components=3)
     images = torch.randn(40, 6)
     for net in (ladder, mlp):
         net.fit([images])

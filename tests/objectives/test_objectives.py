@@ -187,7 +187,7 @@ def test_the_target_is_renewed_every_so_many_steps(case: Case) -> None:
 
 
 def test_the_target_follows_by_a_share_of_the_distance() -> None:
-    net = MLP(3, 4, [5], batch_norm=True)
+    net = MLP(3, 4, [5], norm="batch")
     objective = QLearning(net, follow=0.25)
     before = [p.clone() for p in objective.target.parameters()]
     net(torch.randn(8, 3))  # moves the statistics of the norm
@@ -273,8 +273,8 @@ def test_fault_16_a_batch_of_one_is_learned_from_or_refused_with_its_count() -> 
     one = Examples(torch.randn(1, 5), torch.tensor([2]))
     assert math.isfinite(float(Classification(MLP(5, 3, [4]))(one)["loss"].value))
     with pytest.raises(DataError, match="a batch of 1 has no spread"):
-        Classification(MLP(5, 3, [4], batch_norm=True))(one)
-    assert math.isfinite(float(Classification(MLP(5, 3, [4], batch_norm=True)).eval()(one)["loss"].value))
+        Classification(MLP(5, 3, [4], norm="batch"))(one)
+    assert math.isfinite(float(Classification(MLP(5, 3, [4], norm="batch")).eval()(one)["loss"].value))
 
 
 @pytest.mark.faults

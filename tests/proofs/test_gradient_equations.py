@@ -67,11 +67,13 @@ def batch_norm_backward(equation: Any) -> None:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "plain": lambda: MLP(12, 3, [5, 6]),
-    "batch norm": lambda: MLP(12, 3, [5, 6], batch_norm=True),
+    "batch norm": lambda: MLP(12, 3, [5, 6], norm="batch"),
+    "layer norm": lambda: MLP(12, 3, [5, 6], norm="layer"),
     "tanh, GELU and sigmoid": lambda: nn.Sequential(
         MLP(12, 7, [5], activation="tanh"), MLP(7, 6, [4], activation="gelu"), MLP(6, 3, [5], activation="sigmoid")
     ),
-    "convolutions": lambda: CNN(4, 3, 3, blocks=[[2, 3]], widths=[4], batch_norm=True),
+    "convolutions": lambda: CNN(4, 3, 3, blocks=[[2, 3]], widths=[4], norm="batch"),
+    "convolutions with layer norm": lambda: CNN(4, 3, 3, blocks=[[2, 3]], widths=[4], norm="layer"),
     "ladder": lambda: Ladder(12, 3, [5, 6], noise=0, input_noise=0),
 }
 

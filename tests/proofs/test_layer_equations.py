@@ -91,6 +91,17 @@ def batch_norm(equation: Any) -> None:
     )
 
 
+@proves(layers.layer_norm)
+def layer_norm(equation: Any) -> None:
+    agree(
+        lambda x, g, s: equation(x, g, s, 1e-3),
+        lambda x, g, s: F.layer_norm(x, [3], g, s, eps=1e-3),
+        3 * random(5, 3) + 2,
+        random(3),
+        random(3, seed=1),
+    )
+
+
 @proves(layers.running_statistics)
 def running_statistics(equation: Any) -> None:
     layer, x = nn.BatchNorm1d(3, momentum=0.3).double(), 3 * random(5, 3) + 2
