@@ -96,6 +96,10 @@ class Play(Playing):
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Transitions]:
         share, greedy, drawn = shard.share(0, self.batch_size), Greedy(net), None
         count = share.stop - share.start
+        if self.batch_size < shard.ranks:
+            raise ConfigError(
+                f"data.batch_size is {self.batch_size}; it takes one or more for each of {shard.ranks} processes"
+            )
         self.prepare(shard)
         while True:
             before = self.played

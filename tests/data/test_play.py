@@ -141,6 +141,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for settings in ({"envs": 0}, {"n_step": 0}, {"play_steps": 0.0}, {"epsilon": 1.5}, {"replay": 3, "envs": 4}):
         with pytest.raises(ConfigError, match=next(iter(settings))):
             Play(**settings)
+    with pytest.raises(ConfigError, match="batch_size is 1; it takes one or more for each of 2 processes"):
+        next(Play(batch_size=1).train_batches(nn.Linear(4, 2), Shard(1, 2), 0))
 
 
 @pytest.mark.parametrize("prioritised", [True, False])
