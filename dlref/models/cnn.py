@@ -48,7 +48,9 @@ class CNN(nn.Module):
             for channels in block:
                 lost = kernel - 1 if padding == "valid" else 0
                 rows, columns = rows - lost, columns - lost
-                layers.append(nn.Conv2d(planes, channels, kernel, padding=(kernel - 1 - lost) // 2, bias=norm is None))
+                layers.append(
+                    nn.Conv2d(planes, channels, kernel, padding=(kernel - 1 - lost) // 2, bias=norm != "batch")
+                )
                 if norm is not None:
                     layers.append(nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(1, channels))
                 layers.append(ACTIVATIONS[activation]())

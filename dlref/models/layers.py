@@ -111,7 +111,7 @@ def hidden_layers(
     require_units(widths)
     layers: list[nn.Module] = []
     for width, next_width in zip([inputs, *widths], widths, strict=False):
-        layers.append(nn.Linear(width, next_width, bias=norm is None))  # a norm brings its own shift
+        layers.append(nn.Linear(width, next_width, bias=norm != "batch"))  # which brings its own shift
         if norm is not None:
             layers.append({"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](next_width))
         layers.append(ACTIVATIONS[activation]())

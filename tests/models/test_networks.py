@@ -93,6 +93,14 @@ def test_layer_norm_makes_the_units_of_an_example_standard() -> None:
         torch.testing.assert_close(units.std(1, correction=0), torch.ones(4), atol=1e-3, rtol=0)
 
 
+def test_layer_norm_leaves_the_size_of_an_input_to_be_seen() -> None:
+    """Without the shifts of the affine part it would vanish."""
+    mlp, cnn = MLP(36, 4, [50], norm="layer"), CNN(6, 6, 4, blocks=[[3]], widths=[5], norm="layer")
+    x = torch.randn(2, 6, 6)
+    assert not torch.allclose(mlp(x), mlp(2 * x), atol=1e-2)
+    assert not torch.allclose(cnn(x), cnn(2 * x), atol=1e-2)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
