@@ -41,7 +41,7 @@ class QLearning(FromPlay):
         self.huber = huber
         self.target = copy.deepcopy(net).requires_grad_(False)
         # Whether only a copy changes what it says; a buffer of it (batch norm) is shared among the ranks now and then.
-        self.stays = follow is None and not double and not any(True for _ in self.target.buffers())
+        self.stays = follow is None and not double and not list(self.target.buffers())
         self.updates = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self.drawn: Any = None  # what the last batch was a part of
 
