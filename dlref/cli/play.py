@@ -40,31 +40,21 @@ def whole(typed: dict[str, list[str]], flag: str, default: int, least: int) -> i
 
 
 def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequence[str]) -> None:
-    import numpy as np
-
     import dlref
     from dlref.data.environments import Environments
-    from dlref.data.playing import LONGEST, Greedy
+    from dlref.data.playing import greedy_episodes
 
     net: Any = dlref.load(run, plugins)
     if "env" not in net.description:
         raise CheckpointError(f"{run} was not trained on play; dlref evaluate and dlref predict look at other models")
     environments = Environments(net.description["env"], vectorized=False, render=video is not None)
-    greedy, returns, frames = Greedy(net), [], []
+    returns: list[float] = []
+    frames: list[Any] = []
+    watch = None if video is None else lambda: frames.append(frame(environments))
     for number in range(episodes):
-        environments.begin([seed + number])
-        total, length, over = 0.0, 0, False
-        while not over and length < LONGEST:
-            if video is not None:
-                frames.append(frame(environments))
-            step = environments.step(greedy(environments.observations))
-            total, length, over = (
-                total + float(step.rewards[0]),
-                length + 1,
-                bool(np.any(step.terminated | step.truncated)),
-            )
-        returns.append(total)
-        print(f"episode {number + 1}: return {total:g}, {length} steps")
+        [episode] = greedy_episodes(net, environments, [seed + number], watch)
+        returns.append(episode.returns)
+        print(f"episode {number + 1}: return {episode.returns:g}, {episode.length} steps")
     if episodes > 1:
         print(f"mean return {statistics.mean(returns):g} ± {statistics.stdev(returns):.3g}")
     if video is not None:

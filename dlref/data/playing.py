@@ -4,7 +4,7 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +106,8 @@ class Playing:
         stream, mine = {"eval": EVAL, "test": TEST}[split], shard.share(0, self.episodes)
         numbers = range(mine.start, mine.stop)
         starts = [int(torch.randint(2**31, (), generator=generator(self.seed, stream, number))) for number in numbers]
-        yield from greedy_episodes(net, self.environments.name, starts)
+        if starts:  # a rank's share of few episodes may be none
+            yield from greedy_episodes(net, Environments(self.environments.name, len(starts), vectorized=False), starts)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.random is not None
@@ -153,14 +154,16 @@ def as_input(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Ten
     return there.to(dtype) if there.is_floating_point() else there
 
 
-def greedy_episodes(net: nn.Module, env: str, starts: list[int]) -> list[Episode]:
-    """A whole episode from each start, a seed, or its first 10,000 steps."""
-    if not starts:  # a rank's share of few episodes
-        return []
-    environments, greedy = Environments(env, len(starts), vectorized=False), Greedy(net)
+def greedy_episodes(
+    net: nn.Module, environments: Environments, starts: Sequence[int], watch: Callable[[], None] | None = None
+) -> list[Episode]:
+    """A whole episode of each environment from its start, a seed, or its first 10,000 steps; `watch` is called before each."""
+    greedy = Greedy(net)
     environments.begin(starts)
     totals, lengths, playing = np.zeros(len(starts)), np.zeros(len(starts), int), np.arange(len(starts))
     while len(playing):
+        if watch is not None:
+            watch()
         step = environments.step(greedy(environments.observations[playing]), playing)
         totals[playing] += step.rewards
         lengths[playing] += 1
