@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows=(mlp lstm_lm dqn dqn_cartpole mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
+rows=(mlp lstm_lm dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
+    mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
 seeds=(0 1 2)
 dlref=dlref
 if [[ -x .venv/bin/dlref ]]; then
@@ -70,6 +71,31 @@ for row in "$@"; do
         dqn) reproduce dqn test model=dqn data.episodes=100 ;;
         dqn_cartpole)
             (seeds=({0..19}); reproduce dqn_cartpole test experiment=dqn_cartpole)
+            ;;
+        dqn_acrobot | dqn_mountaincar | dqn_lunarlander)
+            (seeds=({0..4}); reproduce "$row" test "experiment=$row")
+            ;;
+        # The last weights, not the best ones of the run.
+        reinforce | actor_critic)
+            (seeds=({0..4}); reproduce "$row" test "model=$row trainer.monitor=null" data.episodes=100)
+            ;;
+        dqn_options)
+            # Each of the four options alone, none and all, early on: in the end nearly all reach the limit.
+            for env in cartpole acrobot; do
+                steps=$([[ $env == cartpole ]] && echo 5000 || echo 7500)
+                for options in none double dueling n_step prioritised "double dueling n_step prioritised"; do
+                    plain="experiment=dqn_$env trainer.max_steps=$steps trainer.eval_every=500 objective.double=false data.n_step=1"
+                    for option in $options; do
+                        case $option in
+                            double) plain+=" objective.double=true" ;;
+                            dueling) plain+=" network.dueling=true" ;;
+                            n_step) plain+=" data.n_step=3" ;;
+                            prioritised) plain+=" data.prioritised=true" ;;
+                        esac
+                    done
+                    reproduce "dqn_options-$env-${options// /-}" test "$plain"
+                done
+            done
             ;;
         mlp_mnist_permuted) reproduce mlp_mnist_permuted test "experiment=mlp_mnist data.permutation=1" ;;
         mlp_mnist_fast | mlp_mnist | cnn_mnist | cnn_mnist_deep) reproduce "$row" test "experiment=$row" ;;
