@@ -21,7 +21,8 @@ from dlref.training.devices import resolve
 
 HERE = Path(__file__).parent
 MLP = ["model=mlp", "data=mnist", "data.batch_size=128", "optimizer=adam", "optimizer.lr=1e-3", "schedule=constant"]
-DQN = ["model=dqn", "schedule=constant", "trainer.clip_norm=null", "threads=1", "trainer.max_steps=4000"]
+SINGLE = "trainer.precision=float32"  # also where the CPU has bfloat16
+DQN = ["model=dqn", "schedule=constant", "trainer.clip_norm=null", "threads=1", "trainer.max_steps=4000", SINGLE]
 LOOP = [
     "optimizer.lr=2.5e-4",
     "data.replay=10000",
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     benchmark = BENCHMARKS[arguments.name]
-    fast = resolve("auto", torch.device("cpu"))
+    fast = "float32" if SINGLE in benchmark.settings else resolve("auto", torch.device("cpu"))
     peers, best, same = [], [], []
     for repeat in range(arguments.repeats):
         peers.append(peer(benchmark))

@@ -56,6 +56,11 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     assert last.step == 2
 
 
+@pytest.mark.parametrize("model", ["dqn", "q_table", "reinforce", "actor_critic"])
+def test_values_of_play_are_learned_in_full_precision_wherever_it_runs(model: str) -> None:
+    assert compose([f"model={model}"])["trainer"]["precision"] == "float32"
+
+
 @pytest.mark.parametrize(
     ("group", "option"), [(g, o) for g in ("data", "objective", "optimizer", "schedule", "trainer") for o in OPTIONS[g]]
 )
