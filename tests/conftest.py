@@ -1,8 +1,10 @@
 """What the tests share: small runs of every model, in this process or in one that can be killed."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +94,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def text_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where encoded texts are kept, for all tests together, so that they neither use the user's nor fill it."""
+    before, folder = os.environ.get("DLREF_CACHE"), tmp_path_factory.mktemp("texts")
+    os.environ["DLREF_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("DLREF_CACHE") if before is None else os.environ.update(DLREF_CACHE=before)
+
+
 @pytest.fixture
 def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """`dlref train` in this process: exit code and what was said."""
@@ -111,6 +122,18 @@ def datasets() -> Path:
             pytest.fail(f"real data should be under {DATASETS}")
         pytest.skip(f"no real data under {DATASETS}")
     return DATASETS
+
+
+def small_text8(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6,000 words where text8 would lie; the real one is not at hand."""
+    from dlref.data import corpora
+
+    (root / "text8").mkdir()
+    path = root / "text8" / "text8.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("text8", " one two three" * 2000)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(corpora, "TEXT8", corpora.TEXT8._replace(sha256=digest))
 
 
 def command(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:

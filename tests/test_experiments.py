@@ -9,6 +9,7 @@ import pytest
 from dlref import build
 from dlref.cli.configs import compose, configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
+from tests.conftest import small_text8
 
 pytestmark = pytest.mark.faults
 
@@ -19,7 +20,7 @@ MODEL_OF = {
     "language_modelling": "lstm_lm",
     "q_learning": "dqn",
     "denoising": "ladder",
-    "python_docs": "lstm_lm",
+    **dict.fromkeys(("python_docs", "markov_chain", "text", "ptb", "tiny_shakespeare", "text8"), "lstm_lm"),
     "play": "dqn",
     "cartpole": "dqn",
     "frozen_lake": "dqn",
@@ -65,7 +66,12 @@ def test_values_of_play_are_learned_in_full_precision_wherever_it_runs(model: st
     ("group", "option"), [(g, o) for g in ("data", "objective", "optimizer", "schedule", "trainer") for o in OPTIONS[g]]
 )
 def test_fault_23_every_part_can_be_chosen(
-    group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path, request: pytest.FixtureRequest
+    group: str,
+    option: str,
+    train: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = [f"model={MODEL_OF.get(option, 'mlp')}", f"{group}={option}"]
     if settings[0] == "model=dqn":
@@ -76,6 +82,14 @@ def test_fault_23_every_part_can_be_chosen(
         rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
         (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))
         settings += [f"data.file={tmp_path / 'rows.csv'}", "data.targets=[z]", "data.kind=classes"]
+    if option == "text":
+        (tmp_path / "words.txt").write_text("some words and more of them\n" * 500)
+        settings += [f"data.train={tmp_path / 'words.txt'}"]
+    if option == "text8":  # which is not at hand: a short one in its place
+        small_text8(tmp_path, monkeypatch)
+        settings += [f"data.root={tmp_path}"]
+    if option in ("ptb", "tiny_shakespeare"):
+        settings += [f"data.root={request.getfixturevalue('datasets')}", "data.eval_columns=1000", "network.width=8"]
     if option in NEEDS_MNIST:
         datasets = request.getfixturevalue("datasets")
         settings += [f"data.root={datasets}" if option == "mnist" else f"data.folder={datasets / 'mnist'}"]

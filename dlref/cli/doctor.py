@@ -68,11 +68,11 @@ def torch_and_device(found: dict[str, str]) -> Iterator[tuple[bool | None, str, 
 
 
 def torchtext(version: str) -> Iterator[tuple[bool | None, str, str]]:
-    from dlref.data.text import tokenize
+    from dlref.data.text import Tokenizer
     from dlref.errors import ConfigError
 
     try:
-        tokenize("It works.")
+        Tokenizer("english")("It works.")
     except ConfigError as error:
         yield False, f"torchtext {version}", str(error)
     else:

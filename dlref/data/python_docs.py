@@ -4,17 +4,16 @@ import re
 
 import torch
 
-from dlref.data.text import LanguageModelText, Vocabulary, tokenize
+from dlref.data.language import LanguageModelText
+from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.errors import ConfigError
-
-END = "<eos>"  # of a paragraph
 
 
 class PythonDocs(LanguageModelText):
     """`pydoc_data.topics` in paragraphs, each distinct one once: some 50,000 words (more or fewer by Python version).
 
     Of every 20 paragraphs in a row the 19th is `eval` and the 20th `test`. Words seen less than `minimum` times in the
-    training split are `<unk>`.
+    training split are `<unk>`; a paragraph ends with `<eos>`.
     """
 
     def __init__(
@@ -25,10 +24,11 @@ class PythonDocs(LanguageModelText):
             raise ConfigError(f"data.minimum is {minimum}; it takes 1 or more")
         from pydoc_data.topics import topics
 
-        texts = [part for _, topic in sorted(topics.items()) for part in re.split(r"\n\s*\n", topic)]
-        paragraphs = [words for part in dict.fromkeys(t.strip() for t in texts) if len(words := tokenize(part)) > 3]
+        self.tokenizer = Tokenizer("english")
+        texts = [" ".join(part.split()) for _, topic in sorted(topics.items()) for part in re.split(r"\n\s*\n", topic)]
+        paragraphs = [words for part in dict.fromkeys(texts) if len(words := self.tokenizer(part)) > 3]
         parts: dict[str, list[str]] = {"train": [], "eval": [], "test": []}
         for number, words in enumerate(paragraphs):
             parts[{18: "eval", 19: "test"}.get(number % 20, "train")] += [*words, END]
-        self.vocabulary = Vocabulary.build(parts["train"], minimum)
+        self.vocabulary = Vocabulary.build(parts["train"], minimum, [UNKNOWN, END])
         self.splits = {split: torch.tensor(self.vocabulary.lookup_indices(words)) for split, words in parts.items()}

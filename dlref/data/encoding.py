@@ -1,0 +1,210 @@
+"""Files of text as ids: encoded once into memory-mapped files, which are found again by content and settings."""
+
+import gzip
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlref.data.download import sha256
+from dlref.data.text import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe
+from dlref.errors import ConfigError, DataError
+
+PIECE = 2**22  # bytes that are read at once
+FORMAT = 1  # of the cache; a new one where the same settings would give other ids
+
+
+class Encoded(NamedTuple):
+    """Splits of consecutive ids, and what the ids stand for."""
+
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    splits: dict[str, Tensor]  # [N] int32, memory-mapped
+
+
+def encode(
+    files: Mapping[str, Path],
+    level: Level,
+    minimum: int = 1,
+    maximum: int | None = None,
+    pieces: int = 8000,
+    shares: Mapping[str, float] | None = None,
+) -> Encoded:
+    """The files by split as ids; the vocabulary is that of `train`.
+
+    Words seen less than `minimum` times are `<unk>`, and `maximum` limits the vocabulary; with `bpe` there are `pieces`.
+    `shares` cuts further splits, the first one last, off the end of `train`. Raises DataError for a file that is missing,
+    empty, broken or no text; ConfigError for numbers that make no sense.
+    """
+    if minimum < 1 or (maximum is not None and maximum < 3):
+        raise ConfigError(f"data.minimum is {minimum}, 1 or more, and maximum {maximum}, 3 or more")
+    for path in files.values():
+        if not path.is_file():
+            raise DataError(f"{path} is not there; bring a text, plain or as .gz")
+    settings = {"format": FORMAT, "level": level, "minimum": minimum, "maximum": maximum, "shares": dict(shares or {})}
+    settings |= {"pieces": pieces} if level == "bpe" else {}
+    contents = {split: sha256(path) for split, path in files.items()}
+    key = hashlib.sha256(json.dumps([settings, contents], sort_keys=True).encode()).hexdigest()[:32]
+    home = cache_folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(home / f"{key}.lock"):  # two runs may want it at once
+            if (found := load(home / key)) is not None:
+                return found
+            unfinished = home / f"{key}.part"  # of a process that was killed
+            for leftover in (unfinished, home / key):
+                shutil.rmtree(leftover, ignore_errors=True)
+            unfinished.mkdir()
+            try:
+                build(unfinished, files, settings)
+                unfinished.rename(home / key)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            found = load(home / key)
+    except OSError as error:
+        raise DataError(
+            f"{home} cannot keep the encoded text ({error.strerror}); set DLREF_CACHE to a folder that can"
+        ) from None
+    assert found is not None
+    return found
+
+
+def cache_folder() -> Path:
+    """The environment variable DLREF_CACHE, else the user's cache folder."""
+    if os.environ.get("DLREF_CACHE"):
+        return Path(os.path.expanduser(os.environ["DLREF_CACHE"]))
+    import pooch
+
+    return Path(pooch.os_cache("dlref")) / "ids"
+
+
+def load(folder: Path) -> Encoded | None:
+    """What `build` wrote, or None where it is not there or not whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    splits = {}
+    for split, length in about["lengths"].items():
+        path = folder / f"{split}.int32"
+        if not path.is_file() or path.stat().st_size != 4 * length:
+            return None
+        ids = np.memmap(path, np.int32, mode="c") if length else np.zeros(0, np.int32)
+        splits[split] = torch.from_numpy(ids)
+    return Encoded(Tokenizer.described(about["tokenizer"]), Vocabulary(about["words"]), splits)
+
+
+def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> None:
+    """Two passes: all tokens numbered as they come, then by the order of the vocabulary."""
+    level: Level = settings["level"]
+    train = files["train"]
+    lines = (line for text in texts(train) for line in text.split("\n") if line)
+    tokenizer = Tokenizer(level, learn_bpe(lines, settings["pieces"]) if level == "bpe" else None)
+    numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    lengths = {split: write_numbers(folder / split, path, tokenizer, numbers) for split, path in files.items()}
+    if not lengths["train"]:
+        raise DataError(f"{train} holds no text; bring another one for data.train")
+    parts = {split: (split, 0, length) for split, length in lengths.items()}  # split -> file, start, stop
+    stop = lengths["train"]
+    for split, share in settings["shares"].items():
+        start = max(stop - math.ceil(share * lengths["train"]), 0)
+        parts[split], stop = ("train", start, stop), start
+    parts["train"] = ("train", 0, stop)
+    order = list(numbers)
+    counts = np.zeros(len(order), np.int64)
+    for piece in read_numbers(folder / "train", 0, stop):
+        counts += np.bincount(piece, minlength=len(order))
+    seen = {word: int(count) for word, count in zip(order, counts, strict=True) if count}
+    specials = [UNKNOWN] if level == "characters" else [UNKNOWN, END]
+    vocabulary = Vocabulary.build(seen, settings["minimum"], specials, settings["maximum"])
+    ids = np.array(vocabulary.lookup_indices(order), np.int32)
+    for split, (file, start, stop) in parts.items():
+        with open(folder / f"{split}.int32", "wb") as out:
+            for piece in read_numbers(folder / file, start, stop):
+                ids.take(piece).tofile(out)
+    for split in files:
+        (folder / split).unlink()
+    about = {
+        "words": vocabulary.words,
+        "tokenizer": tokenizer.describe(),
+        "lengths": {split: stop - start for split, (_, start, stop) in parts.items()},
+    }
+    (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+
+
+def write_numbers(out: Path, path: Path, tokenizer: Tokenizer, numbers: Mapping[str, int]) -> int:
+    """The tokens of a file by number, as int32, new ones numbered on; how many there are."""
+    length = 0
+    with open(out, "wb") as file:
+        for text in texts(path):
+            tokens = tokenizer(text)
+            np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens)).tofile(file)
+            length += len(tokens)
+    return length
+
+
+def read_numbers(path: Path, start: int, stop: int) -> Iterator[np.ndarray]:
+    numbers = np.memmap(path, np.int32, mode="r") if stop > start else np.zeros(0, np.int32)
+    for place in range(start, stop, PIECE):
+        yield numbers[place : min(place + PIECE, stop)]
+
+
+def texts(path: Path) -> Iterator[str]:
+    """A UTF-8 file, plain or compressed (.gz, .zip of one file), in pieces that end with a line, or with white space.
+
+    Line ends are line feeds in what is yielded; a byte order mark is left out. Raises DataError, with file and line, for
+    bytes that are no text.
+    """
+    line, rest = 1, b""
+    try:
+        with opened(path) as file:
+            while True:
+                block = file.read(PIECE)
+                whole = rest + block
+                cut = whole.rfind(b"\n") + 1 or whole.rfind(b" ") + 1 if block else len(whole)
+                whole, rest = whole[:cut], whole[cut:]
+                if line == 1:
+                    whole = whole.removeprefix(b"\xef\xbb\xbf")
+                yield decoded(whole.replace(b"\r\n", b"\n"), path, line)
+                line += whole.count(b"\n")
+                if not block:
+                    return
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is cut off or damaged ({error}); bring it again") from None
+
+
+def decoded(text: bytes, path: Path, line: int) -> str:
+    try:
+        nul = text.find(b"\0")
+        if nul < 0:
+            return text.decode("utf-8")
+        place, what = nul, "a NUL byte"
+    except UnicodeDecodeError as error:
+        place, what = error.start, "bytes that are not UTF-8"
+    line += text.count(b"\n", 0, place)
+    raise DataError(f"{path}, line {line}, holds {what}; bring it as UTF-8 text")
+
+
+def opened(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    if path.suffix == ".zip":
+        archive = zipfile.ZipFile(path)
+        names = archive.namelist()
+        if len(names) != 1:
+            raise DataError(f"{path} holds {len(names)} files; bring an archive of one text")
+        return archive.open(names[0])  # read where it lies: no name of an archive becomes a path
+    return open(path, "rb")
