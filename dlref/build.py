@@ -75,7 +75,11 @@ def build_trainer(
 ) -> tuple[Any, Schedule, Trainer]:
     """Optimizer, schedule and trainer for an objective."""
     decay = config["optimizer"].get("weight_decay", 0)
-    trained = [p for p in objective.parameters() if p.requires_grad]
+    trained: list[Any] = [p for p in objective.parameters() if p.requires_grad]
+    limits: dict[str, Any] = {}
+    if not trained:  # the network is fitted in closed form: one step, and an optimizer wants something to hold
+        trained = [torch.zeros((), requires_grad=True)]
+        limits = {"max_steps": 1, "passes": None, "max_seconds": None}
     # Biases and the gains of norms stay out of weight decay, as in the papers that use it.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1]},
@@ -89,7 +93,7 @@ def build_trainer(
         raise ConfigError(
             f"optimizer {config['optimizer']['_target_']} evaluates the loss itself; choose a first-order one"
         )
-    return optimizer, make(config["schedule"], "schedule", plugins), Trainer(**config["trainer"])
+    return optimizer, make(config["schedule"], "schedule", plugins), Trainer(**config["trainer"] | limits)
 
 
 def make_network(config: Mapping[str, Any], sizes: Mapping[str, int], plugins: Sequence[str] = ()) -> nn.Module:

@@ -50,6 +50,16 @@ SMALL = {
         "data.length=9",
         "data.minimum=20",
     ],
+    "word2vec": [
+        "model=word2vec",
+        "trainer.passes=null",
+        "network.width=6",
+        "data.batch_size=6",
+        "data.length=40",
+        "data.minimum=20",
+        "objective.block=8",
+        "objective.shared=4",
+    ],
     "dqn": [
         "model=dqn",
         "network.widths=[16]",

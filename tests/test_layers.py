@@ -30,7 +30,11 @@ MAY = {
     "models": {"models"},
     "data": {"data"},
     "objectives": {"objectives", "metrics"},
-    "reports": {"reports", "metrics"},
+    "reports": {
+        "reports",
+        "metrics",
+        "data",
+    },  # some compare with published judgements, which are fetched like other data
     "training": {"training", "metrics", "objectives"},  # the trainer's signature names the base class Objective
     "studies": {"studies", "data", "metrics", "models", "objectives", "training"},
     "build": {"data", "objectives", "reports", "training"},  # base classes, to know what a config may name

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
     "evaluate": "loss, figures and pictures of a trained model: RUN_OR_CHECKPOINT [split=test]",
     "predict": "what a trained model says of a table or of pictures: RUN FILE…",
+    "neighbors": "words that are alike: RUN king queen, or RUN king - man + woman",
     "play": "greedy episodes of a model that learned from play: RUN [--episodes N] [--video FILE.gif]",
     "study": "a demonstration of the books, with its table and pictures: NAME [key=value …]",
     "search": "train with settings drawn at random, and keep a table: key=log(LOW,HIGH) …",

@@ -1,4 +1,4 @@
-"""Runs reports, and sorts what they return into figures, pictures, text and numbers for histograms."""
+"""Runs reports, and sorts what they return into figures, pictures, text, numbers for histograms and vectors."""
 
 import logging
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlref.reports import Report
+from dlref.reports import Embedding, Report
 
 logger = logging.getLogger("dlref")
 
@@ -19,11 +19,12 @@ class Findings(NamedTuple):
     pictures: dict[str, Any]
     texts: dict[str, str]
     histograms: dict[str, Tensor]
+    embeddings: dict[str, Embedding]
 
 
 def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split: str, device: torch.device) -> Findings:
     """Findings of all reports together; a report that fails costs a warning and nothing else."""
-    found = Findings({}, {}, {}, {})
+    found = Findings({}, {}, {}, {}, {})
     was_training = net.training
     net.eval()
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -36,6 +37,8 @@ def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split:
                         found.figures[key] = float(value)
                     elif isinstance(value, Tensor):
                         found.histograms[key] = value
+                    elif isinstance(value, Embedding):
+                        found.embeddings[key] = value
                     else:
                         found.pictures[key] = value
             except Exception as error:  # whatever a report trips over, the model is trained and saved

@@ -90,8 +90,8 @@ class PennTreebank(EncodedText):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, length, eval_columns, seed)
-        folder = data_root(root)
-        self.take(encode({split: fetch(file, folder) for split, file in PTB_FILES.items()}, "words"))
+        self.root = data_root(root)
+        self.take(encode({split: fetch(file, self.root) for split, file in PTB_FILES.items()}, "words"))
 
 
 class TinyShakespeare(EncodedText):
@@ -107,7 +107,8 @@ class TinyShakespeare(EncodedText):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, length, eval_columns, seed)
-        file = fetch(SHAKESPEARE, data_root(root))
+        self.root = data_root(root)
+        file = fetch(SHAKESPEARE, self.root)
         self.take(encode({"train": file}, level, shares={"test": 0.1, "eval": 0.045}))
 
 
@@ -125,5 +126,6 @@ class Text8(EncodedText):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, length, eval_columns, seed)
-        file = fetch(TEXT8, data_root(root))
+        self.root = data_root(root)
+        file = fetch(TEXT8, self.root)
         self.take(encode({"train": file}, level, minimum, shares={"test": 0.05, "eval": 0.05}))

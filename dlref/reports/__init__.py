@@ -1,15 +1,20 @@
 """Reports: each looks at a trained network and returns figures, pictures, text or histograms."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+class Embedding(NamedTuple):
+    """Vectors with a label each, to walk through in TensorBoard's projector."""
+
+    vectors: Tensor  # [N, D]
+    labels: Sequence[str]
 
 
 class Report:
-    """`report(net, data, split)` returns name -> figure of merit, picture, text, or numbers for a histogram,
+    """`report(net, data, split)` returns name -> figure of merit, picture, text, numbers for a histogram, or vectors,
     and nothing where it does not apply.
 
     `while_training` says that it is cheap enough to run at each evaluation during training too.
@@ -18,5 +23,5 @@ class Report:
 
     while_training = False
 
-    def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
+    def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
         raise NotImplementedError

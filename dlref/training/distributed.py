@@ -12,6 +12,7 @@ from torch import nn
 
 from dlref.errors import ConfigError, LostRankError
 from dlref.metrics import Mean, Totals
+from dlref.training import gradients
 
 LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun sets
 T = TypeVar("T")
@@ -76,7 +77,7 @@ def parallel(objective: nn.Module) -> nn.Module:
 
     Buffers stay each rank's own while training: broadcasting them would also overwrite the state that a rank carries.
     """
-    if not dist.is_initialized():
+    if not dist.is_initialized() or gradients.none(objective):
         return objective
     later = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters  # torch 2.13
     settings: dict[str, Any] = {"forward_sync_buffers" if later else "broadcast_buffers": False}

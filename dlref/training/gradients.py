@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 
 
+def none(module: nn.Module) -> bool:
+    """Whether nothing of it is trained."""
+    return not any(p.requires_grad for p in module.parameters())
+
+
 def clear(parameters: Iterable[nn.Parameter]) -> None:
     """What `optimizer.zero_grad` does, without its hooks and grouping, which small steps notice."""
     for parameter in parameters:

@@ -114,14 +114,23 @@ class Log:
         elif self.board:
             self.attempt("TensorBoard", functools.partial(self.board.add_histogram, tag, numbers, step))
 
+    def embedding(self, tag: str, embedding: Any, step: int) -> None:
+        """Vectors with labels, which the projector shows."""
+        if self.board:
+            labels = [label or "␣" for label in embedding.labels]  # an empty one would be a line too few
+            write = functools.partial(self.board.add_embedding, embedding.vectors, labels, None, step, tag)
+            self.attempt("TensorBoard", write)
+
     def findings(self, split: str, step: int, found: Any) -> None:
-        """Pictures, texts and histograms of reports, each under `split/name`."""
+        """Pictures, texts, histograms and vectors of reports, each under `split/name`."""
         for name, picture in found.pictures.items():
             self.picture(f"{split}/{name}", picture, step)
         for name, text in found.texts.items():
             self.text(f"{split}/{name}", text, step)
         for name, numbers in found.histograms.items():
             self.histogram(f"{split}/{name}", numbers, step)
+        for name, embedding in found.embeddings.items():
+            self.embedding(f"{split}/{name}", embedding, step)
 
     def settings(self, settings: dict[str, Any], results: dict[str, float]) -> None:
         """The run's row in TensorBoard's table of hyper-parameters."""

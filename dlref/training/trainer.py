@@ -112,10 +112,10 @@ class Trainer:
     def fit(self, log: Log, save: Save, report: Report) -> int:
         """Train to the end or to a signal, which is returned (0 for none); `save("last")` and `save("best")` keep it."""
         progress, saved = self.progress, self.progress.step
+        progress.step = progress.step or int(gradients.none(self.objective))  # a fit in closed form counts as a step
         self.compiling = self.compile and devices.compile_in_place(self.objective, self.device)
-        model = distributed.parallel(self.objective)
+        model, stopped = distributed.parallel(self.objective), False
         batches = self.data.train_batches(self.objective.net, self.shard, progress.step * self.accumulate)
-        stopped = False
         self.objective.train()
         with StopSignals() as signals, devices.explained():
             self.clock = time.perf_counter()
@@ -128,8 +128,8 @@ class Trainer:
                     distributed.share_buffers(self.objective)
                     save("last")
                     saved = progress.step
-                if last:
-                    return signals.received or (signal.SIGTERM if stopped else 0)  # which another rank received
+                if last:  # by a signal, if by one, that another rank may have received
+                    return signals.received or (signal.SIGTERM if stopped else 0)
                 self.clock += time.perf_counter() - paused
                 stopped, figures = self.step(model, batches, bool(signals.received))
                 if progress.step % self.log_every == 0:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlref.equations import gradients, layers, losses, optimizers, reinforcement
+from dlref.equations import gradients, layers, losses, optimizers, reinforcement, words
 
-MODULES: list[ModuleType] = [layers, losses, gradients, optimizers, reinforcement]
+MODULES: list[ModuleType] = [layers, losses, gradients, optimizers, reinforcement, words]
 EQUATIONS: dict[str, Callable[..., Any]] = {
     f"{module.__name__.removeprefix('dlref.equations.')}.{name}": function
     for module in MODULES
@@ -44,7 +44,9 @@ def agree(slow: Callable[..., Any], fast: Callable[..., Any], *inputs: Tensor) -
         total = sum((y * s).sum() for y, s in zip(outputs, slopes, strict=True))
         differentiable = [x for x in leaves if x.requires_grad]
         found = torch.autograd.grad(total, differentiable, allow_unused=True) if total.requires_grad else ()
-        gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(differentiable, found, strict=False)]
+        gradients = [
+            torch.zeros_like(x) if g is None else g.to_dense() for x, g in zip(differentiable, found, strict=False)
+        ]
         results.append((outputs, gradients or [torch.zeros_like(x) for x in differentiable]))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(list(mine), list(theirs), **EXACT)

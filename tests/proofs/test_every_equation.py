@@ -15,6 +15,7 @@ from tests.proofs import (  # noqa: F401  they fill PROOFS
     test_loss_equations,
     test_optimizer_equations,
     test_reinforcement_equations,
+    test_word_equations,
 )
 from tests.proofs.harness import EQUATIONS, PROOFS
 

@@ -1,0 +1,77 @@
+"""Word vectors in the text and binary formats of word2vec.c, which gensim and others read and write too."""
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlref.errors import DataError
+
+LONGEST = 1000  # bytes of a word
+
+
+def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> None:
+    """Words and their vectors [V, D], in float32: binary where the file's name ends with .bin, else text."""
+    rows = vectors.detach().cpu().to(torch.float32).numpy()
+    try:
+        with open(path, "wb") as file:
+            file.write(f"{len(words)} {rows.shape[1]}\n".encode())
+            for word, row in zip(words, rows, strict=True):
+                numbers = row.tobytes() if path.suffix == ".bin" else " ".join(map(repr, row.tolist())).encode()
+                file.write(word.encode() + b" " + numbers + b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+
+
+def read_vectors(path: Path) -> tuple[list[str], Tensor]:
+    """Words, and vectors [V, D] in float32. `.bin` is binary, others text; either may be compressed (.gz).
+
+    Raises DataError for a file that is missing, cut off or of another format, with the line.
+    """
+    binary = ".bin" in path.suffixes
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            head = file.readline(LONGEST).split()
+            if len(head) != 2 or not all(number.isdigit() for number in head) or not int(head[1]):
+                raise DataError(f"{path} does not begin with the number of words and of their dimensions")
+            count, width = map(int, head)
+            words: list[str] = []
+            rows: list[np.ndarray] = []
+            for line in range(2, count + 2):
+                word, row = (read_binary if binary else read_text)(file, width)
+                if row is None:
+                    raise DataError(f"{path}, line {line}: no word with {width} numbers; {count} were announced")
+                words.append(word)
+                rows.append(row)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {len(words) + 2}: a word that is not UTF-8 ({error.reason})") from None
+    return words, torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, width)
+
+
+Row = tuple[str, np.ndarray] | tuple[Literal[""], None]
+
+
+def read_text(file: Any, width: int) -> Row:
+    line = file.readline(LONGEST + 40 * width).decode()
+    word, *numbers = line.rstrip("\n").rstrip(" ").rsplit(" ", width)
+    try:
+        row = np.array(numbers, np.float32)
+    except ValueError:
+        return "", None
+    return (word, row) if len(row) == width and np.isfinite(row).all() else ("", None)
+
+
+def read_binary(file: Any, width: int) -> Row:
+    word = b""
+    while (letter := file.read(1)) != b" ":
+        if not letter or len(word) > LONGEST:
+            return "", None
+        word += letter.lstrip(b"\n")  # which word2vec.c writes after each vector, and gensim does not
+    row = np.frombuffer(numbers, np.float32) if len(numbers := file.read(4 * width)) == 4 * width else None
+    return (word.decode(), row) if row is not None and np.isfinite(row).all() else ("", None)

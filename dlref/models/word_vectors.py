@@ -1,0 +1,30 @@
+"""Two vectors for each word, as in word2vec: Mikolov et al. 2013."""
+
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+
+
+class WordVectors(nn.Module):
+    """`input` vectors of words as they are looked up, `output` vectors of words as they are foretold; V words, D numbers.
+
+    With `sparse` their gradients hold only the rows of words that occurred. Raises ConfigError for a width below 1.
+    """
+
+    def __init__(self, vocab_size: int, width: int, sparse: bool = True) -> None:
+        super().__init__()
+        if width < 1:
+            raise ConfigError(f"network.width is {width}; it takes 1 or more")
+        self.input = nn.Embedding(vocab_size, width, sparse=sparse)
+        self.output = nn.Embedding(vocab_size, width, sparse=sparse)
+        with torch.no_grad():  # as word2vec.c begins
+            self.input.weight.uniform_(-0.5 / width, 0.5 / width)
+            self.output.weight.zero_()
+
+    def forward(self, words: Tensor) -> Tensor:  # [...] -> [..., D]
+        return self.input(words)
+
+    def vectors(self) -> Tensor:  # [V, D]
+        """What stands for each word where it is compared with others."""
+        return self.input.weight.detach()

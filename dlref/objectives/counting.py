@@ -1,0 +1,87 @@
+"""Word vectors from counts: co-occurrence, positive pointwise mutual information, singular values (Levy & Goldberg 2014)."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+from dlref.metrics import Mean, Totals
+from dlref.objectives import Objective
+
+CHUNK = 2**20  # tokens that are counted at once
+
+
+class Counting(Objective):
+    """Fits the vectors of CountVectors to a text: U Σ^power of the truncated decomposition U Σ Vᵀ of its PPMI matrix.
+
+    Counted are the words up to `window` places away. In evaluation only the share of unknown words is counted: word 0. Raises
+    ConfigError for a network with nothing to fit, and for as many dimensions as words.
+    """
+
+    net: Any  # CountVectors
+
+    def __init__(self, net: nn.Module, window: int = 5, power: float = 0.5) -> None:
+        super().__init__(net)
+        table = getattr(net, "table", None)
+        if table is None:
+            raise ConfigError(f"counting fits CountVectors, not {type(net).__name__}; choose model=ppmi_svd")
+        if window < 1:
+            raise ConfigError(f"objective.window is {window}; it takes 1 or more")
+        if table.shape[1] >= len(table):
+            raise ConfigError(
+                f"network.width is {table.shape[1]}; {len(table)} words give fewer dimensions than there are words"
+            )
+        self.window, self.power = window, power
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        from scipy.sparse.linalg import svds
+
+        table = self.net.table
+        matrix = ppmi(co_occurrence(batches, self.window, len(table)))
+        left, values, _ = svds(matrix, k=table.shape[1], rng=np.random.default_rng(0))
+        largest = values.argsort()[::-1]
+        table.copy_(torch.from_numpy((left * values**self.power)[:, largest].copy()))
+
+    def forward(self, batch: Any) -> Totals:
+        return {"unknown": Mean((batch.tokens == 0).sum(), batch.tokens.numel())}
+
+
+def co_occurrence(batches: Iterable[Any], window: int, vocabulary: int) -> Any:
+    """How often word j stands at most `window` words before or after word i, as a sparse matrix [V, V] in float64."""
+    from scipy.sparse import coo_array, csr_array
+
+    counts = csr_array((vocabulary, vocabulary))
+    for words, fresh in chunks(batches, window):
+        for distance in range(1, window + 1):
+            start = max(fresh - distance, 0)  # a pair is counted where its later word is fresh
+            earlier, later = words[:, start:-distance].ravel(), words[:, start + distance :].ravel()
+            pairs = (np.ones(len(later)), (earlier, later))
+            counts = counts + coo_array(pairs, shape=counts.shape).tocsr()
+    return counts + counts.T
+
+
+def chunks(batches: Iterable[Any], window: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Long pieces [B, T] of the columns of a text, which begin with the last words of the piece before; how many those are."""
+    waiting: list[Tensor] = []
+    carried = 0
+    for batch in batches:
+        if waiting and (batch.begins or sum(part.numel() for part in waiting) > CHUNK):
+            words = torch.cat(waiting, 1)
+            yield words.cpu().numpy(), carried
+            waiting = [] if batch.begins else [words[:, -window:]]
+            carried = 0 if batch.begins else waiting[0].shape[1]
+        waiting.append(batch.tokens)
+    if waiting:
+        yield torch.cat(waiting, 1).cpu().numpy(), carried
+
+
+def ppmi(counts: Any) -> Any:
+    """max(0, log2 (C_ij N / (Σ_j C_ij Σ_i C_ij))) of a sparse matrix [V, V], where anything was counted."""
+    sums = counts.sum(1)
+    found = counts.tocoo()
+    rows, columns = found.coords
+    found.data = np.log2(found.data * counts.sum() / (sums[rows] * counts.sum(0)[columns])).clip(min=0)
+    return found.tocsr()

@@ -1,0 +1,229 @@
+"""word2vec: what surrounds a word tells what it means. Mikolov et al. 2013, *Distributed representations of words*.
+
+N words that were kept, in G blocks of K; w words of a window to each side; S negatives that a block shares; D width,
+V vocabulary.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+from dlref.metrics import Mean, Totals
+from dlref.objectives import Objective, at_least_float32
+from dlref.objectives.rows import look_up
+
+TABLE = 2**22  # entries from which negatives are drawn: as many of each word as its share
+
+
+class Windows(NamedTuple):
+    """Words in blocks, and which of their neighbours count."""
+
+    around: Tensor  # [G, K + 2w] int64: a block's words, and w before and after them
+    pairs: Tensor  # [G, K, 2w + 1] bool: whether the word at distance -w ... w is context of word k
+
+    @property
+    def words(self) -> Tensor:  # [G, K]
+        edge = self.pairs.shape[2] // 2
+        return self.around[:, edge : self.around.shape[1] - edge]
+
+    @property
+    def counts(self) -> Tensor:  # [G, K, 1]
+        """How many words of context each has."""
+        return self.pairs.sum(2, keepdim=True)
+
+
+class Word2Vec(Objective):
+    """What skip-gram and CBOW have in common: which words are kept, what their windows are, what is drawn as noise.
+
+    From a text in columns each word is dropped with the chance that `subsample` t gives it, 1 - √(t/f) - t/f for a share f
+    of the text; a window reaches `window` words of those left to each side, with `dynamic` 1 to `window`, drawn for each
+    word anew, and never over the `end` of a sentence. `unknown` words are left out; either is a number of the vocabulary,
+    and null makes it a word like any other. Without `negatives` the loss is the full softmax; with k of them each pair is
+    told from k words drawn by their frequency to the `power` (Mikolov et al. 2013, equation 4). A block of consecutive words
+    shares `shared` such words, each weighed so that they count as k for each pair.
+
+    `loss` is in nats per word of the text, dropped ones included. A window that reaches into the next batch waits for it.
+    """
+
+    net: Any
+    # By self.training: the last 2w words kept of each column [B, 2w], their sentences, and the sentence that goes on [B, 1].
+    states: dict[bool, tuple[Tensor, ...] | None]
+
+    def __init__(
+        self,
+        net: nn.Module,
+        window: int = 5,
+        dynamic: bool = True,
+        subsample: float | None = 1e-4,
+        negatives: int | None = 5,
+        power: float = 0.75,
+        block: int = 64,
+        shared: int = 64,
+        unknown: int | None = 0,
+        end: int | None = 1,
+    ) -> None:
+        super().__init__(net)
+        if min(window, block, shared, negatives or 1) < 1 or (subsample is not None and subsample <= 0):
+            raise ConfigError(
+                f"objective.window is {window}, negatives {negatives}, block {block} and shared {shared}, 1 or more, and "
+                f"subsample {subsample}, above 0"
+            )
+        if not all(isinstance(getattr(net, name, None), nn.Embedding) for name in ("input", "output")):
+            raise ConfigError(f"word2vec learns WordVectors, not {type(net).__name__}; choose model=word2vec")
+        if negatives is None and self.net.output.sparse:
+            raise ConfigError("the full softmax changes every row at each step; set network.sparse=false, or negatives")
+        self.window, self.dynamic, self.subsample = window, dynamic, subsample
+        self.negatives, self.power, self.block, self.shared = negatives, power, block, shared
+        self.unknown, self.end = unknown, end
+        self.counts = nn.Buffer(torch.zeros(self.net.input.num_embeddings, dtype=torch.int64))
+        self.states = {True: None, False: None}
+        self.drawing: tuple[Tensor, Tensor] | None = None
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        """How often each word occurs."""
+        self.counts.zero_()
+        for batch in batches:
+            words = batch.tokens.flatten()
+            self.counts.index_add_(0, words, torch.ones_like(words))
+        self.drawing = None
+
+    def chances(self) -> tuple[Tensor, Tensor]:
+        """Of each word the chance that it is kept [V], and the table from which negatives are drawn."""
+        if self.drawing is None:
+            counts = self.counts.double()
+            for special in (self.unknown, self.end):
+                if special is not None:
+                    counts[special] = 0
+            ratio = (self.subsample or 1) * counts.sum() / counts
+            kept = (ratio.sqrt() + ratio).clamp(max=1) if self.subsample else torch.ones_like(counts)
+            ends = (counts**self.power).cumsum(0)
+            middles = (torch.arange(TABLE, device=ends.device) + 0.5) * (ends[-1] / TABLE)
+            table = torch.searchsorted(ends, middles.to(ends.dtype)).clamp_(max=len(ends) - 1)
+            self.drawing = (kept * (counts > 0)).float(), table
+        return self.drawing
+
+    def noise(self, count: int) -> Tensor:  # [G, S]
+        table = self.chances()[1]
+        return table[torch.randint(len(table), (count, self.shared), device=table.device)]
+
+    def windows(self, batch: Any) -> Windows:
+        """The words that are kept of what was carried over and of the batch, in blocks."""
+        tokens, w = batch.tokens, self.window
+        device = tokens.device
+        state = None if batch.begins else self.states[self.training]
+        if state is None:  # nobody stands before the first word: none of these are in one sentence
+            nobody = torch.arange(-2 * w, 0, device=device).expand(len(tokens), -1)
+            state = torch.zeros_like(nobody), nobody, torch.zeros_like(nobody[:, :1])
+        before, sentences, sentence = state
+        kept = torch.rand(tokens.shape, device=device) < self.chances()[0][tokens]
+        numbers = sentence + (torch.zeros_like(tokens) if self.end is None else (tokens == self.end).cumsum(1))
+        kept = torch.cat([torch.ones_like(before, dtype=torch.bool), kept], 1)
+        there = kept.flatten().nonzero().squeeze(1)
+        words = torch.cat([before, tokens], 1).flatten()[there]
+        sentences = torch.cat([sentences, numbers], 1).flatten()[there]
+        stops = kept.sum(1).cumsum(0)[:, None]  # of each column, among the words kept
+        carried = stops + torch.arange(-2 * w, 0, device=device)
+        self.states[self.training] = words[carried], sentences[carried], numbers[:, -1:]
+        # The first and the last w of a column have not all of their window here: it was, or will be, in another batch.
+        size = max(-(-(len(words) - 2 * w) // self.block), 1) * self.block
+        pad = size + 2 * w - len(words)
+        words, sentences = F.pad(words, (0, pad)), F.pad(sentences, (0, pad))
+        whole = torch.ones(len(words), dtype=torch.bool, device=device)
+        starts = stops - kept.sum(1)[:, None]
+        near = torch.arange(w, device=device)
+        whole[torch.cat([starts + near, stops - 1 - near], 1).flatten()] = False
+        whole[len(words) - pad :] = False
+        distance = torch.arange(-w, w + 1, device=device)
+        reach = torch.randint(1, w + 1, (size, 1), device=device) if self.dynamic else w
+        here = slice(w, w + size)
+        pairs = (distance.abs() <= reach) & (distance != 0) & whole[here, None]
+        pairs &= sentences.unfold(0, 2 * w + 1, 1) == sentences[here, None]
+        return Windows(words.unfold(0, self.block + 2 * w, self.block), pairs.view(-1, self.block, 2 * w + 1))
+
+    def get_extra_state(self) -> Any:
+        state = self.states[True]
+        return None if state is None else list(state)
+
+    def set_extra_state(self, state: Any) -> None:
+        self.states[True] = None if state is None else tuple(part.to(self.counts.device) for part in state)
+
+
+class SkipGram(Word2Vec):
+    """A word foretells each word of its window, apart: -log σ(u_c · v_w) - k E log σ(-u_n · v_w) for each pair."""
+
+    def forward(self, batch: Any) -> Totals:
+        windows = self.windows(batch)
+        inputs = look_up(self.net.input, windows.words)  # [G, K, D]
+        if self.negatives is None:
+            logs = at_least_float32(F.linear(inputs, self.net.output.weight)).log_softmax(2)
+            context = windows.around.unfold(1, windows.pairs.shape[2], 1)  # [G, K, 2w + 1]
+            loss = -(logs.gather(2, context) * windows.pairs).sum()
+        else:
+            noise = self.noise(len(windows.around))
+            outputs = look_up(self.net.output, torch.cat([windows.around, noise], 1))  # [G, K + 2w + S, D]
+            share = windows.counts.to(self.net.input.weight.dtype) * (self.negatives / self.shared)
+            loss = Banded.apply(inputs @ outputs.mT, windows.pairs, share)
+        return {"loss": Mean(loss, batch.tokens.numel())}
+
+
+class CBOW(Word2Vec):
+    """The mean of a window's words foretells the word in its midst."""
+
+    def forward(self, batch: Any) -> Totals:
+        windows = self.windows(batch)
+        context = look_up(self.net.input, windows.around)  # [G, K + 2w, D]
+        there = windows.counts > 0  # [G, K, 1]
+        counts = windows.counts.clamp(min=1).to(self.net.input.weight.dtype)
+        weights = band_matrix((windows.pairs / counts).to(context.dtype))
+        means = weights @ context  # [G, K, D]
+        if self.negatives is None:
+            logs = at_least_float32(F.linear(means, self.net.output.weight)).log_softmax(2)
+            loss = -(logs.gather(2, windows.words[..., None]) * there).sum()
+        else:
+            noise = self.noise(len(windows.around))
+            outputs = look_up(self.net.output, torch.cat([windows.words, noise], 1))  # [G, K + S, D]
+            loss = Banded.apply(means @ outputs.mT, there, there.to(counts.dtype) * (self.negatives / self.shared))
+        return {"loss": Mean(loss, batch.tokens.numel())}
+
+
+def band(matrix: Tensor, width: int) -> Tensor:  # [G, K, E] -> [G, K, width], a view
+    """Of row k the entries k ... k + width - 1."""
+    blocks, rows, columns = matrix.shape
+    return matrix.as_strided((blocks, rows, width), (rows * columns, columns + 1, 1))
+
+
+def band_matrix(entries: Tensor) -> Tensor:  # [G, K, W] -> [G, K, K + W - 1]
+    """The matrix whose band these are; 0 elsewhere."""
+    blocks, rows, width = entries.shape
+    matrix = entries.new_zeros(blocks, rows, rows + width - 1)
+    band(matrix, width).copy_(entries)
+    return matrix
+
+
+class Banded(torch.autograd.Function):
+    """-Σ log σ(s) over the pairs in the band of the scores, and -Σ share · log σ(-s) over the last columns, the negatives.
+
+    scores [G, K, K + W - 1 + S], pairs [G, K, W] bool, share [G, K, 1] -> scalar. Its slopes are σ(s) - 1 and share · σ(s):
+    they are taken together with the loss, and only where they are not 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
+        width = pairs.shape[2]
+        scores = scores.contiguous()
+        near, far = band(scores, width), scores[:, :, scores.shape[1] + width - 1 :]
+        near, far = at_least_float32(near), at_least_float32(far)
+        slopes = torch.zeros_like(scores)
+        band(slopes, width).copy_((near.sigmoid() - 1) * pairs)
+        slopes[:, :, scores.shape[1] + width - 1 :] = far.sigmoid() * share
+        ctx.save_for_backward(slopes)
+        return (F.softplus(-near) * pairs).sum() + (F.softplus(far).sum(2, keepdim=True) * share).sum()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * slope.to(slopes.dtype), None, None

@@ -1,0 +1,85 @@
+"""Word vectors in word2vec's formats: what was written is read, here and by gensim."""
+
+from pathlib import Path
+
+import gensim
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dlref.data.vectors import read_vectors, write_vectors
+from dlref.errors import DataError
+
+WORDS = ["the", "naïve", "don't", "中", "-"]
+VECTORS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-20, 1.0, 1e20])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.vec", "a.bin"])
+def test_what_was_written_is_read_to_the_last_bit(tmp_path: Path, name: str) -> None:
+    write_vectors(tmp_path / name, WORDS, VECTORS)
+    words, vectors = read_vectors(tmp_path / name)
+    assert words == WORDS
+    assert torch.equal(vectors, VECTORS)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_gensim_reads_what_was_written_and_writes_what_is_read(tmp_path: Path, binary: bool) -> None:
+    path = tmp_path / ("a.bin" if binary else "a.txt")
+    write_vectors(path, WORDS, VECTORS)
+    theirs = gensim.models.KeyedVectors.load_word2vec_format(str(path), binary=binary)
+    assert theirs.index_to_key == WORDS
+    assert np.array_equal(theirs.vectors, VECTORS.numpy())
+    theirs.save_word2vec_format(str(tmp_path / f"b{path.suffix}"), binary=binary)
+    words, vectors = read_vectors(tmp_path / f"b{path.suffix}")
+    assert words == WORDS
+    torch.testing.assert_close(vectors, VECTORS, rtol=1e-6, atol=0)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "does not begin"),
+        (b"two 3\n", "does not begin"),
+        (b"2 0\n", "does not begin"),
+        (b"2 2\na 1 2\n", "line 3"),
+        (b"2 2\na 1 2\nb 1\n", "line 3"),
+        (b"1 2\na 1 x\n", "line 2"),
+        (b"1 2\na 1 nan\n", "line 2"),
+        (b"1 2\n\xff 1 2\n", "line 2"),
+        (b"999999999999 2\na 1 2\n", "line 3"),
+    ],
+)
+def test_fault_17_a_file_of_another_format_is_named_with_its_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words) as refused:
+        read_vectors(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.faults
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["a.txt", "a.bin"]), st.data())
+def test_fault_17_changed_bytes_are_read_or_refused(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    write_vectors(tmp_path / name, WORDS, VECTORS)
+    content = bytearray((tmp_path / name).read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : data.draw(st.integers(place, len(content)))] = data.draw(st.binary(max_size=3))
+    (tmp_path / name).write_bytes(content)
+    try:
+        words, vectors = read_vectors(tmp_path / name)
+    except DataError as error:
+        assert name in str(error)  # noqa: PT017
+    else:
+        assert vectors.shape[0] == len(words)
+        assert vectors.isfinite().all()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be written"):
+        write_vectors(tmp_path / "none" / "a.txt", WORDS, VECTORS)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_vectors(tmp_path / "none.txt")

@@ -1,0 +1,177 @@
+"""Which words word2vec looks at, and that its rows are those of the plain way."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlref.data.language import Piece
+from dlref.errors import ConfigError
+from dlref.models.mlp import MLP
+from dlref.models.word_vectors import WordVectors
+from dlref.objectives.counting import Counting
+from dlref.objectives.rows import sum_rows
+from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
+
+END = 1
+
+
+def made(kind: type[Word2Vec] = SkipGram, sparse: bool = True, **settings: Any) -> Word2Vec:
+    torch.manual_seed(0)
+    net = WordVectors(9, 4, sparse).double()
+    nn.init.normal_(net.output.weight)
+    plain = {"window": 2, "dynamic": False, "subsample": None, "block": 4, "shared": 3}
+    return kind(net, **(plain | settings))
+
+
+def pieces(text: Tensor, length: int) -> list[Piece]:
+    return [Piece(text[:, s : s + length], text, s == 0) for s in range(0, text.shape[1], length)]
+
+
+def pairs_of(objective: Word2Vec, batches: list[Piece]) -> Counter[tuple[int, int]]:
+    """Words and their contexts, as often as they are paired."""
+    found: Counter[tuple[int, int]] = Counter()
+    for batch in batches:
+        windows = objective.windows(batch)
+        reach = windows.pairs.shape[2]
+        context = windows.around.unfold(1, reach, 1)
+        words = windows.words[..., None].expand_as(context)
+        found.update(zip(words[windows.pairs].tolist(), context[windows.pairs].tolist(), strict=True))
+    return found
+
+
+TEXTS = st.integers(1, 3).flatmap(
+    lambda rows: st.lists(st.lists(st.integers(0, 8), min_size=rows, max_size=rows), min_size=1, max_size=25)
+)
+
+
+@given(TEXTS, st.integers(1, 9), st.integers(1, 3))
+def test_every_pair_of_a_sentence_is_seen_once_however_a_text_is_cut(
+    columns: list[list[int]], length: int, window: int
+) -> None:
+    """Words 0 are left out, and sentences end with word 1; what is missing at last, the next batch would bring."""
+    text = torch.tensor(columns).T
+    objective = made(window=window)
+    objective.fit([Piece(text, text, True)])
+    after = torch.full((len(text), 1), END).expand(-1, 1)
+    behind = torch.cat([text, after, torch.arange(2, 2 + window).expand(len(text), -1)], 1)
+    objective.counts += 1  # those of the words behind too
+    found = pairs_of(objective, pieces(behind, length))
+    wanted: Counter[tuple[int, int]] = Counter()
+    for row in text.tolist():
+        sentence: list[int] = []
+        for word in [*row, END]:
+            if word == END:
+                for i, one in enumerate(sentence):
+                    wanted.update((one, other) for j, other in enumerate(sentence) if 0 < abs(i - j) <= window)
+                sentence = []
+            elif word:
+                sentence.append(word)
+    assert found == wanted
+
+
+def test_words_like_any_other_and_windows_across_sentences() -> None:
+    text = torch.tensor([[0, 1, 2, 0, 0]])
+    objective = made(unknown=None, end=None, window=1)
+    objective.fit([Piece(text, text, True)])
+    assert pairs_of(objective, [Piece(text, text, True)]) == Counter(
+        [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2), (0, 0)]
+    )
+
+
+def test_training_and_evaluation_carry_their_own_words() -> None:
+    text = torch.arange(2, 9)[None]
+    objective = made()
+    objective.fit([Piece(text, text, True)])
+    one = pieces(text, 3)
+    alone = [objective.windows(batch) for batch in one]
+    objective.eval()
+    for training, batch in ((True, one[0]), (False, one[0]), (True, one[1]), (False, one[1])):
+        objective.train(training)
+        assert torch.equal(objective.windows(batch).pairs, alone[0 if batch is one[0] else 1].pairs)
+
+
+def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
+    text = torch.cat([torch.full((1, 9000), 2), torch.full((1, 1000), 3), torch.full((1, 200), END)], 1)
+    objective = made(subsample=1e-2, window=1)
+    objective.fit([Piece(text, text, True)])
+    torch.manual_seed(0)
+    kept = sum(
+        torch.bincount(objective.windows(Piece(text, text, True)).words.flatten(), minlength=9) for _ in range(20)
+    )
+    for word, share in ((2, 0.9), (3, 0.1)):
+        wanted = (1e-2 / share) ** 0.5 + 1e-2 / share  # word2vec.c; of a text without its sentence ends
+        assert kept[word] / 20 / (10_000 * share) == pytest.approx(wanted, rel=0.1)
+
+
+def test_noise_follows_the_power_of_frequency() -> None:
+    text = torch.tensor([[2] * 16 + [3] * 1 + [0] * 50])
+    objective = made(shared=64)
+    objective.fit([Piece(text, text, True)])
+    drawn = torch.bincount(objective.noise(2000).flatten(), minlength=9)
+    assert drawn[2] / drawn[3] == pytest.approx(8, rel=0.05)  # 16^0.75
+    assert drawn.sum() == drawn[2] + drawn[3]
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
+def test_rows_of_one_word_are_summed(ids: list[int]) -> None:
+    table, where = torch.zeros(7, 3, dtype=torch.float64), torch.tensor(ids)
+    rows = torch.randn(len(ids), 3, dtype=torch.float64)
+    sums = sum_rows(where, rows, table)
+    torch.testing.assert_close(sums.to_dense(), table.index_add(0, where, rows))
+    assert sums._indices()[0].tolist() == sorted(set(ids))
+
+
+@pytest.mark.parametrize("kind", [SkipGram, CBOW])
+def test_sparse_rows_train_as_dense_ones(kind: type[Word2Vec]) -> None:
+    text = torch.randint(0, 9, (2, 30), generator=torch.Generator().manual_seed(1))
+    trained = []
+    for sparse in (True, False):
+        objective = made(kind, sparse)
+        objective.fit([Piece(text, text, True)])
+        optimizer = torch.optim.SGD(objective.parameters(), lr=0.5)
+        for batch in pieces(text, 10):
+            optimizer.zero_grad()
+            torch.as_tensor(objective(batch)["loss"].total).backward()
+            assert objective.net.input.weight.grad.is_sparse == sparse
+            optimizer.step()
+        trained.append(torch.cat([objective.net.input.weight, objective.net.output.weight]))
+    torch.testing.assert_close(*trained)
+
+
+def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
+    text = torch.tensor([[2, 5, 3, 8, 2, 2, 7, 4, 6, 3, 3]])
+    batch = Piece(text, text, True)
+    words = text[0].tolist()
+    near = [[words[j] for j in range(max(i - 2, 0), i + 3) if j != i] for i in range(len(words) - 2)]
+    judged: dict[type[Word2Vec], Callable[[Any], Tensor]] = {
+        SkipGram: lambda net: sum(
+            F.cross_entropy(net.output.weight @ net.input.weight[words[i]], torch.tensor(word))
+            for i, context in enumerate(near)
+            for word in context
+        ),
+        CBOW: lambda net: sum(
+            F.cross_entropy(net.output.weight @ net.input.weight[context].mean(0), torch.tensor(words[i]))
+            for i, context in enumerate(near)
+        ),
+    }
+    for kind, plain in judged.items():
+        objective = made(kind, sparse=False, negatives=None)
+        objective.fit([batch])
+        torch.testing.assert_close(objective(batch)["loss"].total, plain(objective.net))
+
+
+def test_what_does_not_suit_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"network\.sparse=false"):
+        made(negatives=None)
+    with pytest.raises(ConfigError, match="window is 0"):
+        made(window=0)
+    for kind in (SkipGram, Counting):
+        with pytest.raises(ConfigError, match="choose model="):
+            kind(MLP(2, 2, [3]))

@@ -1,0 +1,112 @@
+"""Pair by pair = in blocks: word2vec's losses, and what is counted of a text."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlref.data.language import Piece
+from dlref.equations import words
+from dlref.models.word_vectors import WordVectors
+from dlref.objectives import counting
+from dlref.objectives.word2vec import CBOW, SkipGram, Windows, Word2Vec
+from tests.proofs.harness import agree, proves, random
+
+# 9 words, 3 numbers each; 2 columns of 11 words with sentences that end at word 1, windows of 2, blocks of 4.
+TOKENS = torch.tensor([[2, 5, 3, 1, 8, 2, 2, 7, 4, 1, 6], [5, 5, 8, 3, 6, 2, 1, 7, 2, 4, 3]])
+BATCH = Piece(TOKENS, TOKENS, True)
+INPUTS, OUTPUTS = random(9, 3), random(9, 3, seed=1)
+
+
+def fixed(kind: type[Word2Vec], monkeyed: dict[str, Any] | None = None) -> tuple[Word2Vec, Windows, Tensor]:
+    """An objective that draws nothing more: its windows and its noise [G, S] are these."""
+    torch.manual_seed(3)
+    objective = kind(WordVectors(9, 3), window=2, subsample=None, negatives=2, block=4, shared=3)
+    objective.fit([BATCH])
+    windows, noise = objective.windows(BATCH), objective.noise(100)
+    noise = noise[: len(windows.around)]
+    objective.windows, objective.noise = lambda _: windows, lambda _: noise  # type: ignore[method-assign]
+    return objective, windows, noise
+
+
+def loss_of(objective: Word2Vec, inputs: Tensor, outputs: Tensor) -> Tensor:
+    weights = {"net.input.weight": inputs, "net.output.weight": outputs}
+    return torch.as_tensor(torch.func.functional_call(objective, weights, (BATCH,))["loss"].total)
+
+
+def each_word(windows: Windows) -> list[tuple[int, int, list[int]]]:
+    """The block, the word and its context, of every word that has any."""
+    found = []
+    for block, rows in enumerate(windows.pairs.tolist()):
+        around = windows.around[block].tolist()
+        for k, row in enumerate(rows):
+            context = [around[k + j] for j, there in enumerate(row) if there]
+            found += [(block, around[k + 2], context)] if context else []
+    return found
+
+
+@proves(words.dot)
+def dot(equation: Any) -> None:
+    agree(equation, torch.dot, random(4), random(4, seed=1))
+
+
+@proves(words.negative_sampling)
+def negative_sampling(equation: Any) -> None:
+    def fast(vector: Tensor, target: Tensor, noise: Tensor) -> Tensor:
+        logits = torch.stack([target, *noise]) @ vector
+        wanted = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        share = torch.tensor([1.0, 0.3, 0.3], dtype=torch.float64)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, share, reduction="sum")
+
+    agree(lambda v, u, n: equation(v, u, n, 0.3), fast, random(4), random(4, seed=1), random(2, 4))
+
+
+@proves(words.skip_gram)
+def skip_gram(equation: Any) -> None:
+    objective, windows, noise = fixed(SkipGram)
+    each = each_word(windows)
+    pairs = [(word, other) for _, word, context in each for other in context]
+    drawn = [noise[block] for block, _, context in each for _ in context]
+    assert len(pairs) == 30
+    agree(
+        lambda i, o: equation(i, o, pairs, torch.stack(drawn), 2 / 3),
+        lambda i, o: loss_of(objective, i, o),
+        INPUTS,
+        OUTPUTS,
+    )
+
+
+@proves(words.cbow)
+def cbow(equation: Any) -> None:
+    objective, windows, noise = fixed(CBOW)
+    each = each_word(windows)
+    drawn = torch.stack([noise[block] for block, _, _ in each])
+    agree(
+        lambda i, o: equation(i, o, [(word, context) for _, word, context in each], drawn, 2 / 3),
+        lambda i, o: loss_of(objective, i, o),
+        INPUTS,
+        OUTPUTS,
+    )
+
+
+@proves(words.co_occurrence)
+def co_occurrence(equation: Any) -> None:
+    """Also where a column comes in pieces shorter than a window, and where a new one begins."""
+    text = TOKENS.flatten()
+    pieces = [Piece(text[None, start : start + 3], text[None], start == 0) for start in range(0, len(text), 3)]
+    for chunk in (1, 7, 1000):
+        counting.CHUNK = chunk
+        found = counting.co_occurrence(pieces, 4, 9)
+        torch.testing.assert_close(equation(text, 4, 9), torch.from_numpy(found.toarray()))
+        again = counting.co_occurrence([*pieces, *pieces], 4, 9)
+        torch.testing.assert_close(2 * equation(text, 4, 9), torch.from_numpy(again.toarray()))
+    counting.CHUNK = 2**20
+
+
+@proves(words.ppmi)
+def ppmi(equation: Any) -> None:
+    from scipy.sparse import csr_array
+
+    counts = words.co_occurrence(TOKENS.flatten(), 2, 9)
+    counts[3] *= 4  # and not symmetric
+    torch.testing.assert_close(equation(counts), torch.from_numpy(counting.ppmi(csr_array(counts.numpy())).toarray()))
