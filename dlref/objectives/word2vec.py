@@ -82,6 +82,7 @@ class Word2Vec(Objective):
         self.counts = nn.Buffer(torch.zeros(self.net.input.num_embeddings, dtype=torch.int64))
         self.states = {True: None, False: None}
         self.drawing: tuple[Tensor, Tensor] | None = None
+        self.random: torch.Generator | None = None  # of its own in evaluation, which draws the same each time
 
     def fit(self, batches: Iterable[Any]) -> None:
         """How often each word occurs."""
@@ -108,18 +109,22 @@ class Word2Vec(Objective):
 
     def noise(self, count: int) -> Tensor:  # [G, S]
         table = self.chances()[1]
-        return table[torch.randint(len(table), (count, self.shared), device=table.device)]
+        return table[torch.randint(len(table), (count, self.shared), device=table.device, generator=self.random)]
 
     def windows(self, batch: Any) -> Windows:
         """The words that are kept of what was carried over and of the batch, in blocks."""
         tokens, w = batch.tokens, self.window
         device = tokens.device
         state = None if batch.begins else self.states[self.training]
+        if self.training:
+            self.random = None
+        elif batch.begins:
+            self.random = torch.Generator(device).manual_seed(0)
         if state is None:  # nobody stands before the first word: none of these are in one sentence
             nobody = torch.arange(-2 * w, 0, device=device).expand(len(tokens), -1)
             state = torch.zeros_like(nobody), nobody, torch.zeros_like(nobody[:, :1])
         before, sentences, sentence = state
-        kept = torch.rand(tokens.shape, device=device) < self.chances()[0][tokens]
+        kept = torch.rand(tokens.shape, device=device, generator=self.random) < self.chances()[0][tokens]
         numbers = sentence + (torch.zeros_like(tokens) if self.end is None else (tokens == self.end).cumsum(1))
         kept = torch.cat([torch.ones_like(before, dtype=torch.bool), kept], 1)
         there = kept.flatten().nonzero().squeeze(1)
@@ -138,7 +143,7 @@ class Word2Vec(Objective):
         whole[torch.cat([starts + near, stops - 1 - near], 1).flatten()] = False
         whole[len(words) - pad :] = False
         distance = torch.arange(-w, w + 1, device=device)
-        reach = torch.randint(1, w + 1, (size, 1), device=device) if self.dynamic else w
+        reach = torch.randint(1, w + 1, (size, 1), device=device, generator=self.random) if self.dynamic else w
         here = slice(w, w + size)
         pairs = (distance.abs() <= reach) & (distance != 0) & whole[here, None]
         pairs &= sentences.unfold(0, 2 * w + 1, 1) == sentences[here, None]

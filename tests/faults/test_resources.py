@@ -265,13 +265,14 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     from dlref.models.cnn import CNN
     from dlref.models.mlp import MLP
     from dlref.models.recurrent import RecurrentLM
+    from dlref.objectives.word2vec import SkipGram
 
     def run_out(*_: Any) -> None:
         raise error
 
     settings = [*SMALL[model], "~reports", "trainer.save_every=3", "trainer.monitor=null"]
     assert train(*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=3")[0] == 0
-    monkeypatch.setattr({"lstm_lm": RecurrentLM, "cnn": CNN}.get(model, MLP), "forward", run_out)
+    monkeypatch.setattr({"lstm_lm": RecurrentLM, "cnn": CNN, "word2vec": SkipGram}.get(model, MLP), "forward", run_out)
     code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
     assert code == 6
     assert "out of memory (" in refusal(said)

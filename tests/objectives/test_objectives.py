@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from dlref.data import Shard
+from dlref.data.language import Piece
 from dlref.data.play import Play, Transitions
 from dlref.data.playing import Episode, Finished
 from dlref.data.supervised import Examples
-from dlref.data.text import Piece
 from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean
 from dlref.models.actor_critic import ActorCritic

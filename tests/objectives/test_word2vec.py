@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -22,12 +22,12 @@ from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
 END = 1
 
 
-def made(kind: type[Word2Vec] = SkipGram, sparse: bool = True, **settings: Any) -> Word2Vec:
+def made(kind: type[Word2Vec] = SkipGram, sparse: bool = True, **typed: Any) -> Word2Vec:
     torch.manual_seed(0)
     net = WordVectors(9, 4, sparse).double()
     nn.init.normal_(net.output.weight)
     plain = {"window": 2, "dynamic": False, "subsample": None, "block": 4, "shared": 3}
-    return kind(net, **(plain | settings))
+    return kind(net, **(plain | typed))
 
 
 def pieces(text: Tensor, length: int) -> list[Piece]:
@@ -51,6 +51,7 @@ TEXTS = st.integers(1, 3).flatmap(
 )
 
 
+@settings(max_examples=40)
 @given(TEXTS, st.integers(1, 9), st.integers(1, 3))
 def test_every_pair_of_a_sentence_is_seen_once_however_a_text_is_cut(
     columns: list[list[int]], length: int, window: int
