@@ -33,10 +33,24 @@ LOOP = [
 SB3 = ["data.replay=100000", "data.warmup_steps=1024", "data.explore_steps=8000", "data.epsilon=0.04"]
 
 
+ENGLISH, PTB = "{data}/english_mix/english_mix.txt.gz", "{data}/ptb/ptb.train.txt"
+PASSES = 5
+
+
 class Benchmark(NamedTuple):
     unit: str
     settings: list[str]  # of dlref train
     peer: list[str]  # its file and arguments
+    corpus: str | None = None  # whose words are counted over a whole run, which is then evaluated
+
+
+def words(corpus: str, *more: str) -> Benchmark:
+    """gensim with two workers, and ours with two threads, learn from all of a corpus, and are asked what is alike."""
+    settings = ["model=word2vec", "data=text_long", f"data.train={corpus}", f"data.eval={corpus}", "threads=2"]
+    settings += ["network.width=100", f"trainer.passes={PASSES}", *more]
+    return Benchmark(
+        "words", settings, ["gensim_skip_gram.py", corpus, "2", str(PASSES), "{data}/word_similarity", "{seed}"], corpus
+    )
 
 
 BENCHMARKS = {
@@ -64,24 +78,34 @@ BENCHMARKS = {
         ],
         ["dqn_sb3.py", "8192"],
     ),
+    "word2vec": words(ENGLISH),
+    "word2vec_ptb": words(PTB, "objective.unknown=null"),  # which is a word there, for the peer too
 }
 
 
-def ours(benchmark: Benchmark, precision: str) -> float:
-    """Units a second over the second half of a run."""
-    steps = int(next(s for s in benchmark.settings if s.startswith("trainer.max_steps=")).partition("=")[2])
-    quiet = [f"trainer.log_every={steps // 20}", "trainer.eval_every=null", "trainer.save_every=null", "reports=null"]
+def ours(benchmark: Benchmark, precision: str, seed: int) -> dict[str, float]:
+    """Units a second over the second half of a run, or words a second over all of it and what `dlref evaluate` says."""
+    settings = [part.format(data=data_root(None)) for part in benchmark.settings]
+    quiet = ["trainer.eval_every=null", "trainer.save_every=null", "trainer.monitor=null"]
+    if benchmark.corpus is None:
+        steps = int(next(s for s in settings if s.startswith("trainer.max_steps=")).partition("=")[2])
+        quiet += [f"trainer.log_every={steps // 20}", "reports=null"]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "dlref", "train", *benchmark.settings, *quiet, "trainer.monitor=null"]
-        output([*command, f"trainer.precision={precision}", f"run_dir={run}"])
+        dlref = [sys.executable, "-m", "dlref"]
+        typed = [*settings, *quiet, f"trainer.precision={precision}", f"seed={seed}", f"run_dir={run}"]
+        output([*dlref, "train", *typed])
+        if benchmark.corpus is not None:
+            output([*dlref, "evaluate", str(run), *(s for s in settings if s.startswith(("data.train", "data.eval")))])
+            seconds = json.loads((run / "run.json").read_text())["seconds"]
+            return {"seconds": seconds} | json.loads((run / "evaluation.json").read_text())["metrics"]
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     speeds = [line[f"{benchmark.unit}_per_second"] for line in lines if line["split"] == "train"]
-    return statistics.median(speeds[len(speeds) // 2 :])
+    return {"value": statistics.median(speeds[len(speeds) // 2 :])}
 
 
-def peer(benchmark: Benchmark) -> dict[str, Any]:
-    file, *arguments = [part.format(data=data_root(None)) for part in benchmark.peer]
+def peer(benchmark: Benchmark, seed: int) -> dict[str, Any]:
+    file, *arguments = [part.format(data=data_root(None), seed=seed) for part in benchmark.peer]
     return json.loads(output([sys.executable, str(HERE / "peers" / file), *arguments]).splitlines()[-1])
 
 
@@ -101,24 +125,31 @@ def main() -> None:
     fast = "float32" if SINGLE in benchmark.settings else resolve("auto", torch.device("cpu"))
     peers, best, same = [], [], []
     for repeat in range(arguments.repeats):
-        peers.append(peer(benchmark))
-        same.append(ours(benchmark, "float32"))
-        best.append(ours(benchmark, "auto") if fast != "float32" else same[-1])
-        said = f"peer {peers[-1]['value']:,.0f}, ours {best[-1]:,.0f} ({fast}), {same[-1]:,.0f} (float32)"
+        peers.append(peer(benchmark, repeat + 1))
+        same.append(ours(benchmark, "float32", repeat))
+        best.append(ours(benchmark, "auto", repeat) if fast != "float32" else same[-1])
+        for run in (same[-1], best[-1]):  # of the words that the peer counts, without ends of lines
+            if "seconds" in run:
+                run["value"] = PASSES * peers[-1]["words"] / run["seconds"]
+        said = f"peer {peers[-1]['value']:,.0f}, ours {best[-1]['value']:,.0f} ({fast}), {same[-1]['value']:,.0f} (float32)"
         print(f"repeat {repeat + 1}: {said}", file=sys.stderr)
-    theirs = statistics.median(p["value"] for p in peers)
-    result = {
+    theirs, mine, equal = (statistics.median(run["value"] for run in runs) for runs in (peers, best, same))
+    result: dict[str, Any] = {
         "name": arguments.name,
         "unit": f"{benchmark.unit}/s",
-        "ours": round(statistics.median(best)),
+        "ours": round(mine),
         "peer": round(theirs),
-        "ratio": round(statistics.median(best) / theirs, 2),
-        "ratio_same_precision": round(statistics.median(same) / theirs, 2),
+        "ratio": round(mine / theirs, 2),
+        "ratio_same_precision": round(equal / theirs, 2),
         "repeats": arguments.repeats,
     }
     if "bare" in peers[0]:
         bare = statistics.median(p["bare"] for p in peers)
-        result |= {"bare": round(bare), "ratio_bare": round(statistics.median(same) / bare, 2)}
+        result |= {"bare": round(bare), "ratio_bare": round(equal / bare, 2)}
+    for name in ("wordsim353", "simlex999"):
+        if name in peers[0]:
+            for whose, runs in (("ours", best), ("float32", same), ("peer", peers)):
+                result[f"{name}_{whose}"] = [round(run[name], 3) for run in runs]
     print(json.dumps(result))
 
 

@@ -19,8 +19,8 @@ NEEDS_MNIST = ("mnist", "idx")
 MODEL_OF = {
     "language_modelling": "lstm_lm",
     "skip_gram": "word2vec",
-    "cbow": "word2vec",
-    "python_docs_long": "word2vec",
+    **dict.fromkeys(("cbow", "cbow_plain", "sparse_adam"), "word2vec"),
+    **dict.fromkeys(("python_docs_long", "ptb_short", "text_long", "text8_long"), "word2vec"),
     "counting": "ppmi_svd",
     "q_learning": "dqn",
     "denoising": "ladder",
@@ -45,15 +45,23 @@ def marked(option: str) -> Any:
     ("group", "option"), [("model", o) for o in OPTIONS["model"]] + [marked(o) for o in OPTIONS["experiment"]]
 )
 def test_fault_23_every_model_and_experiment_trains_two_steps(
-    group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path, request: pytest.FixtureRequest
+    group: str,
+    option: str,
+    train: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = compose([f"{group}={option}"])
     build.check(config)
     assert config["goal"], "it says what it should reach"
     kind = config["data"]["_target_"].rpartition(".")[2]
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
-    if "images" in config["data"]["_target_"]:
+    if kind in ("MNIST", "PennTreebank"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
+    if kind == "Text8":
+        small_text8(tmp_path, monkeypatch)
+        settings = [f"data.root={tmp_path}"]
     code, said = train(f"{group}={option}", *settings, "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
     assert code == 0, said
     last = Checkpoints(tmp_path / "run" / "checkpoints").newest("step")
@@ -91,13 +99,13 @@ def test_fault_23_every_part_can_be_chosen(
         rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
         (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))
         settings += [f"data.file={tmp_path / 'rows.csv'}", "data.targets=[z]", "data.kind=classes"]
-    if option == "text":
+    if option in ("text", "text_long"):
         (tmp_path / "words.txt").write_text("some words and more of them\n" * 500)
         settings += [f"data.train={tmp_path / 'words.txt'}"]
-    if option == "text8":  # which is not at hand: a short one in its place
+    if option in ("text8", "text8_long"):  # which is not at hand: a short one in its place
         small_text8(tmp_path, monkeypatch)
         settings += [f"data.root={tmp_path}"]
-    if option in ("ptb", "tiny_shakespeare"):
+    if option in ("ptb", "ptb_short", "tiny_shakespeare"):
         settings += [f"data.root={request.getfixturevalue('datasets')}", "data.eval_columns=1000", "network.width=8"]
     if option in NEEDS_MNIST:
         datasets = request.getfixturevalue("datasets")

@@ -179,12 +179,15 @@ def run(
                 )
             log.flush()
 
+        texts: dict[str, str] = {}  # of the last reports
+
         def report(net: Any, step: int) -> dict[str, float]:
             figures: dict[str, float] = {}
             if home and (cheap := {name: r for name, r in model.reports.items() if r.while_training}):
                 found = run_reports(cheap, net, data, "eval", device)
                 log.findings("eval", step, found)
                 figures = found.figures
+                texts.update(found.texts)
             return distributed.from_first(figures)
 
         try:
@@ -215,6 +218,8 @@ def run(
                 finished=trainer.ended(),
                 repeatable_bit_for_bit=trainer.max_seconds is None and not trainer.compile and device.type == "cpu",
             )
+            for text in texts.values():
+                logger.info("%s", text)
             logger.info("%.1f s of training; written to %s", progress.seconds, folder)
             again = f"dlref train resume={folder}" if signal and not trainer.ended() else f"dlref evaluate {folder}"
             logger.info("next: %s  ·  tensorboard --logdir %s", again, folder)

@@ -136,6 +136,8 @@ class Neighbours(Report):
     Without `words` those of the vocabulary at the ranks 100, 200, 400 and so on are shown.
     """
 
+    while_training = True
+
     def __init__(self, words: Sequence[str] = (), analogies: Sequence[str] = (), count: int = 5) -> None:
         self.words, self.analogies, self.count = words, analogies, count
 
