@@ -35,6 +35,6 @@ def sum_rows(ids: Tensor, rows: Tensor, table: Tensor) -> Tensor:
     """Rows [N, D] that belong to ids [N], those of one id summed, as a sparse tensor of the size of the table."""
     # NumPy sorts in a quarter of the time.
     order = torch.from_numpy(ids.numpy().argsort()) if ids.device.type == "cpu" else ids.argsort()
-    found, counts = torch.unique_consecutive(ids[order], return_counts=True)
+    found, counts = torch.unique_consecutive(ids.index_select(0, order), return_counts=True)
     sums = F.embedding_bag(order, rows, counts.cumsum(0) - counts, mode="sum").to(table.dtype)
     return torch.sparse_coo_tensor(found[None], sums, table.shape, is_coalesced=True, check_invariants=False)

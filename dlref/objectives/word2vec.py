@@ -61,8 +61,8 @@ class Word2Vec(Objective):
         subsample: float | None = 1e-4,
         negatives: int | None = 5,
         power: float = 0.75,
-        block: int = 64,
-        shared: int = 64,
+        block: int = 32,
+        shared: int = 32,
         unknown: int | None = 0,
         end: int | None = 1,
     ) -> None:
@@ -109,7 +109,8 @@ class Word2Vec(Objective):
 
     def noise(self, count: int) -> Tensor:  # [G, S]
         table = self.chances()[1]
-        return table[torch.randint(len(table), (count, self.shared), device=table.device, generator=self.random)]
+        places = torch.randint(len(table), (count * self.shared,), device=table.device, generator=self.random)
+        return table.index_select(0, places).view(count, self.shared)
 
     def windows(self, batch: Any) -> Windows:
         """The words that are kept of what was carried over and of the batch, in blocks."""
@@ -124,12 +125,14 @@ class Word2Vec(Objective):
             nobody = torch.arange(-2 * w, 0, device=device).expand(len(tokens), -1)
             state = torch.zeros_like(nobody), nobody, torch.zeros_like(nobody[:, :1])
         before, sentences, sentence = state
-        kept = torch.rand(tokens.shape, device=device, generator=self.random) < self.chances()[0][tokens]
+        # index_select copies rows several times as fast as an index in brackets.
+        chances = self.chances()[0].index_select(0, tokens.flatten()).view_as(tokens)
+        kept = torch.rand(tokens.shape, device=device, generator=self.random) < chances
         numbers = sentence + (torch.zeros_like(tokens) if self.end is None else (tokens == self.end).cumsum(1))
         kept = torch.cat([torch.ones_like(before, dtype=torch.bool), kept], 1)
         there = kept.flatten().nonzero().squeeze(1)
-        words = torch.cat([before, tokens], 1).flatten()[there]
-        sentences = torch.cat([sentences, numbers], 1).flatten()[there]
+        words = torch.cat([before, tokens], 1).flatten().index_select(0, there)
+        sentences = torch.cat([sentences, numbers], 1).flatten().index_select(0, there)
         stops = kept.sum(1).cumsum(0)[:, None]  # of each column, among the words kept
         carried = stops + torch.arange(-2 * w, 0, device=device)
         self.states[self.training] = words[carried], sentences[carried], numbers[:, -1:]
@@ -218,13 +221,12 @@ class Banded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
-        width = pairs.shape[2]
-        scores = scores.contiguous()
-        near, far = band(scores, width), scores[:, :, scores.shape[1] + width - 1 :]
-        near, far = at_least_float32(near), at_least_float32(far)
+        scores, width = scores.contiguous(), pairs.shape[2]
+        first = scores.shape[1] + width - 1  # of the negatives
+        near, far = at_least_float32(band(scores, width)), at_least_float32(scores[:, :, first:])
         slopes = torch.zeros_like(scores)
         band(slopes, width).copy_((near.sigmoid() - 1) * pairs)
-        slopes[:, :, scores.shape[1] + width - 1 :] = far.sigmoid() * share
+        slopes[:, :, first:] = far.sigmoid().mul_(share)
         ctx.save_for_backward(slopes)
         return (F.softplus(-near) * pairs).sum() + (F.softplus(far).sum(2, keepdim=True) * share).sum()
 
