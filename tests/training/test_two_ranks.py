@@ -53,6 +53,19 @@ MODELS = {
         "data.length=100",
         "data.minimum=30",
     ],
+    # Nothing is drawn: with such a power of frequency all noise is the most frequent word.
+    "word2vec": [
+        "model=word2vec",
+        "network.width=6",
+        "data.batch_size=5",
+        "data.length=100",
+        "data.minimum=30",
+        "objective.unknown=null",
+        "objective.power=70",
+        "objective.subsample=null",
+        "objective.dynamic=false",
+        "trainer.passes=null",
+    ],
     "dqn": ["model=dqn", "network.widths=[9,7]", "data=recorded", "data.batch_size=7", "objective.copy_every=3"],
 }
 
@@ -78,7 +91,7 @@ def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
     return [subprocess.CompletedProcess(line, p.returncode, *o) for p, o in zip(ranks, outputs, strict=True)]
 
 
-@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "lstm_lm", "dqn"])
+@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "lstm_lm", "word2vec", "dqn"])
 def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"
