@@ -19,8 +19,10 @@ NEEDS_MNIST = ("mnist", "idx")
 MODEL_OF = {
     "language_modelling": "lstm_lm",
     "skip_gram": "word2vec",
-    **dict.fromkeys(("cbow", "cbow_plain", "sparse_adam"), "word2vec"),
-    **dict.fromkeys(("python_docs_long", "ptb_short", "text_long", "text8_long"), "word2vec"),
+    **dict.fromkeys(("cbow", "cbow_book", "sparse_adam"), "word2vec"),
+    **dict.fromkeys(
+        ("python_docs_long_pieces", "ptb_short_pieces", "text_long_pieces", "text8_long_pieces"), "word2vec"
+    ),
     "counting": "ppmi_svd",
     "q_learning": "dqn",
     "denoising": "ladder",
@@ -99,13 +101,13 @@ def test_fault_23_every_part_can_be_chosen(
         rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
         (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))
         settings += [f"data.file={tmp_path / 'rows.csv'}", "data.targets=[z]", "data.kind=classes"]
-    if option in ("text", "text_long"):
+    if option in ("text", "text_long_pieces"):
         (tmp_path / "words.txt").write_text("some words and more of them\n" * 500)
         settings += [f"data.train={tmp_path / 'words.txt'}"]
-    if option in ("text8", "text8_long"):  # which is not at hand: a short one in its place
+    if option in ("text8", "text8_long_pieces"):  # which is not at hand: a short one in its place
         small_text8(tmp_path, monkeypatch)
         settings += [f"data.root={tmp_path}"]
-    if option in ("ptb", "ptb_short", "tiny_shakespeare"):
+    if option in ("ptb", "ptb_short_pieces", "tiny_shakespeare"):
         settings += [f"data.root={request.getfixturevalue('datasets')}", "data.eval_columns=1000", "network.width=8"]
     if option in NEEDS_MNIST:
         datasets = request.getfixturevalue("datasets")

@@ -52,6 +52,10 @@ def evaluate(path: str, settings: list[str]) -> int:
     with as_data(checkpoint), devices.explained():
         model = build.build(config, device, plugins)
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
+    if checkpoint.manifest["data"].get("vocabulary") != model.data.describe().get("vocabulary"):
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with another vocabulary than these data have; bring its own"
+        )
     if split is None:
         split = "test" if model.data.has("test") else "eval"
         if split == "eval":
@@ -103,7 +107,7 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
             config[name] = [] if name == "plugins" else None
         elif config[group][name] is not None:
             config[group] = {key: value for key, value in config[group].items() if key != name}
-            if place not in typed and build.required(config[group]["_target_"], group, name, plugins):
+            if place not in typed and place != "data.root":  # which has a default, and the files in it a hash
                 raise ConfigError(
                     f"this model was trained with {place}=…, which a checkpoint may not set; type it again"
                 )

@@ -81,6 +81,7 @@ def vectors_of(name: str, plugins: Sequence[str]) -> tuple[list[str], Any]:
     import dlref
 
     net: Any = dlref.load(name, plugins)
-    if not hasattr(net, "vectors") or "vocabulary" not in net.description:
+    words = net.description.get("vocabulary")
+    if not hasattr(net, "vectors") or not isinstance(words, list) or len(words) != len(net.vectors()):
         raise CheckpointError(f"{name} holds no vectors of words; dlref train model=word2vec makes some")
-    return net.description["vocabulary"], net.vectors()
+    return words, net.vectors()

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def run(
     from dlref import build
     from dlref.cli.reporting import run_reports
     from dlref.data import Shard
-    from dlref.training import distributed
+    from dlref.training import distributed, gradients
     from dlref.training.checkpoint import Checkpoints
     from dlref.training.log import Log
     from dlref.training.run import RunFolder, about, new_folder, peak_memory
@@ -136,9 +137,13 @@ def run(
             raise ConfigError("the data keep nothing for eval; set data.eval_size or data.eval_share above 0")
         optimizer, schedule, trainer = build.build_trainer(config, objective, plugins)
         trainer.limit_steps(lambda: data.batches_per_pass)
+        clock = time.perf_counter()
         if checkpoint is None:
             objective.fit(data.batches("train", objective.net, Shard()))
+        fitted = time.perf_counter() - clock
         trainer.prepare(objective, data, optimizer, schedule, shard, device)
+        if gradients.none(objective):  # so that was the training
+            trainer.progress.seconds = fitted
         torch.manual_seed(
             (config["seed"] * 1_000_003 + shard.rank) % 2**63
         )  # dropout differs by rank; the weights do not
@@ -204,11 +209,21 @@ def run(
                 f"objective {type(objective).__name__} reads '{error.name}' of a batch, which data {type(data).__name__} do "
                 f"not give (they give {', '.join(error.obj._fields)}); choose ones that suit each other"
             ) from error
+        except RuntimeError as error:
+            if "sparse gradients" not in str(error):
+                raise
+            raise ConfigError(
+                f"optimizer {type(optimizer).__name__} does not suit this network's gradients ({str(error)[:100]}); choose "
+                "optimizer=sgd_rows or sparse_adam for sparse ones, or set network.sparse"
+            ) from error
         finally:
             log.close()
         if home:
             progress = trainer.progress
-            speed = data.units_per_batch(shard.ranks) * trainer.accumulate * progress.step / max(progress.seconds, 1e-9)
+            units = data.units_per_batch(shard.ranks) * trainer.accumulate * progress.step
+            if gradients.none(objective):  # one look at everything
+                units *= data.batches_per_pass
+            speed = units / max(progress.seconds, 1e-9)
             home.record(
                 step=progress.step,
                 seconds=round(progress.seconds, 2),

@@ -46,8 +46,8 @@ class EncodedText(LanguageModelText):
 class TextFiles(EncodedText):
     """Files of your own, `train` and where there are any `eval` and `test`, plain or as .gz, one sentence a line.
 
-    Where only `train` is given, its last part is kept for `test` and the part before that for `eval`, by `eval_share` and
-    `test_share`. `level` cuts the text into `words` at white space, `english` (lower-cased words and marks), `characters`,
+    Without `eval` the last part of `train` is kept for it, `eval_share` of the text, and without either a last `test_share`
+    for `test`. `level` cuts the text into `words` at white space, `english` (lower-cased words and marks), `characters`,
     or `bpe`, so many `pieces` of words. A vocabulary has `<unk>` for words seen less than `minimum` times or beyond the
     `maximum` size, and `<eos>` for the end of a line. Raises DataError for files that are missing, empty or no text.
     """
@@ -73,8 +73,9 @@ class TextFiles(EncodedText):
             raise ConfigError(
                 f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
             )
-        files = {split: Path(path) for split, path in (("train", train), ("eval", eval), ("test", test)) if path}
-        shares = {"test": test_share, "eval": eval_share} if len(files) == 1 else {}
+        given = {"train": train, "eval": eval, "test": test}
+        files = {split: Path(path).expanduser() for split, path in given.items() if path}
+        shares = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
         self.take(encode(files, level, minimum, maximum, pieces, shares))
 
 
@@ -95,12 +96,13 @@ class PennTreebank(EncodedText):
 
 
 class TinyShakespeare(EncodedText):
-    """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % before them `eval`."""
+    """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % of the rest `eval`."""
 
     def __init__(
         self,
         root: Path | None = None,
         level: Level = "characters",
+        pieces: int = 8000,
         batch_size: int = 32,
         length: int = 128,
         eval_columns: int = 1,
@@ -109,7 +111,7 @@ class TinyShakespeare(EncodedText):
         super().__init__(batch_size, length, eval_columns, seed)
         self.root = data_root(root)
         file = fetch(SHAKESPEARE, self.root)
-        self.take(encode({"train": file}, level, shares={"test": 0.1, "eval": 0.045}))
+        self.take(encode({"train": file}, level, pieces=pieces, shares={"test": 0.1, "eval": 0.045}))
 
 
 class Text8(EncodedText):
@@ -120,6 +122,7 @@ class Text8(EncodedText):
         root: Path | None = None,
         level: Level = "words",
         minimum: int = 5,
+        pieces: int = 8000,
         batch_size: int = 20,
         length: int = 35,
         eval_columns: int = 1,
@@ -128,4 +131,4 @@ class Text8(EncodedText):
         super().__init__(batch_size, length, eval_columns, seed)
         self.root = data_root(root)
         file = fetch(TEXT8, self.root)
-        self.take(encode({"train": file}, level, minimum, shares={"test": 0.05, "eval": 0.05}))
+        self.take(encode({"train": file}, level, minimum, pieces=pieces, shares={"test": 0.05, "eval": 0.05}))

@@ -24,6 +24,7 @@ from dlref.data.text import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bp
 from dlref.errors import ConfigError, DataError
 
 PIECE = 2**22  # bytes that are read at once
+LONGEST = 2**26  # bytes of a word
 FORMAT = 1  # of the cache; a new one where the same settings would give other ids
 
 
@@ -51,12 +52,9 @@ def encode(
     """
     if minimum < 1 or (maximum is not None and maximum < 3):
         raise ConfigError(f"data.minimum is {minimum}, 1 or more, and maximum {maximum}, 3 or more")
-    for path in files.values():
-        if not path.is_file():
-            raise DataError(f"{path} is not there; bring a text, plain or as .gz")
     settings = {"format": FORMAT, "level": level, "minimum": minimum, "maximum": maximum, "shares": dict(shares or {})}
     settings |= {"pieces": pieces} if level == "bpe" else {}
-    contents = {split: sha256(path) for split, path in files.items()}
+    contents = {split: digest(path) for split, path in files.items()}
     key = hashlib.sha256(json.dumps([settings, contents], sort_keys=True).encode()).hexdigest()[:32]
     home = cache_folder()
     try:
@@ -76,10 +74,17 @@ def encode(
             found = load(home / key)
     except OSError as error:
         raise DataError(
-            f"{home} cannot keep the encoded text ({error.strerror}); set DLREF_CACHE to a folder that can"
+            f"{home} cannot keep the encoded text ({error.strerror or error}); set DLREF_CACHE to a folder that can"
         ) from None
     assert found is not None
     return found
+
+
+def digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); bring a text, plain or as .gz") from None
 
 
 def cache_folder() -> Path:
@@ -95,28 +100,30 @@ def load(folder: Path) -> Encoded | None:
     """What `build` wrote, or None where it is not there or not whole."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        splits = {}
+        for split, length in about["lengths"].items():
+            path = folder / f"{split}.int32"
+            if path.stat().st_size != 4 * length:
+                return None
+            ids = np.memmap(path, np.int32, mode="c") if length else np.zeros(0, np.int32)
+            splits[split] = torch.from_numpy(ids)
+        return Encoded(Tokenizer.described(about["tokenizer"]), Vocabulary(about["words"]), splits)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    splits = {}
-    for split, length in about["lengths"].items():
-        path = folder / f"{split}.int32"
-        if not path.is_file() or path.stat().st_size != 4 * length:
-            return None
-        ids = np.memmap(path, np.int32, mode="c") if length else np.zeros(0, np.int32)
-        splits[split] = torch.from_numpy(ids)
-    return Encoded(Tokenizer.described(about["tokenizer"]), Vocabulary(about["words"]), splits)
 
 
 def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> None:
     """Two passes: all tokens numbered as they come, then by the order of the vocabulary."""
     level: Level = settings["level"]
-    train = files["train"]
-    lines = (line for text in texts(train) for line in text.split("\n") if line)
-    tokenizer = Tokenizer(level, learn_bpe(lines, settings["pieces"]) if level == "bpe" else None)
+    model = None
+    if level == "bpe":
+        model = learn_bpe(beginning(files["train"], 1 - sum(settings["shares"].values())), settings["pieces"])
+    tokenizer = Tokenizer(level, model)
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     lengths = {split: write_numbers(folder / split, path, tokenizer, numbers) for split, path in files.items()}
-    if not lengths["train"]:
-        raise DataError(f"{train} holds no text; bring another one for data.train")
+    for split, path in files.items():
+        if not lengths[split]:
+            raise DataError(f"{path} holds no text; bring another one for data.{split}")
     parts = {split: (split, 0, length) for split, length in lengths.items()}  # split -> file, start, stop
     stop = lengths["train"]
     for split, share in settings["shares"].items():
@@ -128,13 +135,13 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
     for piece in read_numbers(folder / "train", 0, stop):
         counts += np.bincount(piece, minlength=len(order))
     seen = {word: int(count) for word, count in zip(order, counts, strict=True) if count}
-    specials = [UNKNOWN] if level == "characters" else [UNKNOWN, END]
-    vocabulary = Vocabulary.build(seen, settings["minimum"], specials, settings["maximum"])
+    vocabulary = Vocabulary.build(seen, settings["minimum"], [UNKNOWN, END], settings["maximum"])
     ids = np.array(vocabulary.lookup_indices(order), np.int32)
     for split, (file, start, stop) in parts.items():
         with open(folder / f"{split}.int32", "wb") as out:
             for piece in read_numbers(folder / file, start, stop):
                 ids.take(piece).tofile(out)
+            os.fsync(out.fileno())  # or a power cut could leave a file of the right length without its content
     for split in files:
         (folder / split).unlink()
     about = {
@@ -143,6 +150,17 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
         "lengths": {split: stop - start for split, (_, start, stop) in parts.items()},
     }
     (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
+
+
+def beginning(path: Path, share: float) -> Iterator[str]:
+    """The lines of a text that begin within this share of its characters."""
+    left = share * sum(map(len, texts(path)))
+    for text in texts(path):
+        for line in text.split("\n"):
+            if left <= 0:
+                return
+            left -= len(line) + 1
+            yield line
 
 
 def write_numbers(out: Path, path: Path, tokenizer: Tokenizer, numbers: Mapping[str, int]) -> int:
@@ -175,6 +193,10 @@ def texts(path: Path) -> Iterator[str]:
                 block = file.read(PIECE)
                 whole = rest + block
                 cut = whole.rfind(b"\n") + 1 or whole.rfind(b" ") + 1 if block else len(whole)
+                if len(whole) - cut > LONGEST:
+                    raise DataError(
+                        f"{path}, line {line}, has {LONGEST:,} bytes without white space; bring it in lines"
+                    )
                 whole, rest = whole[:cut], whole[cut:]
                 if line == 1:
                     whole = whole.removeprefix(b"\xef\xbb\xbf")
@@ -182,7 +204,7 @@ def texts(path: Path) -> Iterator[str]:
                 line += whole.count(b"\n")
                 if not block:
                     return
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    except (EOFError, zlib.error, OSError, zipfile.BadZipFile, RuntimeError) as error:  # an encrypted archive's, too
         raise DataError(f"{path} is cut off or damaged ({error}); bring it again") from None
 
 

@@ -27,7 +27,7 @@ def piece(tokens: Tensor, targets: Tensor, start: int, length: int) -> Piece:
 
 
 class LanguageModelText:
-    """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens.
+    """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens, or slightly fewer.
 
     A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns.
     Evaluation predicts every token but the first once, in `eval_columns` columns: with 1 each token sees all that came
@@ -78,8 +78,9 @@ class LanguageModelText:
         used = self.batch_size * column
         tokens, targets = text[:used].view(-1, column)[rows], text[1 : used + 1].view(-1, column)[rows]
         number, pieces = first_batch, int(self.batches_per_pass)
+        length = -(-column // pieces)  # all alike, where the last of them would else be short
         while True:
-            yield piece(tokens, targets, number % pieces * self.length, self.length)
+            yield piece(tokens, targets, number % pieces * length, length)
             number += 1
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Piece]:

@@ -5,7 +5,7 @@ import torch
 
 from dlref.data import generator
 from dlref.data.language import LanguageModelText
-from dlref.data.text import UNKNOWN, Tokenizer, Vocabulary
+from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.errors import ConfigError
 
 
@@ -35,8 +35,8 @@ class MarkovChain(LanguageModelText):
         stationary = torch.linalg.matrix_power(chances, 2**20)[0]
         self.entropy = float(-(stationary[:, None] * chances * chances.log()).sum())
         self.tokenizer = Tokenizer("words")
-        self.vocabulary = Vocabulary([UNKNOWN, *(f"w{number}" for number in range(words))])
-        ids = 1 + torch.from_numpy(walk(chances.numpy(), torch.rand(tokens, generator=generator(seed)).numpy()))
+        self.vocabulary = Vocabulary([UNKNOWN, END, *(f"w{number}" for number in range(words))])
+        ids = 2 + torch.from_numpy(walk(chances.numpy(), torch.rand(tokens, generator=generator(seed)).numpy()))
         parts = ids.split([tokens - 2 * (tokens // 10), tokens // 10, tokens // 10])
         self.splits = dict(zip(("train", "eval", "test"), parts, strict=True))
 

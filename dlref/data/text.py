@@ -2,14 +2,18 @@
 
 import base64
 import io
+import itertools
+import re
+import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from dlref.errors import ConfigError, DataError
 
 UNKNOWN = "<unk>"
 END = "<eos>"  # of a line
+LONGEST_LINE = 1000  # characters: of four bytes each as many as sentencepiece reads of a line
 Level = Literal["words", "english", "characters", "bpe"]
 
 
@@ -74,14 +78,22 @@ class Tokenizer:
         return cls(description["level"], None if model is None else base64.b64decode(model))
 
 
-def learn_bpe(lines: Iterator[str], size: int) -> bytes:
-    """A sentencepiece model of `size` pieces; raises ConfigError where the text does not yield so many."""
+def learn_bpe(lines: Iterable[str], size: int) -> bytes:
+    """A sentencepiece model of `size` pieces, from the first million lines; raises ConfigError for more than they yield.
+
+    Lines are cut to what sentencepiece reads, which leaves out longer ones.
+    """
     import sentencepiece
 
     model = io.BytesIO()
+    cut = (
+        part
+        for line in lines
+        for part in ([line] if len(line) < LONGEST_LINE else textwrap.wrap(line, LONGEST_LINE, break_on_hyphens=False))
+    )
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
+            sentence_iterator=itertools.islice(cut, 1_000_000),
             model_writer=model,
             model_type="bpe",
             vocab_size=size,
@@ -91,8 +103,9 @@ def learn_bpe(lines: Iterator[str], size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1][-160:]
-        raise ConfigError(f"data.pieces={size} cannot be learned from this text: {reason}") from None
+        most = re.search(r"<= (\d+)", str(error))
+        advice = f"choose {most[1]} or fewer" if most else str(error).strip().splitlines()[-1][-160:]
+        raise ConfigError(f"data.pieces={size} cannot be learned from this text; {advice}") from None
     return model.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Word vectors in the text and binary formats of word2vec.c, which gensim and others read and write too."""
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +13,26 @@ from torch import Tensor
 from dlref.errors import DataError
 
 LONGEST = 1000  # bytes of a word
+WIDEST = 100_000  # numbers of a vector
+
+
+def opened(path: Path, mode: Literal["rb", "wb"]) -> Any:
+    return gzip.open(path, mode) if path.suffix == ".gz" else open(path, mode)
 
 
 def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> None:
-    """Words and their vectors [V, D], in float32: binary where the file's name ends with .bin, else text."""
+    """Words and their vectors [V, D], in float32, in the format that the file's name tells as in `read_vectors`.
+
+    Raises DataError for a word with white space, which the formats cannot hold, and a place that cannot be written.
+    """
+    if wrong := [word for word in words if not word or word.split() != [word]]:
+        raise DataError(f"the word {wrong[0]!r} cannot be written to {path}: its format parts words by white space")
     rows = vectors.detach().cpu().to(torch.float32).numpy()
     try:
-        with open(path, "wb") as file:
+        with opened(path, "wb") as file:
             file.write(f"{len(words)} {rows.shape[1]}\n".encode())
             for word, row in zip(words, rows, strict=True):
-                numbers = row.tobytes() if path.suffix == ".bin" else " ".join(map(repr, row.tolist())).encode()
+                numbers = row.tobytes() if ".bin" in path.suffixes else " ".join(map(repr, row.tolist())).encode()
                 file.write(word.encode() + b" " + numbers + b"\n")
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}); choose another place") from None
@@ -34,10 +45,13 @@ def read_vectors(path: Path) -> tuple[list[str], Tensor]:
     """
     binary = ".bin" in path.suffixes
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with opened(path, "rb") as file:
             head = file.readline(LONGEST).split()
-            if len(head) != 2 or not all(number.isdigit() for number in head) or not int(head[1]):
-                raise DataError(f"{path} does not begin with the number of words and of their dimensions")
+            if len(head) != 2 or not all(number.isdigit() for number in head) or not 0 < int(head[1]) <= WIDEST:
+                raise DataError(
+                    f"{path} does not begin with the number of words and of their dimensions, up to {WIDEST:,}; GloVe's "
+                    "files lack that line: put it before the first one"
+                )
             count, width = map(int, head)
             words: list[str] = []
             rows: list[np.ndarray] = []
@@ -47,7 +61,7 @@ def read_vectors(path: Path) -> tuple[list[str], Tensor]:
                     raise DataError(f"{path}, line {line}: no word with {width} numbers; {count} were announced")
                 words.append(word)
                 rows.append(row)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {len(words) + 2}: a word that is not UTF-8 ({error.reason})") from None

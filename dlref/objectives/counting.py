@@ -32,7 +32,7 @@ class Counting(Objective):
             raise ConfigError(f"objective.window is {window}; it takes 1 or more")
         if table.shape[1] >= len(table):
             raise ConfigError(
-                f"network.width is {table.shape[1]}; {len(table)} words give fewer dimensions than there are words"
+                f"network.width is {table.shape[1]}, and the text has {len(table)} different words; choose one below that"
             )
         self.window, self.power = window, power
 
@@ -55,11 +55,13 @@ def co_occurrence(batches: Iterable[Any], window: int, vocabulary: int) -> Any:
 
     counts = csr_array((vocabulary, vocabulary))
     for words, fresh in chunks(batches, window):
+        earlier, later = [], []
         for distance in range(1, window + 1):
             start = max(fresh - distance, 0)  # a pair is counted where its later word is fresh
-            earlier, later = words[:, start:-distance].ravel(), words[:, start + distance :].ravel()
-            pairs = (np.ones(len(later)), (earlier, later))
-            counts = counts + coo_array(pairs, shape=counts.shape).tocsr()
+            earlier.append(words[:, start:-distance].ravel())
+            later.append(words[:, start + distance :].ravel())
+        pairs = np.concatenate(earlier), np.concatenate(later)
+        counts = counts + coo_array((np.ones(len(pairs[0])), pairs), shape=counts.shape).tocsr()
     return counts + counts.T
 
 

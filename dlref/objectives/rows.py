@@ -13,13 +13,13 @@ class LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.like = table
+        ctx.shape, ctx.dtype = table.shape, table.dtype
         return table.index_select(0, ids.flatten()).to(dtype).view(*ids.shape, -1)
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
         (ids,) = ctx.saved_tensors
-        return sum_rows(ids.flatten(), slopes.reshape(ids.numel(), -1), ctx.like), None, None
+        return sum_rows(ids.flatten(), slopes.reshape(ids.numel(), -1), ctx.shape, ctx.dtype), None, None
 
 
 def look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
@@ -31,10 +31,10 @@ def look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
     return LookUp.apply(table.weight, ids, dtype)
 
 
-def sum_rows(ids: Tensor, rows: Tensor, table: Tensor) -> Tensor:
-    """Rows [N, D] that belong to ids [N], those of one id summed, as a sparse tensor of the size of the table."""
+def sum_rows(ids: Tensor, rows: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Rows [N, D] that belong to ids [N], those of one id summed, as a sparse tensor of the table's shape and type."""
     # NumPy sorts in a quarter of the time.
     order = torch.from_numpy(ids.numpy().argsort()) if ids.device.type == "cpu" else ids.argsort()
     found, counts = torch.unique_consecutive(ids.index_select(0, order), return_counts=True)
-    sums = F.embedding_bag(order, rows, counts.cumsum(0) - counts, mode="sum").to(table.dtype)
-    return torch.sparse_coo_tensor(found[None], sums, table.shape, is_coalesced=True, check_invariants=False)
+    sums = F.embedding_bag(order, rows, counts.cumsum(0) - counts, mode="sum").to(dtype)
+    return torch.sparse_coo_tensor(found[None], sums, shape, is_coalesced=True, check_invariants=False)

@@ -67,7 +67,9 @@ class Word2Vec(Objective):
         end: int | None = 1,
     ) -> None:
         super().__init__(net)
-        if min(window, block, shared, negatives or 1) < 1 or (subsample is not None and subsample <= 0):
+        if min(window, block, shared, 1 if negatives is None else negatives) < 1 or (
+            subsample is not None and subsample <= 0
+        ):
             raise ConfigError(
                 f"objective.window is {window}, negatives {negatives}, block {block} and shared {shared}, 1 or more, and "
                 f"subsample {subsample}, above 0"
@@ -79,6 +81,11 @@ class Word2Vec(Objective):
         self.window, self.dynamic, self.subsample = window, dynamic, subsample
         self.negatives, self.power, self.block, self.shared = negatives, power, block, shared
         self.unknown, self.end = unknown, end
+        if max(unknown or 0, end or 0) >= self.net.input.num_embeddings:
+            raise ConfigError(
+                f"objective.unknown is {unknown} and end {end}; they are numbers of words, of which there are "
+                f"{self.net.input.num_embeddings}, or null"
+            )
         self.counts = nn.Buffer(torch.zeros(self.net.input.num_embeddings, dtype=torch.int64))
         self.states = {True: None, False: None}
         self.drawing: tuple[Tensor, Tensor] | None = None
@@ -101,9 +108,9 @@ class Word2Vec(Objective):
                     counts[special] = 0
             ratio = (self.subsample or 1) * counts.sum() / counts
             kept = (ratio.sqrt() + ratio).clamp(max=1) if self.subsample else torch.ones_like(counts)
-            ends = (counts**self.power).cumsum(0)
-            middles = (torch.arange(TABLE, device=ends.device) + 0.5) * (ends[-1] / TABLE)
-            table = torch.searchsorted(ends, middles.to(ends.dtype)).clamp_(max=len(ends) - 1)
+            ends = torch.where(counts > 0, counts**self.power, 0).cumsum(0)
+            middles = (torch.arange(TABLE, device=ends.device, dtype=ends.dtype) + 0.5) * (ends[-1] / TABLE)
+            table = torch.searchsorted(ends, middles).clamp_(max=len(ends) - 1)
             self.drawing = (kept * (counts > 0)).float(), table
         return self.drawing
 
@@ -135,7 +142,7 @@ class Word2Vec(Objective):
         sentences = torch.cat([sentences, numbers], 1).flatten().index_select(0, there)
         stops = kept.sum(1).cumsum(0)[:, None]  # of each column, among the words kept
         carried = stops + torch.arange(-2 * w, 0, device=device)
-        self.states[self.training] = words[carried], sentences[carried], numbers[:, -1:]
+        self.states[self.training] = words[carried], sentences[carried], numbers[:, -1:].clone()
         # The first and the last w of a column have not all of their window here: it was, or will be, in another batch.
         size = max(-(-(len(words) - 2 * w) // self.block), 1) * self.block
         pad = size + 2 * w - len(words)

@@ -79,6 +79,8 @@ def parallel(objective: nn.Module) -> nn.Module:
     """
     if not dist.is_initialized() or gradients.none(objective):
         return objective
+    if dist.get_backend() == "nccl" and any(isinstance(m, nn.Embedding) and m.sparse for m in objective.modules()):
+        raise ConfigError("several GPUs cannot sum sparse gradients; set network.sparse=false, or train on one")
     later = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters  # torch 2.13
     settings: dict[str, Any] = {"forward_sync_buffers" if later else "broadcast_buffers": False}
     return nn.parallel.DistributedDataParallel(objective, **settings)

@@ -117,7 +117,8 @@ class Log:
     def embedding(self, tag: str, embedding: Any, step: int) -> None:
         """Vectors with labels, which the projector shows."""
         if self.board:
-            labels = [label or "␣" for label in embedding.labels]  # an empty one would be a line too few
+            # Each stands in a line of its own, which white space would break and an empty one would miss.
+            labels = ["_".join(label.split()) or "␣" for label in embedding.labels]
             write = functools.partial(self.board.add_embedding, embedding.vectors, labels, None, step, tag)
             self.attempt("TensorBoard", write)
 

@@ -122,7 +122,7 @@ def test_fault_17_one_token_and_a_long_line(tmp_path: Path) -> None:
         data.split("eval")
     long = written(tmp_path, "long.txt", "word " * 250_000)
     assert len(TextFiles(long, eval=one).split("train")) == 250_000
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="cannot be read"):
         TextFiles(tmp_path / "none.txt")
 
 
@@ -156,7 +156,7 @@ def test_published_texts_have_their_published_sizes(datasets: Path) -> None:
     assert [len(ptb.split(s)) for s in ("train", "eval", "test")] == [929_589, 73_760, 82_430]
     assert len(ptb.vocabulary) == 10_000
     plays = TinyShakespeare(datasets)
-    assert len(plays.vocabulary) == 66  # 65 characters and <unk>, which never occurs
+    assert len(plays.vocabulary) == 67  # 65 characters, and <unk> and <eos>, which never occur
     assert sum(len(plays.split(s)) for s in ("train", "eval", "test")) == 1_115_394
     assert len(plays.split("train")) + len(plays.split("eval")) == int(0.9 * 1_115_394)
     assert plays.tokenizer.join(plays.vocabulary.lookup_tokens(plays.split("train")[:14].tolist())) == "First Citizen:"
@@ -166,3 +166,37 @@ def test_text8_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.Monk
     small_text8(tmp_path, monkeypatch)
     data = Text8(tmp_path)
     assert [len(data.split(s)) for s in ("train", "eval", "test")] == [5400, 300, 300]
+
+
+def test_pieces_of_words_are_learned_from_the_training_part_also_of_long_lines(tmp_path: Path) -> None:
+    line = " ".join(f"word{i % 7}" for i in range(3000))  # longer than sentencepiece reads
+    path = written(tmp_path, "a.txt", f"{line}\n{line}\n" + "zzzz " * 600)
+    data = TextFiles(path, level="bpe", pieces=18, eval_share=0.05, test_share=0.05)
+    assert not any("z" in piece for piece in data.vocabulary.words)
+    assert data.tokenizer.join(tokens(data, "train")[:2000]).startswith("word0 word1 word2 word3")
+
+
+def test_a_test_file_alone_leaves_eval_to_be_cut(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "one two\n" * 100)
+    data = TextFiles(path, test=written(tmp_path, "b.txt", "two\n"))
+    assert [len(data.split(split)) for split in ("train", "eval", "test")] == [285, 15, 2]
+    with pytest.raises(DataError, match=r"empty\.txt holds no text; bring another one for data\.test"):
+        TextFiles(path, test=written(tmp_path, "empty.txt", ""))
+
+
+@pytest.mark.faults
+def test_fault_17_an_endless_word_and_a_folder_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "PIECE", 10)
+    monkeypatch.setattr(encoding, "LONGEST", 100)
+    with pytest.raises(DataError, match="100 bytes without white space"):
+        list(texts(written(tmp_path, "a.txt", "two\nlines\n" + "x" * 1000)))
+    with pytest.raises(DataError, match="cannot be read"):
+        TextFiles(tmp_path)
+
+
+def test_a_cache_of_another_making_is_made_again(tmp_path: Path, text_cache: Path) -> None:
+    path = written(tmp_path, "a.txt", "some words of its own\n" * 20)
+    wanted = tokens(TextFiles(path), "train")
+    for about in text_cache.rglob("about.json"):
+        about.write_text('{"lengths": 3}')
+    assert tokens(TextFiles(path), "train") == wanted

@@ -1,5 +1,6 @@
 """Word vectors in word2vec's formats: what was written is read, here and by gensim."""
 
+import gzip
 from pathlib import Path
 
 import gensim
@@ -16,7 +17,7 @@ WORDS = ["the", "naïve", "don't", "中", "-"]
 VECTORS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-20, 1.0, 1e20])
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.vec", "a.bin"])
+@pytest.mark.parametrize("name", ["a.txt", "a.vec", "a.bin", "a.txt.gz", "a.bin.gz"])
 def test_what_was_written_is_read_to_the_last_bit(tmp_path: Path, name: str) -> None:
     write_vectors(tmp_path / name, WORDS, VECTORS)
     words, vectors = read_vectors(tmp_path / name)
@@ -44,6 +45,8 @@ def test_gensim_reads_what_was_written_and_writes_what_is_read(tmp_path: Path, b
         (b"", "does not begin"),
         (b"two 3\n", "does not begin"),
         (b"2 0\n", "does not begin"),
+        (b"1 99999999999999999999\n", "does not begin"),
+        (b"word 0.5 0.25\n", "GloVe"),
         (b"2 2\na 1 2\n", "line 3"),
         (b"2 2\na 1 2\nb 1\n", "line 3"),
         (b"1 2\na 1 x\n", "line 2"),
@@ -55,6 +58,9 @@ def test_gensim_reads_what_was_written_and_writes_what_is_read(tmp_path: Path, b
 def test_fault_17_a_file_of_another_format_is_named_with_its_line(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"2 2\na 1 2\nb 1 2\n" * 99)[:-30])
+    with pytest.raises(DataError, match=r"a\.txt\.gz"):
+        read_vectors(tmp_path / "a.txt.gz")
     with pytest.raises(DataError, match=words) as refused:
         read_vectors(path)
     assert str(path) in str(refused.value)
@@ -76,6 +82,12 @@ def test_fault_17_changed_bytes_are_read_or_refused(tmp_path: Path, name: str, d
     else:
         assert vectors.shape[0] == len(words)
         assert vectors.isfinite().all()
+
+
+@pytest.mark.parametrize("word", ["", "two words", "line\n"])
+def test_a_word_that_no_format_holds_is_named(tmp_path: Path, word: str) -> None:
+    with pytest.raises(DataError, match="white space"):
+        write_vectors(tmp_path / "a.txt", ["good", word], torch.zeros(2, 3))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -118,13 +118,15 @@ def test_noise_follows_the_power_of_frequency() -> None:
     drawn = torch.bincount(objective.noise(2000).flatten(), minlength=9)
     assert drawn[2] / drawn[3] == pytest.approx(8, rel=0.05)  # 16^0.75
     assert drawn.sum() == drawn[2] + drawn[3]
+    objective.power, objective.drawing = 0.0, None
+    assert objective.noise(200).unique().tolist() == [2, 3]  # alike, and never what does not occur
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
 def test_rows_of_one_word_are_summed(ids: list[int]) -> None:
     table, where = torch.zeros(7, 3, dtype=torch.float64), torch.tensor(ids)
     rows = torch.randn(len(ids), 3, dtype=torch.float64)
-    sums = sum_rows(where, rows, table)
+    sums = sum_rows(where, rows, table.shape, table.dtype)
     torch.testing.assert_close(sums.to_dense(), table.index_add(0, where, rows))
     assert sums._indices()[0].tolist() == sorted(set(ids))
 
@@ -171,8 +173,9 @@ def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
 def test_what_does_not_suit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"network\.sparse=false"):
         made(negatives=None)
-    with pytest.raises(ConfigError, match="window is 0"):
-        made(window=0)
+    for typed, said in (({"window": 0}, "window is 0"), ({"negatives": 0}, "negatives 0"), ({"end": 9}, "end 9")):
+        with pytest.raises(ConfigError, match=said):
+            made(**typed)
     for kind in (SkipGram, Counting):
         with pytest.raises(ConfigError, match="choose model="):
             kind(MLP(2, 2, [3]))
