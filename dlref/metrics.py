@@ -27,6 +27,8 @@ Totals = dict[str, Mean]
 
 def add(a: Totals, b: Totals) -> Totals:
     """The totals of two parts together; a name that one part lacks counts nothing there."""
+    if not a:
+        return b
     return {
         name: Mean(a[name].total + b[name].total, a[name].count + b[name].count)
         if name in a and name in b

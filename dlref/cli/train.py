@@ -93,7 +93,7 @@ def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
 
     build.check(config, plugins)
     device = devices.choose_device(config["device"], local_rank)
-    with distributed.group(ranks, device), devices.explained():
+    with distributed.group(ranks, device), devices.explained(), devices.flushed():
         return run(config, overrides, plugins, checkpoint, folder, Shard(rank, ranks), device)
 
 

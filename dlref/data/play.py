@@ -38,12 +38,18 @@ class Drawn:
     """The batches up to the next step of play, looked up at once: a small one alone costs as much as many together."""
 
     whole: Transitions
+    count: int  # rows of a batch
     targets: Tensor | None = None  # of all of them, which a learner may know beforehand
 
-    def batch(self, part: slice, *seen: Any) -> Transitions:
-        """Some of the rows, and what play has `seen`."""
-        rows: list[Any] = [None if field is None else field[part] for field in self.whole[:8]]
-        return Transitions(*rows, *(self, part, *seen))
+    def __post_init__(self) -> None:
+        batches = len(self.whole.states) // self.count
+        fields = [[None] * batches if field is None else field.split(self.count) for field in self.whole[:8]]
+        self.batches = list(zip(*fields, strict=True))
+
+    def batch(self, start: int, *seen: Any) -> Transitions:
+        """The batch that begins with this row, and what play has `seen`."""
+        part = slice(start, start + self.count)
+        return Transitions(*self.batches[start // self.count], *(self, part, *seen))
 
 
 class Play(Playing):
@@ -110,11 +116,11 @@ class Play(Playing):
                 self.rows, self.given, drawn = self.draw(count), 0, None
             if drawn is None:  # or restored in the midst of them
                 drawn = self.look_up(count, *greedy.place)
-            part = slice(self.given, self.given + count)
+            start = self.given
             self.given += count
             self.batches_drawn += 1
             played, fresh = self.played * shard.ranks, self.played - before
-            yield drawn.batch(part, self.take_finished(), self.epsilon_now(), played, fresh)
+            yield drawn.batch(start, self.take_finished(), self.epsilon_now(), played, fresh)
 
     def due(self, batches: int) -> float:
         """Environment steps that are played before so many more batches."""
@@ -164,7 +170,7 @@ class Play(Playing):
             self.errors = torch.zeros_like(weights) if self.errors is None else self.errors.to(device)
         sample = self.replay.sample(self.rows, self.n_step)
         fields: list[Any] = [*(as_input(column, device, dtype) for column in sample), weights, self.errors]
-        return Drawn(Transitions(*fields))
+        return Drawn(Transitions(*fields), count)
 
     def learn_priorities(self) -> None:
         """All batches that were drawn have been learned from: take over the errors that were written into them."""

@@ -58,7 +58,7 @@ class Word2Vec(Objective):
         net: nn.Module,
         window: int = 5,
         dynamic: bool = True,
-        subsample: float | None = 1e-4,
+        subsample: float | None = 1e-3,
         negatives: int | None = 5,
         power: float = 0.75,
         block: int = 32,

@@ -13,7 +13,9 @@ class Prompt:
     ones, and parameters without a gradient, take torch's own way. Hooks on its steps are not called.
     """
 
-    found: list[tuple[list[Tensor], ...]] | None = None  # parameters, moments and step counts of each group
+    found: list[tuple[list[Tensor], ...]] | None = (
+        None  # parameters, moments and step counts of each group, and these once
+    )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -27,12 +29,12 @@ class Prompt:
             loss = super().step(closure)  # type: ignore[misc]
             self.found = self.find()
             return loss
-        for group, grads, (params, means, squares, steps) in zip(
+        for group, grads, (params, means, squares, steps, counts) in zip(
             optimizer.param_groups, gradients, self.found, strict=True
         ):
             if not params:
                 continue
-            torch._foreach_add_(steps, 1)
+            torch._foreach_add_(counts, 1)
             update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
             update(
                 params,
@@ -59,7 +61,12 @@ class Prompt:
             states = [self.state.get(p, {}) for p in group["params"]]  # type: ignore[attr-defined]
             if not group["fused"] or group["amsgrad"] or any("exp_avg" not in state for state in states):
                 return None
-            found.append((group["params"], *([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq", "step"))))
+            if len({float(state["step"]) for state in states}) == 1:  # all the same: one count serves them all
+                for state in states:
+                    state["step"] = states[0]["step"]
+            steps = [state["step"] for state in states]
+            counts = list({id(count): count for count in steps}.values())
+            found.append((group["params"], *([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq")), steps, counts))
         return found
 
     def load_state_dict(self, state_dict: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -89,6 +90,22 @@ def free_memory(device: torch.device) -> float:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     return free
+
+
+@contextlib.contextmanager
+def flushed() -> Any:
+    """A context in which numbers too small for their type's full precision are 0, on this thread and those it starts.
+
+    A CPU takes many times as long for them, and the moments of a unit that is dead fade into them: Adam's step of a small
+    network then takes ten times as long.
+    """
+    for dtype in (np.float32, np.float64):
+        np.finfo(dtype)  # which NumPy looks up once, and would warn of
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextlib.contextmanager
