@@ -61,7 +61,7 @@ def evaluate(path: str, settings: list[str]) -> int:
         if split == "eval":
             logger.info("this data has no test split, so these are the figures of eval")
 
-    precision = devices.resolve(config["trainer"].get("precision", "auto"), device)
+    precision = devices.resolve(config["trainer"].get("precision", "auto"), device, model.objective)
     autocast = devices.autocast(precision, device)
     with devices.explained():
         figures = evaluate_split(model.objective, model.data, split, Shard(), autocast, device)

@@ -283,7 +283,7 @@ def introduce(
         f"{trainer.max_seconds:g} s" if trainer.max_seconds else "",
     ]
     sizes = ", ".join(f"{name} {size:,}" for name, size in data.sizes.items())
-    precision = devices.resolve(trainer.precision, trainer.device)
+    precision = devices.resolve(trainer.precision, trainer.device, objective)
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])
     logger.info("%s, %s, %s", trainer.device, precision, " or ".join(limit for limit in limits if limit))

@@ -181,7 +181,7 @@ class SkipGram(Word2Vec):
             noise = self.noise(len(windows.around))
             outputs = look_up(self.net.output, torch.cat([windows.around, noise], 1))  # [G, K + 2w + S, D]
             share = windows.counts.to(self.net.input.weight.dtype) * (self.negatives / self.shared)
-            loss = Banded.apply(inputs @ outputs.mT, windows.pairs, share)
+            loss = Banded.apply(inputs, outputs, windows.pairs, share)
         return {"loss": Mean(loss, batch.tokens.numel())}
 
 
@@ -201,7 +201,7 @@ class CBOW(Word2Vec):
         else:
             noise = self.noise(len(windows.around))
             outputs = look_up(self.net.output, torch.cat([windows.words, noise], 1))  # [G, K + S, D]
-            loss = Banded.apply(means @ outputs.mT, there, there.to(counts.dtype) * (self.negatives / self.shared))
+            loss = Banded.apply(means, outputs, there, there.to(counts.dtype) * (self.negatives / self.shared))
         return {"loss": Mean(loss, batch.tokens.numel())}
 
 
@@ -220,24 +220,30 @@ def band_matrix(entries: Tensor) -> Tensor:  # [G, K, W] -> [G, K, K + W - 1]
 
 
 class Banded(torch.autograd.Function):
-    """-Σ log σ(s) over the pairs in the band of the scores, and -Σ share · log σ(-s) over the last columns, the negatives.
+    """-Σ log σ(s) over the pairs in a band of the scores, and -Σ share · log σ(-s) over the last columns, the negatives.
 
-    scores [G, K, K + W - 1 + S], pairs [G, K, W] bool, share [G, K, 1] -> scalar. Its slopes are σ(s) - 1 and share · σ(s):
-    they are taken together with the loss, and only where they are not 0.
+    inputs [G, K, D], outputs [G, K + W - 1 + S, D], whose products are the scores; pairs [G, K, W] bool, share [G, K, 1] ->
+    scalar. The slopes σ(s) - 1 and share · σ(s) are taken together with the loss, and only where they are not 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
-        scores, width = scores.contiguous(), pairs.shape[2]
+    def forward(ctx: Any, inputs: Tensor, outputs: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
+        scores, width = inputs @ outputs.mT, pairs.shape[2]
         first = scores.shape[1] + width - 1  # of the negatives
-        near, far = at_least_float32(band(scores, width)), at_least_float32(scores[:, :, first:])
+        right = at_least_float32(band(scores, width)).sigmoid()  # the chance that it is told apart from noise
+        wrong = at_least_float32(scores[:, :, first:]).neg().sigmoid_()
+        least = torch.finfo(right.dtype).tiny
+        loss = (right.clamp_min(least).log_() * pairs).sum() + (
+            wrong.clamp_min(least).log_().sum(2, True) * share
+        ).sum()
         slopes = torch.zeros_like(scores)
-        band(slopes, width).copy_((near.sigmoid() - 1) * pairs)
-        slopes[:, :, first:] = far.sigmoid().mul_(share)
-        ctx.save_for_backward(slopes)
-        return (F.softplus(-near) * pairs).sum() + (F.softplus(far).sum(2, keepdim=True) * share).sum()
+        band(slopes, width).copy_(right.sub_(1).mul_(pairs))
+        slopes[:, :, first:] = wrong.neg_().add_(1).mul_(share)
+        ctx.save_for_backward(inputs, outputs, slopes)
+        return -loss
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return slopes * slope.to(slopes.dtype), None, None
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        inputs, outputs, slopes = ctx.saved_tensors
+        slopes = slopes * slope.to(slopes.dtype)
+        return slopes @ outputs, slopes.mT @ inputs, None, None

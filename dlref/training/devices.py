@@ -35,12 +35,17 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     raise ConfigError(f"device={name} is unknown; write auto, cpu, cuda or cuda:N (here: {there})")
 
 
-def resolve(precision: str, device: torch.device) -> str:
-    """What `auto` means here: bfloat16 where the hardware multiplies it natively, else float32."""
+def resolve(precision: str, device: torch.device, net: nn.Module | None = None) -> str:
+    """What `auto` means here: bfloat16 where the hardware multiplies it natively, on a CPU only for a `net` with large
+    products; else float32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    if net is not None and not any(
+        p.numel() >= 2**16 and min(p.shape[:2]) >= 64 for p in net.parameters() if p.ndim > 1
+    ):
+        return "float32"  # what small products save, the conversions take
     native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return "bf16" if any(getattr(torch.cpu, name, lambda: False)() for name in native) else "float32"
 

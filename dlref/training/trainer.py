@@ -90,7 +90,7 @@ class Trainer:
         self.window: Totals = {}  # since the last line of the log
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.autocast = devices.autocast(devices.resolve(self.precision, device), device)
+        self.autocast = devices.autocast(devices.resolve(self.precision, device, objective), device)
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
         self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
 

@@ -284,3 +284,16 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(
     code, said = train(*SMALL["mlp"], "trainer.max_steps=2", "trainer.compile=true", f"run_dir={tmp_path / 'run'}")
     assert code == 0
     assert "no C++ compiler" in said
+
+
+@pytest.mark.parametrize(("widths", "precision"), [([50], "float32"), ([1000], "bf16")])
+def test_half_precision_is_for_large_products(
+    widths: list[int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlref.models.mlp import MLP
+    from dlref.training import devices
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    cpu, net = torch.device("cpu"), MLP(784, 10, widths)
+    assert devices.resolve("auto", cpu, net) == precision
+    assert devices.resolve("bf16", cpu, net) == "bf16"
