@@ -1,8 +1,8 @@
 """Ours beside a plain loop on this machine, run in turn: python scripts/benchmark.py NAME [--repeats 3].
 
-Ours is `dlref train`, timed by its own log without the first lines; the peer is scripts/peers/, unchanged. Each repeat runs
-the peer, ours, and, where ours would use half precision, ours at the peer's full one. The last line is one JSON object of
-the medians and their ratios. Leave the machine alone meanwhile.
+Ours is `dlref train`, timed by its own log without the first lines, or, of word vectors, as a whole; the peer is
+scripts/peers/, unchanged. Each repeat runs the peer, ours, and, where ours would use half precision, ours at the peer's
+full one. The last line is one JSON object of the medians and their ratios. Leave the machine alone meanwhile.
 """
 
 import argparse
