@@ -13,9 +13,8 @@ class Prompt:
     ones, and parameters without a gradient, take torch's own way. Hooks on its steps are not called.
     """
 
-    found: list[tuple[list[Tensor], ...]] | None = (
-        None  # parameters, moments and step counts of each group, and these once
-    )
+    found: list[tuple[list[Tensor], ...]] | None = None  # parameters, moments and step counts of each group
+    counts: tuple[Tensor, ...] = ()  # the step counts, each once: parameters that are updated together share one
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -26,15 +25,16 @@ class Prompt:
             or closure is not None
             or any(g is None or g.is_sparse for some in gradients for g in some)
         ):
+            self.tell()
             loss = super().step(closure)  # type: ignore[misc]
             self.found = self.find()
             return loss
-        for group, grads, (params, means, squares, steps, counts) in zip(
+        torch._foreach_add_(self.counts, 1)
+        for group, grads, (params, means, squares, steps) in zip(
             optimizer.param_groups, gradients, self.found, strict=True
         ):
             if not params:
                 continue
-            torch._foreach_add_(counts, 1)
             update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
             update(
                 params,
@@ -57,17 +57,25 @@ class Prompt:
 
     def find(self) -> list[tuple[list[Tensor], ...]] | None:
         found = []
+        counts: dict[float, Tensor] = {}
         for group in self.param_groups:  # type: ignore[attr-defined]
             states = [self.state.get(p, {}) for p in group["params"]]  # type: ignore[attr-defined]
             if not group["fused"] or group["amsgrad"] or any("exp_avg" not in state for state in states):
                 return None
-            if len({float(state["step"]) for state in states}) == 1:  # all the same: one count serves them all
-                for state in states:
-                    state["step"] = states[0]["step"]
-            steps = [state["step"] for state in states]
-            counts = list({id(count): count for count in steps}.values())
-            found.append((group["params"], *([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq")), steps, counts))
+            steps = [counts.setdefault(float(state["step"]), state["step"].clone()) for state in states]
+            found.append((group["params"], *([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq")), steps))
+        self.counts = tuple(counts.values())
         return found
+
+    def tell(self) -> None:
+        """torch's own place of the step counts is told them."""
+        for params, *_, steps in self.found or []:
+            for parameter, count in zip(params, steps, strict=True):
+                self.state[parameter]["step"].copy_(count)  # type: ignore[attr-defined]
+
+    def state_dict(self) -> Any:
+        self.tell()
+        return super().state_dict()  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)  # type: ignore[misc]

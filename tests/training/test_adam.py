@@ -11,10 +11,11 @@ from dlref.training.adam import Adam, AdamW
 
 
 def trained(make: Any, **settings: Any) -> tuple[list[Tensor], dict[str, Any]]:
-    """Two groups, a step without a gradient for one of them, and an earlier state that is put back in the midst of it."""
+    """Two groups of two, a step without a gradient for one of them, and an earlier state that is put back in the midst."""
     torch.manual_seed(0)
-    net = nn.Linear(5, 3)
-    optimizer = make([{"params": [net.weight]}, {"params": [net.bias], "weight_decay": 0.1}], lr=0.01, **settings)
+    net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    weights, biases = ([getattr(layer, name) for layer in net] for name in ("weight", "bias"))
+    optimizer = make([{"params": weights}, {"params": biases, "weight_decay": 0.1}], lr=0.01, **settings)
     for number in range(12):
         if number == 3:
             earlier = copy.deepcopy(optimizer.state_dict())
@@ -22,7 +23,7 @@ def trained(make: Any, **settings: Any) -> tuple[list[Tensor], dict[str, Any]]:
             optimizer.load_state_dict(earlier)
         x = torch.randn(7, 5)
         net.zero_grad()
-        (x @ net.weight.T if number == 8 else net(x)).square().sum().backward()
+        (x @ weights[0].T @ weights[1].T if number == 8 else net(x)).square().sum().backward()
         for group in optimizer.param_groups:
             group["lr"] = 0.01 / (1 + number)
         optimizer.step()
@@ -38,7 +39,7 @@ def test_its_steps_are_those_of_torch(mine: Any, theirs: Any, settings: dict[str
     settings = {"fused": True} | settings
     (weights, state), (expected, moments) = trained(mine, **settings), trained(theirs, **settings)
     assert all(torch.equal(a, b) for a, b in zip(weights, expected, strict=True))
-    for number in (0, 1):
+    for number in range(4):
         assert all(torch.equal(state[number][name], moments[number][name]) for name in moments[number])
 
 
