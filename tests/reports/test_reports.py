@@ -102,7 +102,7 @@ def test_a_report_leaves_network_and_chance_as_they_were() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    figures, pictures, texts, _ = run_reports({"dice": Dice()}, net, None, "eval", CPU)
+    figures, pictures, texts, *_ = run_reports({"dice": Dice()}, net, None, "eval", CPU)
     assert torch.equal(torch.rand(3), expected)
     assert net.training
     assert (set(figures), set(pictures), texts) == ({"number"}, {"shown"}, {"said": "so"})
