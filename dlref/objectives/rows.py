@@ -22,6 +22,7 @@ class LookUp(torch.autograd.Function):
         return sum_rows(ids.flatten(), slopes.reshape(ids.numel(), -1), ctx.shape, ctx.dtype), None, None
 
 
+@torch.compiler.disable  # a graph has no sparse gradients
 def look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
     """Rows [..., D] of a table of sparse gradients, under autocast in its type; of another table as it looks up itself."""
     if not table.sparse:
