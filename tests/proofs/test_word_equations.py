@@ -18,13 +18,13 @@ BATCH = Piece(TOKENS, TOKENS, True)
 INPUTS, OUTPUTS = random(9, 3), random(9, 3, seed=1)
 
 
-def fixed(kind: type[Word2Vec], monkeyed: dict[str, Any] | None = None) -> tuple[Word2Vec, Windows, Tensor]:
+def fixed(kind: type[Word2Vec]) -> tuple[Word2Vec, Windows, Tensor]:
     """An objective that draws nothing more: its windows and its noise [G, S] are these."""
     torch.manual_seed(3)
     objective = kind(WordVectors(9, 3), window=2, subsample=None, negatives=2, block=4, shared=3)
     objective.fit([BATCH])
-    windows, noise = objective.windows(BATCH), objective.noise(100)
-    noise = noise[: len(windows.around)]
+    windows = objective.windows(BATCH)
+    noise = objective.noise(len(windows.around))
     objective.windows, objective.noise = lambda _: windows, lambda _: noise  # type: ignore[method-assign]
     return objective, windows, noise
 
