@@ -120,11 +120,6 @@ def needed(parameter: inspect.Parameter) -> bool:
     )
 
 
-def required(target: str, group: str, name: str, plugins: Sequence[str]) -> bool:
-    """Whether the class of a section cannot do without this setting."""
-    return needed(inspect.signature(resolve(target, group, plugins)).parameters[name])
-
-
 def make(section: Mapping[str, Any], group: str, plugins: Sequence[str], /, **supplied: Any) -> Any:
     """Call the class that the section's `_target_` names; what it finds wrong with its values becomes a ConfigError."""
     cls = resolve(section["_target_"], group, plugins)

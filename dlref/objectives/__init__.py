@@ -41,6 +41,25 @@ class Objective(nn.Module):
         return figures
 
 
+class Carrying(Objective):
+    """Hands state from each batch to the next: tensors by `self.training`, so that training and evaluation have their own.
+
+    That of training is kept with a checkpoint, apart from the weights.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.states: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}
+
+    def get_extra_state(self) -> Any:
+        state = self.states[True]
+        return None if state is None else list(state)
+
+    def set_extra_state(self, state: Any) -> None:
+        device = next(self.parameters()).device
+        self.states[True] = None if state is None else tuple(part.to(device) for part in state)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Losses and sums are taken in float32 or better, whatever the network ran in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

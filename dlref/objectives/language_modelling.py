@@ -3,22 +3,17 @@
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective, at_least_float32
+from dlref.objectives import Carrying, at_least_float32
 
 
-class LanguageModelling(Objective):
+class LanguageModelling(Carrying):
     """`nll` is in nats per token, so the perplexity is per token too.
 
     Truncated back-propagation through time (Williams & Peng 1990): a piece begins with the state that the one before
     ended with. Training and evaluation each carry their own.
     """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__(net)
-        self.states: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}  # by self.training
 
     def forward(self, batch: Any) -> Totals:
         state = None if batch.begins else self.states[self.training]
@@ -33,14 +28,3 @@ class LanguageModelling(Objective):
             "nll": Mean(nll, count),
             "accuracy": Mean((logits.argmax(1) == targets).sum(), count),
         }
-
-    def get_extra_state(self) -> Any:
-        state = self.states[True]
-        return None if state is None else list(state)
-
-    def set_extra_state(self, state: Any) -> None:
-        self.states[True] = None if state is None else tuple(part.to(self.device) for part in state)
-
-    @property
-    def device(self) -> Any:
-        return next(self.parameters()).device

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective, at_least_float32
+from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.rows import look_up
 
 TABLE = 2**22  # entries from which negatives are drawn: as many of each word as its share
@@ -36,7 +36,7 @@ class Windows(NamedTuple):
         return self.pairs.sum(2, keepdim=True)
 
 
-class Word2Vec(Objective):
+class Word2Vec(Carrying):
     """What skip-gram and CBOW have in common: which words are kept, what their windows are, what is drawn as noise.
 
     From a text in columns each word is dropped with the chance that `subsample` t gives it, 1 - √(t/f) - t/f for a share f
@@ -46,12 +46,11 @@ class Word2Vec(Objective):
     told from k words drawn by their frequency to the `power` (Mikolov et al. 2013, equation 4). A block of consecutive words
     shares `shared` such words, each weighed so that they count as k for each pair.
 
-    `loss` is in nats per word of the text, dropped ones included. A window that reaches into the next batch waits for it.
+    `loss` is in nats per word of the text, dropped ones included. A window that reaches into the next batch waits for it:
+    carried are the last 2w words kept of each column [B, 2w], their sentences, and the sentence that goes on [B, 1].
     """
 
     net: Any
-    # By self.training: the last 2w words kept of each column [B, 2w], their sentences, and the sentence that goes on [B, 1].
-    states: dict[bool, tuple[Tensor, ...] | None]
 
     def __init__(
         self,
@@ -87,7 +86,6 @@ class Word2Vec(Objective):
                 f"{self.net.input.num_embeddings}, or null"
             )
         self.counts = nn.Buffer(torch.zeros(self.net.input.num_embeddings, dtype=torch.int64))
-        self.states = {True: None, False: None}
         self.drawing: tuple[Tensor, Tensor] | None = None
         self.random: torch.Generator | None = None  # of its own in evaluation, which draws the same each time
 
@@ -142,7 +140,8 @@ class Word2Vec(Objective):
         there = kept.flatten().nonzero().squeeze(1)
         words = torch.cat([before, tokens], 1).flatten().index_select(0, there)
         sentences = torch.cat([sentences, numbers], 1).flatten().index_select(0, there)
-        stops = kept.sum(1).cumsum(0)[:, None]  # of each column, among the words kept
+        lengths = kept.sum(1)[:, None]
+        stops = lengths.cumsum(0)  # of each column, among the words kept
         carried = stops + torch.arange(-2 * w, 0, device=device)
         self.states[self.training] = words[carried], sentences[carried], numbers[:, -1:].clone()
         # The first and the last w of a column have not all of their window here: it was, or will be, in another batch.
@@ -150,7 +149,7 @@ class Word2Vec(Objective):
         pad = size + 2 * w - len(words)
         words, sentences = F.pad(words, (0, pad)), F.pad(sentences, (0, pad))
         whole = torch.ones(len(words), dtype=torch.bool, device=device)
-        starts = stops - kept.sum(1)[:, None]
+        starts = stops - lengths
         near = torch.arange(w, device=device)
         whole[torch.cat([starts + near, stops - 1 - near], 1).flatten()] = False
         whole[len(words) - pad :] = False
@@ -160,13 +159,6 @@ class Word2Vec(Objective):
         pairs = (distance.abs() <= reach) & (distance != 0) & whole[here, None]
         pairs &= sentences.unfold(0, 2 * w + 1, 1) == sentences[here, None]
         return Windows(words.unfold(0, self.block + 2 * w, self.block), pairs.view(-1, self.block, 2 * w + 1))
-
-    def get_extra_state(self) -> Any:
-        state = self.states[True]
-        return None if state is None else list(state)
-
-    def set_extra_state(self, state: Any) -> None:
-        self.states[True] = None if state is None else tuple(part.to(self.counts.device) for part in state)
 
 
 class SkipGram(Word2Vec):

@@ -51,10 +51,13 @@ class RowAdagrad(Rows):
         super().__init__(params, {"lr": lr, "eps": eps})
 
     def rates(self, slopes: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
-        sums = self.state[table].setdefault("sums", table.new_zeros(len(table)))
-        squares = slopes.square().mean(1)
+        state, squares = self.state[table], slopes.square().mean(1)
+        if "sums" not in state:
+            state["sums"] = table.new_zeros(len(table))
         if rows is None:
-            sums.add_(squares)
+            squares += state["sums"]
+            state["sums"].copy_(squares)
         else:
-            sums.index_copy_(0, rows, squares.add_(sums.index_select(0, rows)))
-        return group["lr"] / squares.copy_(sums if rows is None else squares).sqrt_().add_(group["eps"])
+            squares += state["sums"].index_select(0, rows)
+            state["sums"].index_copy_(0, rows, squares)
+        return group["lr"] / squares.sqrt_().add_(group["eps"])
