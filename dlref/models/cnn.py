@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.layers import ACTIVATIONS, Activation, Dueling, Init, Noise, Norm, hidden_layers, initialize
+from dlref.models.layers import Activation, Dueling, Init, Noise, Norm, activate, hidden_layers, initialize
 
 
 class CNN(nn.Module):
@@ -53,7 +53,7 @@ class CNN(nn.Module):
                 )
                 if norm is not None:
                     layers.append(nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(1, channels))
-                layers.append(ACTIVATIONS[activation]())
+                layers.append(activate(activation))
                 planes = channels
             rows, columns = rows // 2, columns // 2
             if rows < 1 or columns < 1:

@@ -104,6 +104,11 @@ class Dueling(nn.Module):
         return value + advantages - advantages.mean(1, keepdim=True)
 
 
+def activate(activation: Activation) -> nn.Module:
+    """The layer; what precedes it, affine or a norm, needs its own result no more, so ReLU takes its place in memory."""
+    return nn.ReLU(inplace=True) if activation == "relu" else ACTIVATIONS[activation]()
+
+
 def hidden_layers(
     inputs: int, widths: Sequence[int], activation: Activation, norm: Norm | None, dropout: float
 ) -> list[nn.Module]:
@@ -114,7 +119,7 @@ def hidden_layers(
         layers.append(nn.Linear(width, next_width, bias=norm != "batch"))  # which brings its own shift
         if norm is not None:
             layers.append({"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](next_width))
-        layers.append(ACTIVATIONS[activation]())
+        layers.append(activate(activation))
         if dropout:
             layers.append(Dropout(dropout))
     return layers

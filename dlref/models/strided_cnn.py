@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.layers import Dueling, hidden_layers
+from dlref.models.layers import Dueling, activate, hidden_layers
 
 
 class StridedCNN(nn.Module):
@@ -41,7 +41,7 @@ class StridedCNN(nn.Module):
                     f"nothing is left of an image of {self.shape[1]} × {self.shape[2]} after convolution {number + 1} of "
                     "network.convolutions; take fewer, or smaller kernels and strides"
                 )
-            layers += [nn.Conv2d(planes, channels, kernel, stride), nn.ReLU()]
+            layers += [nn.Conv2d(planes, channels, kernel, stride), activate("relu")]
             planes = channels
         inputs = planes * rows * columns
         hidden = hidden_layers(inputs, widths, "relu", norm=None, dropout=0.0)

@@ -71,7 +71,8 @@ class QLearning(FromPlay):
         """What Q(s, a) should be. As long as the target network alone says it and stays, of all batches drawn together."""
         if batch.drawn is None or not self.stays:
             return self.bootstrap(batch)
-        self.drawn = batch.drawn
+        if self.drawn is not batch.drawn:  # to set an attribute of a module takes as long as to look a small tensor up
+            self.drawn = batch.drawn
         if self.drawn.targets is None:
             self.drawn.targets = self.bootstrap(self.drawn.whole)
         return self.drawn.targets[batch.part]

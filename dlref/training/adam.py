@@ -29,7 +29,8 @@ class Prompt:
             loss = super().step(closure)  # type: ignore[misc]
             self.found = self.find()
             return loss
-        torch._foreach_add_(self.counts, 1)
+        for count in self.counts:
+            count += 1
         for group, grads, (params, means, squares, steps) in zip(
             optimizer.param_groups, gradients, self.found, strict=True
         ):

@@ -33,7 +33,10 @@ def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 def norm(gradient: list[Tensor]) -> float:
     """The Euclidean norm; not finite if any entry is not."""
-    return math.hypot(*torch.stack(torch._foreach_norm(gradient)).tolist()) if gradient else 0.0
+    norms = list(torch._foreach_norm(gradient)) if gradient else []
+    # On a GPU each reading waits for it; on the CPU to stack them takes longer than the readings.
+    together = norms and norms[0].device.type != "cpu"
+    return math.hypot(*(torch.stack(norms).tolist() if together else map(float, norms)))
 
 
 def scale_(gradient: list[Tensor], factor: float) -> None:
