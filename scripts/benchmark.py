@@ -48,7 +48,7 @@ def words(corpus: str, *more: str) -> Benchmark:
     """gensim with two workers, and ours with two threads, learn from all of a corpus, and are asked what is alike."""
     settings = ["model=word2vec", "data=text_long_pieces", f"data.train={corpus}", f"data.eval={corpus}", "threads=2"]
     settings += ["network.width=100", f"trainer.passes={PASSES}", "objective.subsample=1e-4", *more]
-    settings += ["optimizer=sgd_rows", "optimizer.lr=800", "data.batch_size=16"]
+    settings += ["optimizer=sgd_rows", "optimizer.lr=1200", "data.batch_size=24"]
     return Benchmark(
         "words", settings, ["gensim_skip_gram.py", corpus, "2", str(PASSES), "{data}/word_similarity", "{seed}"], corpus
     )

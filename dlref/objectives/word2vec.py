@@ -5,6 +5,7 @@ V vocabulary.
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,16 +25,20 @@ class Windows(NamedTuple):
 
     around: Tensor  # [G, K + 2w] int64: a block's words, and w before and after them
     pairs: Tensor  # [G, K, 2w + 1] bool: whether the word at distance -w ... w is context of word k
+    counts: Tensor  # [G, K, 1]: how many words of context each has
 
     @property
     def words(self) -> Tensor:  # [G, K]
         edge = self.pairs.shape[2] // 2
         return self.around[:, edge : self.around.shape[1] - edge]
 
-    @property
-    def counts(self) -> Tensor:  # [G, K, 1]
-        """How many words of context each has."""
-        return self.pairs.sum(2, keepdim=True)
+
+@cache
+def patterns(window: int, device: torch.device) -> Tensor:  # [(w + 1)², 2w + 1] bool
+    """Which distances -w ... w are in a window of b words before and a after it, in row b (w + 1) + a."""
+    reach, distance = torch.arange(window + 1, device=device), torch.arange(-window, window + 1, device=device)
+    before, after = distance >= -reach[:, None, None], distance <= reach[:, None]
+    return (before & after & (distance != 0)).flatten(0, 1)
 
 
 class Word2Vec(Carrying):
@@ -107,8 +112,8 @@ class Word2Vec(Carrying):
             ratio = (self.subsample or 1) * counts.sum() / counts
             kept = (ratio.sqrt() + ratio).clamp(max=1) if self.subsample else torch.ones_like(counts)
             ends = torch.where(counts > 0, counts**self.power, 0).cumsum(0)
-            middles = (torch.arange(TABLE, device=ends.device, dtype=ends.dtype) + 0.5) * (ends[-1] / TABLE)
-            table = torch.searchsorted(ends, middles).clamp_(max=len(ends) - 1)
+            borders = (ends * (TABLE / ends[-1]) + 0.5).long()
+            table = torch.arange(len(ends), device=ends.device).repeat_interleave(borders.diff(prepend=borders[:1] * 0))
             self.drawing = (kept * (counts > 0)).float(), table
         return self.drawing
 
@@ -153,12 +158,19 @@ class Word2Vec(Carrying):
         near = torch.arange(w, device=device)
         whole[torch.cat([starts + near, stops - 1 - near], 1).flatten()] = False
         whole[len(words) - pad :] = False
-        distance = torch.arange(-w, w + 1, device=device)
-        reach = torch.randint(1, w + 1, (size, 1), device=device, generator=self.random) if self.dynamic else w
         here = slice(w, w + size)
-        pairs = (distance.abs() <= reach) & (distance != 0) & whole[here, None]
-        pairs &= sentences.unfold(0, 2 * w + 1, 1) == sentences[here, None]
-        return Windows(words.unfold(0, self.block + 2 * w, self.block), pairs.view(-1, self.block, 2 * w + 1))
+        reach = torch.randint(1, w + 1, (size,), device=device, generator=self.random) if self.dynamic else w
+        reach = whole[here] * reach
+        # How far a sentence goes on to both sides of each word. Columns meet where no window is whole.
+        breaks = sentences[1:] != sentences[:-1]
+        begins = F.pad(breaks.nonzero().squeeze(1) + 1, (1, 0))
+        ends = F.pad(begins[1:], (0, 1), value=len(words))
+        number, place = F.pad(breaks.cumsum(0), (1, 0))[here], torch.arange(w, w + size, device=device)
+        before = torch.minimum(place - begins.index_select(0, number), reach)
+        after = torch.minimum(ends.index_select(0, number) - 1 - place, reach)
+        pairs = patterns(w, device).index_select(0, before * (w + 1) + after).view(-1, self.block, 2 * w + 1)
+        around = words.unfold(0, self.block + 2 * w, self.block)
+        return Windows(around, pairs, (before + after).view(-1, self.block, 1))
 
 
 class SkipGram(Word2Vec):
@@ -225,14 +237,14 @@ class Banded(torch.autograd.Function):
         scores, width = inputs @ outputs.mT, pairs.shape[2]
         first = scores.shape[1] + width - 1  # of the negatives
         right = at_least_float32(band(scores, width)).sigmoid()  # the chance that it is told apart from noise
-        wrong = at_least_float32(scores[:, :, first:]).neg().sigmoid_()
+        wrong = at_least_float32(scores[:, :, first:]).sigmoid()  # that noise is not
         least = torch.finfo(right.dtype).tiny
         loss = (right.clamp_min(least).log_() * pairs).sum() + (
-            wrong.clamp_min(least).log_().sum(2, True) * share
+            (1 - wrong).clamp_min_(least).log_().sum(2, True) * share
         ).sum()
         slopes = torch.zeros_like(scores)
         band(slopes, width).copy_(right.sub_(1).mul_(pairs))
-        slopes[:, :, first:] = wrong.neg_().add_(1).mul_(share)
+        slopes[:, :, first:] = wrong.mul_(share)
         ctx.save_for_backward(inputs, outputs, slopes)
         return -loss
 

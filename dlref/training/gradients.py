@@ -24,6 +24,9 @@ def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     for parameter in parameters:
         if parameter.grad is not None:
             if parameter.grad.is_sparse:
+                rows = parameter.grad._indices()
+                if len(rows) == 1 and bool((rows[0, 1:] > rows[0, :-1]).all()):  # autograd forgets that it was told so
+                    parameter.grad._coalesced_(True)
                 parameter.grad = parameter.grad.coalesce()
                 found.append(parameter.grad._values())
             else:
