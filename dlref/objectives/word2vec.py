@@ -166,11 +166,11 @@ class Word2Vec(Carrying):
         begins = F.pad(breaks.nonzero().squeeze(1) + 1, (1, 0))
         ends = F.pad(begins[1:], (0, 1), value=len(words))
         number, place = F.pad(breaks.cumsum(0), (1, 0))[here], torch.arange(w, w + size, device=device)
-        before = torch.minimum(place - begins.index_select(0, number), reach)
-        after = torch.minimum(ends.index_select(0, number) - 1 - place, reach)
-        pairs = patterns(w, device).index_select(0, before * (w + 1) + after).view(-1, self.block, 2 * w + 1)
+        left = torch.minimum(place - begins.index_select(0, number), reach)
+        right = torch.minimum(ends.index_select(0, number) - 1 - place, reach)
+        pairs = patterns(w, device).index_select(0, left * (w + 1) + right).view(-1, self.block, 2 * w + 1)
         around = words.unfold(0, self.block + 2 * w, self.block)
-        return Windows(around, pairs, (before + after).view(-1, self.block, 1))
+        return Windows(around, pairs, (left + right).view(-1, self.block, 1))
 
 
 class SkipGram(Word2Vec):
@@ -237,14 +237,16 @@ class Banded(torch.autograd.Function):
         scores, width = inputs @ outputs.mT, pairs.shape[2]
         first = scores.shape[1] + width - 1  # of the negatives
         right = at_least_float32(band(scores, width)).sigmoid()  # the chance that it is told apart from noise
-        wrong = at_least_float32(scores[:, :, first:]).sigmoid()  # that noise is not
+        noise = (
+            at_least_float32(scores[:, :, first:]).neg().sigmoid_()
+        )  # that noise is; 1 less the other would round to 0
         least = torch.finfo(right.dtype).tiny
         loss = (right.clamp_min(least).log_() * pairs).sum() + (
-            (1 - wrong).clamp_min_(least).log_().sum(2, True) * share
+            noise.clamp_min(least).log_().sum(2, True) * share
         ).sum()
         slopes = torch.zeros_like(scores)
         band(slopes, width).copy_(right.sub_(1).mul_(pairs))
-        slopes[:, :, first:] = wrong.mul_(share)
+        slopes[:, :, first:] = noise.neg_().add_(1).mul_(share)
         ctx.save_for_backward(inputs, outputs, slopes)
         return -loss
 

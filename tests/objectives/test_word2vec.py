@@ -17,7 +17,7 @@ from dlref.models.mlp import MLP
 from dlref.models.word_vectors import WordVectors
 from dlref.objectives.counting import Counting
 from dlref.objectives.rows import look_up
-from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
+from dlref.objectives.word2vec import CBOW, Banded, SkipGram, Word2Vec
 from dlref.training import gradients
 
 END = 1
@@ -185,3 +185,12 @@ def test_what_does_not_suit_is_refused() -> None:
     for kind in (SkipGram, Counting):
         with pytest.raises(ConfigError, match="choose model="):
             kind(MLP(2, 2, [3]))
+
+
+@pytest.mark.parametrize("score", [-40.0, 0.0, 12.0, 40.0])
+def test_the_loss_of_noise_stays_exact_where_its_chance_rounds_to_0(score: float) -> None:
+    """Also in float32: a pair of score 0, and negatives of this score that count as 2."""
+    outputs = torch.tensor([[[0.0], [score]]])
+    loss = Banded.apply(torch.ones(1, 1, 1), outputs, torch.ones(1, 1, 1, dtype=torch.bool), torch.full((1, 1, 1), 2.0))
+    expected = F.softplus(torch.tensor(0.0)) + 2 * F.softplus(torch.tensor(score))
+    torch.testing.assert_close(loss, expected)

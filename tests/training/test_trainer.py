@@ -216,6 +216,16 @@ def test_fault_15_nothing_that_is_not_finite_reaches_the_weights(bad: float, whe
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before[-1].items())
 
 
+@pytest.mark.parametrize("rows", [[0, 0, 2], [2, 0, 2], [0, 1, 3]])
+def test_rows_of_a_sparse_gradient_are_each_there_once(rows: list[int]) -> None:
+    table, where = nn.Parameter(torch.zeros(4, 2)), torch.tensor(rows)
+    slopes = torch.arange(6.0).view(3, 2)
+    table.grad = torch.sparse_coo_tensor(where[None], slopes, table.shape)
+    (found,) = gradients.values([table])
+    assert len(found) == len(set(rows))
+    torch.testing.assert_close(table.grad.to_dense(), torch.zeros(4, 2).index_add(0, where, slopes))
+
+
 def test_sparse_rows_are_scaled_and_clipped_as_dense_ones() -> None:
     rows = torch.tensor([1, 4, 1])
     grads = []
