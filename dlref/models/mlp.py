@@ -41,7 +41,7 @@ class MLP(nn.Module):
         init: Init = "torch",
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Flatten()]
+        layers: list[nn.Module] = []
         if components is not None:
             layers.append(PrincipalComponents(inputs, components))
         if input_noise:
@@ -59,4 +59,4 @@ class MLP(nn.Module):
         fit_components(self, inputs)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, ...] -> [B, outputs]
-        return self.layers(x)
+        return self.layers(x.flatten(1))

@@ -80,12 +80,12 @@ def test_fault_05_other_threads_or_torch_are_warned_of_and_go_on(
         (
             "mlp",
             "network.widths=[16,13]",
-            ["net.layers.6.weight is 12×16 there, 13×16 here", "widths [16, 12] → [16, 13]"],
+            ["net.layers.5.weight is 12×16 there, 13×16 here", "widths [16, 12] → [16, 13]"],
         ),
-        ("mlp", "network.norm=null", ["net.layers.2.bias is only here", "network.norm batch → None"]),
+        ("mlp", "network.norm=null", ["net.layers.1.bias is only here", "network.norm batch → None"]),
         ("lstm_lm", "network.width=14", ["net.embed.weight is 378×12 there, 378×14 here", "network.width 12 → 14"]),
         ("lstm_lm", "network.layers=1", ["net.lstm.weight_ih_l1 is only there", "network.layers 2 → 1"]),
-        ("dqn", "network.widths=[17]", ["net.layers.1.weight is 16×4 there, 17×4 here", "network.widths [16] → [17]"]),
+        ("dqn", "network.widths=[17]", ["net.layers.0.weight is 16×4 there, 17×4 here", "network.widths [16] → [17]"]),
         ("mlp", "optimizer=sgd", ["dlref.training.adam.AdamW → torch.optim.SGD"]),
         ("mlp", "optimizer.amsgrad=true", ["optimizer.amsgrad None → True"]),
     ],
@@ -286,7 +286,7 @@ def test_fault_09_a_pickle_bomb_is_refused_as_data(
 
 @pytest.mark.parametrize("name", ["weights.pt", "training.pt", "rank-0.pt"])
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-@pytest.mark.parametrize("content", [[], 3, None, {}, {"net.layers.1.weight": 3}, torch.zeros(3)], ids=repr)
+@pytest.mark.parametrize("content", [[], 3, None, {}, {"net.layers.0.weight": 3}, torch.zeros(3)], ids=repr)
 def test_fault_09_plain_values_in_the_wrong_places_are_refused(
     name: str, content: Any, copy: Copy, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:

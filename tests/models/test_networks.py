@@ -48,7 +48,7 @@ def test_an_mlp_is_fitted_by_its_objective_to_all_training_inputs() -> None:
     expected = PrincipalComponents(6, 3)
     expected.fit([images.flatten(1)])
     Classification(net).fit(Examples(part, torch.zeros(len(part))) for part in images.split(16))
-    torch.testing.assert_close(net.layers[:2](images), expected(images.flatten(1)))
+    torch.testing.assert_close(net.layers[0](images.flatten(1)), expected(images.flatten(1)))
 
 
 def test_noise_and_dropout_are_of_training_alone() -> None:
@@ -79,14 +79,14 @@ def test_dropout_drops_each_unit_with_its_share_and_keeps_the_expectation(share:
 
 def test_batch_norm_makes_hidden_units_standard_in_training() -> None:
     net = MLP(6, 4, [5], norm="batch")
-    hidden = net.layers[:3](100 * torch.randn(64, 6) + 30)
+    hidden = net.layers[:2](100 * torch.randn(64, 6) + 30)
     torch.testing.assert_close(hidden.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(hidden.std(0, correction=0), torch.ones(5), atol=1e-3, rtol=0)
 
 
 def test_layer_norm_makes_the_units_of_an_example_standard() -> None:
     x = 100 * torch.randn(4, 6, 6) + 30
-    hidden = MLP(36, 4, [50], norm="layer").layers[:3](x)
+    hidden = MLP(36, 4, [50], norm="layer").layers[:2](x.flatten(1))
     planes = CNN(6, 6, 4, blocks=[[3]], widths=[], norm="layer").features[:2](x[:, None]).flatten(1)
     for units in (hidden, planes):
         torch.testing.assert_close(units.mean(1), torch.zeros(4), atol=1e-4, rtol=0)

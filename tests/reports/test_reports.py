@@ -140,9 +140,9 @@ def test_filters_are_the_first_weights_beside_those_of_now() -> None:
         pass
 
     net, data, report = MLP(12, 2, [3]), Pictures(), Filters()
-    first = net.layers[1].weight.detach().clone()
+    first = net.layers[0].weight.detach().clone()
     report(net, data, "eval")
-    net.layers[1].weight.mul_(-2)
+    net.layers[0].weight.mul_(-2)
     figure: Any = report(net, data, "eval")["filters"]
     before, now = (np.asarray(axes.images[0].get_array()) for axes in figure.axes)
     for i, weights in enumerate(first.view(3, 3, 4)):
@@ -155,8 +155,8 @@ def test_filters_are_the_first_weights_beside_those_of_now() -> None:
 @pytest.mark.usefixtures("without_gradients")
 def test_filters_behind_principal_components_are_shown_as_images() -> None:
     net, data = MLP(12, 2, [3], components=5), Shades()
-    net.layers[1].directions.copy_(torch.linalg.qr(torch.randn(12, 5)).Q)
+    net.layers[0].directions.copy_(torch.linalg.qr(torch.randn(12, 5)).Q)
     filters = Filters().weights(net, data)
     x = torch.randn(4, 12)
     assert filters is not None
-    torch.testing.assert_close(x @ filters.flatten(1).T, net.layers[1](x) @ net.layers[2].weight.T)
+    torch.testing.assert_close(x @ filters.flatten(1).T, net.layers[0](x) @ net.layers[1].weight.T)
