@@ -17,7 +17,7 @@ from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.rows import look_up
 
-TABLE = 2**22  # entries from which negatives are drawn: as many of each word as its share
+TABLE = 2**21  # entries from which negatives are drawn: as many of each word as its share
 
 
 class Windows(NamedTuple):
@@ -65,7 +65,7 @@ class Word2Vec(Carrying):
         subsample: float | None = 1e-3,
         negatives: int | None = 5,
         power: float = 0.75,
-        block: int = 32,
+        block: int = 64,
         shared: int = 32,
         unknown: int | None = 0,
         end: int | None = 1,
@@ -113,7 +113,9 @@ class Word2Vec(Carrying):
             kept = (ratio.sqrt() + ratio).clamp(max=1) if self.subsample else torch.ones_like(counts)
             ends = torch.where(counts > 0, counts**self.power, 0).cumsum(0)
             borders = (ends * (TABLE / ends[-1]) + 0.5).long()
-            table = torch.arange(len(ends), device=ends.device).repeat_interleave(borders.diff(prepend=borders[:1] * 0))
+            table = torch.arange(len(ends), dtype=torch.int32, device=ends.device).repeat_interleave(
+                borders.diff(prepend=borders[:1] * 0)
+            )
             self.drawing = (kept * (counts > 0)).float(), table
         return self.drawing
 
@@ -121,7 +123,7 @@ class Word2Vec(Carrying):
     def noise(self, count: int) -> Tensor:  # [G, S]
         table = self.chances()[1]
         places = torch.randint(len(table), (count * self.shared,), device=table.device, generator=self.random)
-        return table.index_select(0, places).view(count, self.shared)
+        return table.index_select(0, places).long().view(count, self.shared)
 
     @torch.compiler.disable  # how many words are kept is a size that a graph does not know
     def windows(self, batch: Any) -> Windows:
@@ -237,16 +239,14 @@ class Banded(torch.autograd.Function):
         scores, width = inputs @ outputs.mT, pairs.shape[2]
         first = scores.shape[1] + width - 1  # of the negatives
         right = at_least_float32(band(scores, width)).sigmoid()  # the chance that it is told apart from noise
-        noise = (
-            at_least_float32(scores[:, :, first:]).neg().sigmoid_()
-        )  # that noise is; 1 less the other would round to 0
+        noise = at_least_float32(scores[:, :, first:])
+        wrong = noise.sigmoid()  # the chance that noise is not
         least = torch.finfo(right.dtype).tiny
-        loss = (right.clamp_min(least).log_() * pairs).sum() + (
-            noise.clamp_min(least).log_().sum(2, True) * share
-        ).sum()
+        apart = wrong.clamp_min(least).log_().sub_(noise).clamp_(max=0)  # log σ(-s), exact where σ(s) rounds to 1
+        loss = (right.clamp_min(least).log_() * pairs).sum() + (apart.sum(2, True) * share).sum()
         slopes = torch.zeros_like(scores)
         band(slopes, width).copy_(right.sub_(1).mul_(pairs))
-        slopes[:, :, first:] = noise.neg_().add_(1).mul_(share)
+        slopes[:, :, first:] = wrong.mul_(share)
         ctx.save_for_backward(inputs, outputs, slopes)
         return -loss
 
