@@ -79,7 +79,7 @@ BENCHMARKS = {
         ],
         ["dqn_sb3.py", "8192"],
     ),
-    "word2vec": words(ENGLISH, "optimizer.lr=1600"),
+    "word2vec": words(ENGLISH, "optimizer.lr=1600", "objective.shared=38"),
     # A third of the words, a third of the steps, which may be longer; <unk> is a word there, for the peer too.
     "word2vec_ptb": words(PTB, "optimizer.lr=2667", "optimizer.longest=1", "objective.unknown=null"),
 }
