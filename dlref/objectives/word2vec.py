@@ -231,27 +231,24 @@ class Banded(torch.autograd.Function):
     """-Σ log σ(s) over the pairs in a band of the scores, and -Σ share · log σ(-s) over the last columns, the negatives.
 
     inputs [G, K, D], outputs [G, K + W - 1 + S, D], whose products are the scores; pairs [G, K, W] bool, share [G, K, 1] ->
-    scalar. The slopes σ(s) - 1 and share · σ(s) are taken together with the loss, and only where they are not 0.
+    scalar. σ is taken once, for the loss and its slopes σ(s) - 1 and share · σ(s), and only where they are not 0.
     """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, outputs: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
         scores, width = inputs @ outputs.mT, pairs.shape[2]
-        first = scores.shape[1] + width - 1  # of the negatives
-        right = at_least_float32(band(scores, width)).sigmoid()  # the chance that it is told apart from noise
-        noise = at_least_float32(scores[:, :, first:])
-        wrong = noise.sigmoid()  # the chance that noise is not
-        least = torch.finfo(right.dtype).tiny
-        apart = wrong.clamp_min(least).log_().sub_(noise).clamp_(max=0)  # log σ(-s), exact where σ(s) rounds to 1
-        loss = (right.clamp_min(least).log_() * pairs).sum() + (apart.sum(2, True) * share).sum()
-        slopes = torch.zeros_like(scores)
-        band(slopes, width).copy_(right.sub_(1).mul_(pairs))
-        slopes[:, :, first:] = wrong.mul_(share)
-        ctx.save_for_backward(inputs, outputs, slopes)
-        return -loss
+        # Below -80 a score counts as -80, whose σ is not yet 0.
+        near = at_least_float32(band(scores, width)).clamp(min=-80)
+        noise = at_least_float32(scores[:, :, scores.shape[1] + width - 1 :]).clamp(min=-80)
+        right, wrong = near.sigmoid_(), noise.sigmoid()  # the chance that a pair is told from noise, and noise is not
+        apart = wrong.log().sub_(noise)  # log σ(-s), exact also where σ(s) rounds to 1
+        ctx.save_for_backward(inputs, outputs, pairs, share, right, wrong)
+        return -(right.log().mul_(pairs).sum() + (apart.sum(2, True) * share).sum())
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        inputs, outputs, slopes = ctx.saved_tensors
-        slopes = slopes * slope.to(slopes.dtype)
+        inputs, outputs, pairs, share, right, wrong = ctx.saved_tensors
+        slopes = inputs.new_zeros(len(inputs), inputs.shape[1], outputs.shape[1])
+        band(slopes, pairs.shape[2]).copy_((right - 1).mul_(pairs).mul_(slope))
+        slopes[:, :, -wrong.shape[2] :] = wrong * (share * slope)
         return slopes @ outputs, slopes.mT @ inputs, None, None
