@@ -66,7 +66,7 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     objective: Objective = make(config["objective"], "objective", plugins, net=network())
     dtype = torch.float64 if config["trainer"].get("precision") == "float64" else None
     objective = objective.to(device, dtype)
-    reports = config.get("reports") or {}
+    reports = {name: section for name, section in (config.get("reports") or {}).items() if section is not None}
     return Model(data, objective, {name: make(section, "reports", plugins) for name, section in reports.items()})
 
 
@@ -185,7 +185,8 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
             check_section(group, sections, group, plugins)
         elif isinstance(sections, Mapping):
             for name, section in sections.items():
-                check_section(f"reports.{name}", section, group, plugins)
+                if section is not None:  # null leaves a report out
+                    check_section(f"reports.{name}", section, group, plugins)
         elif sections is not None:
             raise ConfigError(f"reports is {sections!r}; it takes reports by name, each with a _target_")
     if not isinstance(config.get("trainer"), Mapping):

@@ -150,3 +150,9 @@ def test_a_typed_limit_replaces_those_of_the_yamls(name: str) -> None:
     one_limit(config, typed)
     limits = {other: config["trainer"].get(other) for other in ("max_steps", "passes", "max_seconds")}
     assert limits == dict.fromkeys(limits, None) | {name: 7}
+
+
+def test_a_report_that_is_null_is_left_out() -> None:
+    config = compose(["model=mlp", "reports.decision_boundary=null"])
+    build.check(config)
+    assert set(build.build(config, CPU).reports) == set(compose(["model=mlp"])["reports"]) - {"decision_boundary"}
