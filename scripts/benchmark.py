@@ -54,6 +54,15 @@ def words(corpus: str, *more: str) -> Benchmark:
     )
 
 
+LSTM_LM = [
+    "model=lstm_lm",
+    "data=ptb",
+    "network.width=200",
+    "network.layers=2",
+    "network.tied=false",
+    "network.dropout=0.2",
+]
+
 BENCHMARKS = {
     "mlp": Benchmark(
         "samples",
@@ -78,6 +87,14 @@ BENCHMARKS = {
             *("data.envs=64", "data.play_steps=2", "data.batch_size=64"),
         ],
         ["dqn_sb3.py", "8192"],
+    ),
+    "lstm_lm": Benchmark(
+        "tokens",
+        [
+            *(*LSTM_LM, "optimizer=sgd", "optimizer.lr=20", "schedule=constant", "trainer.clip_norm=0.25"),
+            *("data.batch_size=20", "data.length=35", "threads=2", "trainer.max_steps=400"),
+        ],
+        ["lstm_lm.py", "{data}/ptb/ptb.train.txt", "100"],
     ),
     "word2vec": words(ENGLISH, "optimizer.lr=1600", "objective.shared=38"),
     # A third of the words, a third of the steps, which may be longer; <unk> is a word there, for the peer too.

@@ -24,6 +24,7 @@ MODEL_OF = {
         ("python_docs_long_pieces", "ptb_short_pieces", "text_long_pieces", "text8_long_pieces"), "word2vec"
     ),
     "counting": "ppmi_svd",
+    "kneser_ney": "ngram",
     "q_learning": "dqn",
     "denoising": "ladder",
     **dict.fromkeys(("python_docs", "markov_chain", "text", "ptb", "tiny_shakespeare", "text8"), "lstm_lm"),
@@ -39,8 +40,9 @@ MODEL_OF = {
 
 
 def marked(option: str) -> Any:
-    """Large networks take seconds for their two steps."""
-    return pytest.param("experiment", option, marks=[pytest.mark.slow] * (option in ("cnn_mnist_deep", "dqn_pong")))
+    """Large networks take seconds for their two steps, and evaluating a large text does."""
+    slow = option in ("cnn_mnist_deep", "dqn_pong", "ngram_ptb")
+    return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     assert code == 0, said
     last = Checkpoints(tmp_path / "run" / "checkpoints").newest("step")
     assert last is not None
-    assert last.step == (1 if option == "ppmi_svd" else 2)  # which is fitted at once
+    assert last.step == (1 if option in ("ppmi_svd", "ngram", "ngram_ptb") else 2)  # the former are fitted at once
 
 
 @pytest.mark.parametrize("model", ["dqn", "q_table", "reinforce", "actor_critic"])

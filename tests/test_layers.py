@@ -12,6 +12,7 @@ PARTS = [
     "equations",
     "errors",
     "metrics",
+    "generation",
     "models",
     "data",
     "objectives",
@@ -27,12 +28,14 @@ MAY = {
     "equations": {"equations"},  # and nobody but tests imports them
     "errors": set(),
     "metrics": set(),
+    "generation": set(),
     "models": {"models"},
     "data": {"data"},
     "objectives": {"objectives", "metrics"},
     "reports": {
         "reports",
         "metrics",
+        "generation",
         "data",
     },  # some compare with published judgements, which are fetched like other data
     "training": {"training", "metrics", "objectives"},  # the trainer's signature names the base class Objective

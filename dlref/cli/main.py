@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
     "evaluate": "loss, figures and pictures of a trained model: RUN_OR_CHECKPOINT [split=test]",
     "predict": "what a trained model says of a table or of pictures: RUN FILE…",
+    "generate": "text that a trained language model writes: RUN [--prompt TEXT] [--temperature 1] …",
     "neighbors": "words that are alike: RUN king queen, or RUN king - man + woman",
     "play": "greedy episodes of a model that learned from play: RUN [--episodes N] [--video FILE.gif]",
     "study": "a demonstration of the books, with its table and pictures: NAME [key=value …]",
@@ -56,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = os.environ.get("RANK", "0")
     logger.setLevel(logging.INFO if rank == "0" else logging.ERROR)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
+        return explained(lambda: print(usage(), flush=True) or 0)
     if arguments[0] in ("-V", "--version"):
         from importlib.metadata import version
 

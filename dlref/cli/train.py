@@ -93,6 +93,7 @@ def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
 
     build.check(config, plugins)
     device = devices.choose_device(config["device"], local_rank)
+    devices.keep_memory()
     with distributed.group(ranks, device), devices.explained(), devices.flushed():
         return run(config, overrides, plugins, checkpoint, folder, Shard(rank, ranks), device)
 

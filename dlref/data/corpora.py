@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlref.data.download import RemoteFile, data_root, fetch
 from dlref.data.encoding import Encoded, encode
-from dlref.data.language import LanguageModelText
+from dlref.data.language import LanguageModelText, Order
 from dlref.data.text import Level
 from dlref.errors import ConfigError
 
@@ -66,9 +66,10 @@ class TextFiles(EncodedText):
         batch_size: int = 20,
         length: int = 35,
         eval_columns: int = 1,
+        order: Order = "fixed",
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed)
         if not 0 <= eval_share + test_share < 1:
             raise ConfigError(
                 f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
@@ -88,9 +89,10 @@ class PennTreebank(EncodedText):
         batch_size: int = 20,
         length: int = 35,
         eval_columns: int = 1,
+        order: Order = "fixed",
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed)
         self.root = data_root(root)
         self.take(encode({split: fetch(file, self.root) for split, file in PTB_FILES.items()}, "words"))
 
@@ -106,9 +108,10 @@ class TinyShakespeare(EncodedText):
         batch_size: int = 32,
         length: int = 128,
         eval_columns: int = 1,
+        order: Order = "fixed",
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed)
         self.root = data_root(root)
         file = fetch(SHAKESPEARE, self.root)
         self.take(encode({"train": file}, level, pieces=pieces, shares={"test": 0.1, "eval": 0.045}))
@@ -126,9 +129,10 @@ class Text8(EncodedText):
         batch_size: int = 20,
         length: int = 35,
         eval_columns: int = 1,
+        order: Order = "fixed",
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed)
         self.root = data_root(root)
         file = fetch(TEXT8, self.root)
         self.take(encode({"train": file}, level, minimum, pieces=pieces, shares={"test": 0.05, "eval": 0.05}))

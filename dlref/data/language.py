@@ -1,14 +1,16 @@
 """A language model's batches: text in parallel columns, piece by piece."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, place_of
+from dlref.data import Shard, generator, place_of
 from dlref.data.text import Tokenizer, Vocabulary
 from dlref.errors import ConfigError, DataError
 
+Order = Literal["fixed", "shifted", "rotated"]
 EVAL_LENGTH = 256  # tokens a piece, without any effect on the figures: the state is carried over
 
 
@@ -20,16 +22,20 @@ class Piece(NamedTuple):
     begins: bool  # the columns begin here, so nothing is carried over
 
 
-def piece(tokens: Tensor, targets: Tensor, start: int, length: int) -> Piece:
-    """A part of all columns, in the type that networks look words up by."""
-    part = slice(start, start + length)
-    return Piece(tokens[:, part].long(), targets[:, part].long(), start == 0)
+def piece(text: Tensor, places: Tensor, begins: bool) -> Piece:  # [N], [B, T]
+    """The tokens at these places and those after each, in the type that networks look words up by."""
+    return Piece(text[places].long(), text[places + 1].long(), begins)
 
 
 class LanguageModelText:
     """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens, or slightly fewer.
 
-    A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns.
+    A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns. Its
+    columns are cut at the same places in every pass, or by `order` at others, which are drawn for each pass but the first:
+    `shifted` moves all cuts by the same number of tokens, and the text goes on at its beginning behind its end; `rotated`
+    begins every column at a place of its own, and goes on at the column's beginning (Press 2019, *Partially shuffling the
+    training data to improve language models*).
+
     Evaluation predicts every token but the first once, in `eval_columns` columns: with 1 each token sees all that came
     before it; more are faster, and begin without a past.
     """
@@ -39,11 +45,12 @@ class LanguageModelText:
     vocabulary: Vocabulary
     splits: dict[str, Tensor]  # [N] of whole numbers, which may lie on the disk
 
-    def __init__(self, batch_size: int, length: int, eval_columns: int, seed: int) -> None:
+    def __init__(self, batch_size: int, length: int, eval_columns: int, order: Order, seed: int) -> None:
         if min(batch_size, length, eval_columns) < 1:
             values = f"data.batch_size is {batch_size}, length {length} and eval_columns {eval_columns}"
             raise ConfigError(f"{values}; they take 1 or more")
-        self.batch_size, self.length, self.eval_columns, self.seed = batch_size, length, eval_columns, seed
+        self.batch_size, self.length, self.eval_columns = batch_size, length, eval_columns
+        self.order, self.seed = order, seed
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -73,15 +80,27 @@ class LanguageModelText:
         return self.splits[split]
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Piece]:
-        text, column = self.split("train").to(place_of(net)[0]), self.column("train")
-        rows = shard.share(0, self.batch_size)
-        used = self.batch_size * column
-        tokens, targets = text[:used].view(-1, column)[rows], text[1 : used + 1].view(-1, column)[rows]
-        number, pieces = first_batch, int(self.batches_per_pass)
+        device = place_of(net)[0]
+        text, column = self.split("train").to(device), self.column("train")
+        rows, pieces, number = shard.share(0, self.batch_size), int(self.batches_per_pass), first_batch
         length = -(-column // pieces)  # all alike, where the last of them would else be short
         while True:
-            yield piece(tokens, targets, number % pieces * length, length)
+            shift, rotation = (part.to(device) for part in self.cuts(number // pieces, column))
+            places = torch.arange(number % pieces * length, min((number % pieces + 1) * length, column), device=device)
+            places = (places + rotation[rows]) % column
+            starts = torch.arange(rows.start, rows.stop, device=device)[:, None] * column
+            yield piece(text, (starts + places + shift) % (len(text) - 1), number % pieces == 0)
             number += 1
+
+    def cuts(self, number: int, column: int) -> tuple[Tensor, Tensor]:  # [], [B, 1]
+        """By how many tokens the columns of a pass are shifted, and how far each begins behind its cut."""
+        shift, rotation = torch.zeros((), dtype=torch.int64), torch.zeros(self.batch_size, 1, dtype=torch.int64)
+        random = generator(self.seed, 3, number)
+        if number and self.order == "shifted":
+            shift.random_(0, len(self.split("train")) - 1, generator=random)
+        if number and self.order == "rotated":
+            rotation.random_(0, column, generator=random)
+        return shift, rotation
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Piece]:
         text = self.split(split).to(place_of(net)[0])
@@ -89,11 +108,12 @@ class LanguageModelText:
         column = (len(text) - 1) // columns
         rows, used = shard.share(0, columns), columns * column
         if rows.start < rows.stop:
-            tokens, targets = text[:used].view(columns, column)[rows], text[1 : used + 1].view(columns, column)[rows]
+            starts = torch.arange(rows.start, rows.stop, device=text.device)[:, None] * column
             for start in range(0, column, EVAL_LENGTH):
-                yield piece(tokens, targets, start, EVAL_LENGTH)
+                places = torch.arange(start, min(start + EVAL_LENGTH, column), device=text.device)
+                yield piece(text, starts + places, start == 0)
         if used < len(text) - 1 and shard.rank == 0:  # what does not divide, in a column of its own
-            yield piece(text[None, used:-1], text[None, used + 1 :], 0, columns)
+            yield piece(text, torch.arange(used, len(text) - 1, device=text.device)[None], True)
 
     def describe(self) -> dict[str, Any]:
         return {"vocabulary": self.vocabulary.words, "tokenizer": self.tokenizer.describe()}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from dlref.data import generator
-from dlref.data.language import LanguageModelText
+from dlref.data.language import LanguageModelText, Order
 from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.errors import ConfigError
 
@@ -25,9 +25,10 @@ class MarkovChain(LanguageModelText):
         batch_size: int = 20,
         length: int = 35,
         eval_columns: int = 1,
+        order: Order = "fixed",
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed)
         if words < 2 or tokens < 100:
             raise ConfigError(f"data.words is {words}, 2 or more, and tokens {tokens}, 100 or more")
         drawn = 2 * torch.randn(words, words, generator=generator(chain), dtype=torch.float64)

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from dlref.data.language import LanguageModelText
+from dlref.data.language import LanguageModelText, Order
 from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.errors import ConfigError
 
@@ -17,9 +17,15 @@ class PythonDocs(LanguageModelText):
     """
 
     def __init__(
-        self, minimum: int = 2, batch_size: int = 20, length: int = 35, eval_columns: int = 1, seed: int = 0
+        self,
+        minimum: int = 2,
+        batch_size: int = 20,
+        length: int = 35,
+        eval_columns: int = 1,
+        order: Order = "fixed",
+        seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed)
         if minimum < 1:
             raise ConfigError(f"data.minimum is {minimum}; it takes 1 or more")
         from pydoc_data.topics import topics

@@ -3,28 +3,58 @@
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
+from dlref.objectives.cross_entropy import LinearCrossEntropy
 
 
 class LanguageModelling(Carrying):
     """`nll` is in nats per token, so the perplexity is per token too.
 
     Truncated back-propagation through time (Williams & Peng 1990): a piece begins with the state that the one before
-    ended with. Training and evaluation each carry their own.
+    ended with. Training and evaluation each carry their own. In training `loss` also has, per token, `activation` times
+    the mean square of what the scores are made of, and `change` times that of its change from token to token, before
+    dropout (Merity et al. 2017, *Revisiting activation regularization for language RNNs*).
     """
+
+    net: Any
+
+    def __init__(self, net: nn.Module, activation: float = 0.0, change: float = 0.0) -> None:
+        super().__init__(net)
+        if (activation or change) and not hasattr(net, "read"):
+            raise ConfigError(f"objective.activation and change are for recurrent networks, not {type(net).__name__}")
+        self.activation, self.change = activation, change
 
     def forward(self, batch: Any) -> Totals:
         state = None if batch.begins else self.states[self.training]
-        logits, state = self.net(batch.tokens, state)
+        targets = batch.targets.flatten()
+        penalty: Tensor | float = 0.0
+        if self.training and hasattr(self.net, "read"):
+            features, before, state = self.net.read(batch.tokens, state)
+            out = self.net.out
+            nll, hits = LinearCrossEntropy.apply(features.flatten(0, 1), out.weight, out.bias, targets)
+            penalty = self.penalty(features, before)
+        else:
+            logits, state = self.net(batch.tokens, state)
+            logits = at_least_float32(logits).flatten(0, 1)
+            nll, hits = F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(1) == targets).sum()
         # The gradient stops here: the state is carried over, its history is not.
         self.states[self.training] = tuple(part.detach() for part in state)
-        logits, targets = at_least_float32(logits).flatten(0, 1), batch.targets.flatten()
-        nll = F.cross_entropy(logits, targets, reduction="sum")
         count = len(targets)
         return {
-            "loss": Mean(nll, count),
-            "nll": Mean(nll, count),
-            "accuracy": Mean((logits.argmax(1) == targets).sum(), count),
+            "loss": Mean(nll + penalty, count),
+            "nll": Mean(nll.detach(), count),
+            "accuracy": Mean(hits, count),
         }
+
+    def penalty(self, features: Tensor, before: Tensor) -> Tensor | float:  # [B, T, D] each
+        total: Tensor | float = 0.0
+        if self.activation:
+            total = total + self.activation * at_least_float32(features).square().mean(2).sum()
+        if self.change and before.shape[1] > 1:
+            steps = at_least_float32(before[:, 1:] - before[:, :-1]).square().mean((1, 2)).sum()
+            total = total + self.change * steps * before.shape[1]
+        return total

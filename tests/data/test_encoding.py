@@ -102,7 +102,7 @@ def test_any_lines_come_back(lines: list[list[str]]) -> None:
         ("a.txt", b"\xef\xbb\xbf", "holds no text"),
         ("a.txt", b"good\nbad \xff\n", "line 2, holds bytes that are not UTF-8"),
         ("a.txt", b"good\n\nzero \0\n", "line 3, holds a NUL byte"),
-        ("a.txt.gz", gzip.compress(b"one two three\n" * 1000)[:-20], "cut off or damaged"),
+        ("a.txt.gz", gzip.compress(b"one two three\n" * 1000, mtime=0)[:-20], "cut off or damaged"),
         ("a.txt.gz", b"plain text\n", "cut off or damaged"),
         ("a.zip", b"plain text\n", "cut off or damaged"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dlref.data import Shard
-from dlref.data.language import LanguageModelText, Piece
+from dlref.data.language import LanguageModelText, Order, Piece
 from dlref.data.markov_chain import MarkovChain
 from dlref.data.python_docs import PythonDocs
 from dlref.data.text import Vocabulary
@@ -19,8 +19,10 @@ NET = nn.Linear(1, 1)
 
 
 class Numbers(LanguageModelText):
-    def __init__(self, tokens: int, batch_size: int, length: int, eval_columns: int = 1) -> None:
-        super().__init__(batch_size, length, eval_columns, seed=0)
+    def __init__(
+        self, tokens: int, batch_size: int, length: int, eval_columns: int = 1, order: Order = "fixed"
+    ) -> None:
+        super().__init__(batch_size, length, eval_columns, order, seed=0)
         self.vocabulary = Vocabulary(["<unk>"])
         self.splits = {"train": torch.arange(tokens), "eval": torch.arange(tokens)}
 
@@ -38,6 +40,25 @@ def test_training_columns_go_on_where_they_ended(tokens: int, size: int, length:
     assert torch.equal(rows, torch.arange((tokens - 1) // size * size).view(size, -1))
     assert all(torch.equal(piece.targets, piece.tokens + 1) for piece in pieces)
     assert next(data.train_batches(NET, Shard(), len(pieces))).begins
+
+
+@pytest.mark.parametrize("order", ["shifted", "rotated"])
+def test_other_passes_cut_the_text_at_other_places_and_miss_nothing(order: Order) -> None:
+    data = Numbers(62, 3, 4, order=order)  # three columns of 20 tokens
+    pieces: list[Piece] = list(islice(data.train_batches(NET, Shard(), 0), 15))
+    assert [piece.begins for piece in pieces] == [number % 5 == 0 for number in range(15)]
+    assert all(torch.equal(piece.targets, piece.tokens + 1) for piece in pieces)
+    passes = [torch.cat([piece.tokens for piece in pieces[at : at + 5]], dim=1) for at in (0, 5, 10)]
+    assert torch.equal(passes[0], torch.arange(60).view(3, 20))
+    assert len({tuple(rows[:, 0].tolist()) for rows in passes}) == 3
+    for rows in passes[1:]:
+        rotated = order == "rotated"
+        assert rotated == torch.equal(rows.sort(1).values, passes[0])  # each column holds what it held
+        assert rotated or torch.equal(rows.diff(dim=1).remainder(61), torch.ones(3, 19).long())
+        assert len(rows.unique()) == 60
+    ranks = [list(islice(data.train_batches(NET, Shard(rank, 2), 5), 10)) for rank in range(2)]
+    for number, (one, other) in enumerate(zip(*ranks, strict=True)):
+        assert torch.equal(torch.cat([one.tokens, other.tokens]), pieces[5 + number].tokens)
 
 
 @given(st.integers(2, 700), st.integers(1, 7), st.integers(1, 4))

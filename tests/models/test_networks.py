@@ -125,13 +125,53 @@ def test_the_recurrent_network_is_the_lstm_step_by_step() -> None:
     for row in range(2):
         h, c = torch.zeros(2, 4, dtype=torch.float64)
         for t, token in enumerate(tokens[row].tolist()):
-            gates = p["lstm.weight_ih_l0"] @ p["embed.weight"][token] + p["lstm.bias_ih_l0"]
-            gates = gates + p["lstm.weight_hh_l0"] @ h + p["lstm.bias_hh_l0"]
+            gates = p["layers.0.weight_ih_l0"] @ p["embed.weight"][token] + p["layers.0.bias_ih_l0"]
+            gates = gates + p["layers.0.weight_hh_l0"] @ h + p["layers.0.bias_hh_l0"]
             i, f, g, o = gates.split(4)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
             torch.testing.assert_close(logits[row, t], p["embed.weight"] @ h + p["out.bias"])
-        torch.testing.assert_close((h_end[0, row], c_end[0, row]), (h, c))
+        torch.testing.assert_close((h_end[row], c_end[row]), (h, c))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_token_by_token_is_all_at_once(cell: Any) -> None:
+    torch.manual_seed(0)
+    net = (
+        RecurrentLM(vocab_size=9, width=4, layers=2, hidden=5, cell=cell, dropout=0.5, weight_drop=0.5).double().eval()
+    )
+    tokens = torch.randint(9, (3, 7))
+    expected, _ = net(tokens)
+    for read in (0, 3):  # tokens that are read before the first is written
+        state = net.begin(tokens[:, :read])
+        for t in range(read, 7):
+            logits, state = net.step(state, tokens[:, t])
+            torch.testing.assert_close(logits, expected[:, t])
+    rows = tuple(part[[2, 0]] for part in net.begin(tokens))  # a state goes with its row
+    torch.testing.assert_close(
+        net.step(rows, tokens[[2, 0], 0])[0], net.step(net.begin(tokens), tokens[:, 0])[0][[2, 0]]
+    )
+
+
+def test_a_gradient_of_rows_is_the_whole_one() -> None:
+    tokens = torch.randint(9, (3, 7))
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        net = RecurrentLM(9, 4, tied=False, sparse=sparse)
+        net(tokens)[0].square().sum().backward()
+        assert net.embed.weight.grad is not None
+        found.append(net.embed.weight.grad.to_dense())
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"layers": 0}, {"hidden": 0}, {"dropout": 1.0}, {"weight_drop": -0.1}, {"word_dropout": 1.5}, {"sparse": True}],
+)
+def test_an_impossible_recurrent_network_is_refused(settings: dict) -> None:
+    with pytest.raises(ConfigError, match="network"):
+        RecurrentLM(9, 4, **settings)
 
 
 def test_an_untrained_language_model_is_near_the_uniform_one() -> None:

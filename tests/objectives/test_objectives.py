@@ -106,6 +106,46 @@ def test_the_gradient_stops_at_the_seam_of_two_pieces() -> None:
     torch.testing.assert_close(gradient, net.embed.weight.grad)
 
 
+def test_slopes_formed_at_once_are_those_of_the_scores() -> None:
+    """Training, which forms them with the loss, and evaluation, which takes the cross-entropy of scores."""
+    objective = LanguageModelling(RecurrentLM(vocab_size=11, width=6, layers=2, cell="gru", hidden=5))
+    text = torch.randint(11, (3, 9))
+    piece = Piece(text[:, :-1], text[:, 1:], True)
+    found = []
+    for mode in (True, False):
+        totals = objective.train(mode)(piece)
+        totals["loss"].total.backward(torch.tensor(0.25))
+        found.append((totals["nll"].total, totals["accuracy"].total, [p.grad for p in objective.parameters()]))
+        objective.zero_grad()
+    torch.testing.assert_close(*found)
+
+
+def test_a_chance_too_small_for_its_type_is_no_infinite_loss() -> None:
+    net = RecurrentLM(vocab_size=5, width=2, tied=False)
+    with torch.no_grad():
+        net.out.bias.copy_(torch.tensor([2000.0, 0, 0, 0, 0]))
+    totals = LanguageModelling(net)(Piece(torch.zeros(1, 3).long(), torch.ones(1, 3).long(), True))
+    totals["loss"].total.backward()
+    assert 3 * 700 < totals["loss"].total.item() < math.inf
+    torch.testing.assert_close(net.out.bias.grad, torch.tensor([3.0, -3.0, 0, 0, 0]))
+
+
+def test_activation_regularisation_is_in_the_loss_and_not_in_the_nll() -> None:
+    """Merity et al. 2017, equations 1 and 2, token by token; nothing is dropped, so both are of the same h."""
+    net, text = RecurrentLM(vocab_size=11, width=6), torch.randint(11, (3, 9))
+    totals = LanguageModelling(net, activation=0.7, change=0.3)(Piece(text[:, :-1], text[:, 1:], True))
+    h, before, _ = net.read(text[:, :-1])
+    assert torch.equal(h, before)
+    squares = [float(unit) ** 2 for unit in h.flatten()]
+    steps = [float(h[b, t + 1, d] - h[b, t, d]) ** 2 for b in range(3) for t in range(7) for d in range(6)]
+    penalty = 0.7 * sum(squares) / len(squares) + 0.3 * sum(steps) / len(steps)
+    assert totals["loss"].value == pytest.approx(totals["nll"].value + penalty, rel=1e-12)
+    evaluated = LanguageModelling(net, activation=0.7).eval()(Piece(text[:, :-1], text[:, 1:], True))
+    assert evaluated["loss"].value == evaluated["nll"].value == pytest.approx(totals["nll"].value, rel=1e-12)
+    with pytest.raises(ConfigError, match=r"objective\.activation"):
+        LanguageModelling(MLP(5, 4, [6]), change=0.1)
+
+
 class Case(NamedTuple):
     net: MLP
     objective: QLearning

@@ -13,7 +13,9 @@ from tests.proofs import (  # noqa: F401  they fill PROOFS
     test_gradient_equations,
     test_layer_equations,
     test_loss_equations,
+    test_ngram_equations,
     test_optimizer_equations,
+    test_recurrent_equations,
     test_reinforcement_equations,
     test_word_equations,
 )

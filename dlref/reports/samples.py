@@ -1,0 +1,84 @@
+"""Text that a language model writes, to read along as it learns."""
+
+import itertools
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlref.data import generator, place_of
+from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
+from dlref.generation import check, generate
+from dlref.reports import Report
+
+WIDTH = 100  # letters a line
+
+
+def writes(net: nn.Module) -> bool:
+    return hasattr(net, "begin") and hasattr(net, "step")
+
+
+def written(
+    net: Any, tokenizer: Tokenizer, vocabulary: Vocabulary, prompt: str, unknown: bool = False, **settings: Any
+) -> Iterator[str]:
+    """A prompt as the network reads it, and how it goes on, in pieces that come as they are written.
+
+    An empty prompt stands for the end of a line, after which a new one begins. `<unk>` is what the vocabulary lacks, and
+    is written only if `unknown`. `settings` are those of `generate`.
+    """
+    ids = vocabulary.lookup_indices(tokenizer(prompt))
+    context = ids or vocabulary.lookup_indices(tokenizer("\n"))
+    # The line feed ends a line of characters, and an <eos> in their vocabulary has never been seen.
+    never = ([] if unknown else [UNKNOWN]) + ([] if tokenizer("\n") == [END] else [END])
+    forbidden = [vocabulary[word] for word in never if word in vocabulary]
+    tokens = generate(net, torch.tensor([context], device=place_of(net)[0]), forbidden=forbidden, **settings)
+    return joined(tokenizer, map(vocabulary.lookup_token, itertools.chain(ids, (int(token) for token in tokens))))
+
+
+def joined(tokenizer: Tokenizer, tokens: Iterable[str]) -> Iterator[str]:
+    """`tokenizer.join(tokens)` in pieces, each as soon as it is certain: white space waits for what comes after it."""
+    line: list[str] = []  # the last token to be seen and what has followed; what came before has no more effect
+    told = 0
+    for token in tokens:
+        line.append(token)
+        if piece := tokenizer.join(line)[told:]:
+            yield piece
+            line = [token]
+            told = len(tokenizer.join(line))
+
+
+class Samples(Report):
+    """`length` tokens after each of the `prompts`, or one text from the beginning of a line; the same draws each time."""
+
+    while_training = True
+
+    def __init__(
+        self,
+        length: int = 100,
+        prompts: Sequence[str] = (),
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        check(length, temperature, top_k, top_p)
+        self.settings: dict[str, Any] = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.prompts, self.seed = prompts or [""], seed
+
+    def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
+        tokenizer, vocabulary = getattr(data, "tokenizer", None), getattr(data, "vocabulary", None)
+        if not writes(net) or tokenizer is None or vocabulary is None:
+            return {}
+        texts = []
+        for number, prompt in enumerate(self.prompts):
+            draw = generator(self.seed, number)
+            text = "".join(written(net, tokenizer, vocabulary, prompt, generator=draw, **self.settings))
+            texts.append("\n".join(map(folded, text.split("\n"))))
+        # TensorBoard reads Markdown, in which lines that stand farther in stay as they are.
+        return {"sample": textwrap.indent("\n\n".join(texts), "    ")}
+
+
+def folded(line: str) -> str:
+    return textwrap.fill(line, WIDTH, expand_tabs=False, replace_whitespace=False)

@@ -1,0 +1,149 @@
+"""dlref generate: a trained model goes on with a text."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dlref
+from dlref.cli.main import main
+from dlref.data.text import Tokenizer
+from dlref.models.mlp import MLP
+from tests.conftest import SMALL
+
+Train = Callable[..., tuple[int, str]]
+
+NETWORK = '''"""Scores of the next token by the one before it."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Bigrams(nn.Module):
+    def __init__(self, vocab_size: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, tokens: Tensor, state: object = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.table(tokens), ()
+
+    def begin(self, context: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+    def step(self, state: object, token: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.table(token), ()
+'''
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two sentences learned by heart, between which each line may choose; and the network's own file."""
+    folder = tmp_path_factory.mktemp("by_heart")
+    (folder / "bigrams.py").write_text(NETWORK)
+    (folder / "text").write_text("the cat sat on a mat\nthe dog did not\n" * 60)
+    plugin = f"plugins={folder / 'bigrams.py'}"
+    line = ["model=lstm_lm", "data=text", "network._target_=bigrams.Bigrams", plugin, f"run_dir={folder / 'run'}"]
+    line += [f"data.train={folder / 'text'}", "data.batch_size=4", "optimizer.lr=0.3", "trainer.max_steps=100"]
+    line += ["reports.samples._target_=dlref.reports.samples.Samples", "reports.samples.prompts=[a]"]
+    assert main(["train", "device=cpu", "threads=1", *line]) == 0
+    return [str(folder / "run"), plugin]
+
+
+def test_what_was_learned_by_heart_is_written(run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def text(*arguments: str) -> str:
+        assert main(["generate", *run, *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert text("--prompt", "cat", "--length", "6", "--temperature", "0") == "cat sat on a mat\nthe\n"
+    lines = text("--length", "200", "--temperature", "0.4").splitlines()
+    assert len(lines) > 20
+    assert {*lines[:-1]} == {"the cat sat on a mat", "the dog did not"}
+    assert text("--seed", "3") == text("--seed=3")
+    assert text("--seed", "3") != text("--seed", "4")
+    one, both = text("--length", "40").splitlines(), text("--length", "40", "--count", "2").splitlines()
+    assert both[: len(one) + 1] == [*one, ""]
+    assert len(both) > len(one) + 2
+    assert text("--top-k", "1") == text("--temperature", "0") == text("--top-p", "1e-6")
+
+
+def test_what_is_written_is_what_the_network_says_of_all_before_it(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    assert train(*SMALL["lstm_lm"], "trainer.max_steps=20", "optimizer.lr=0.1", f"run_dir={run}")[0] == 0
+    net = dlref.load(run)
+    words: Any = net.description["vocabulary"]  # type: ignore[index]
+    tokens = torch.tensor([[words.index(word) for word in ("this", "is", "the")]])
+    for _ in range(9):
+        scores = net(tokens)[0][0, -1].detach()
+        scores[words.index("<unk>")] = -torch.inf
+        tokens = torch.cat([tokens, scores.argmax().view(1, 1)], dim=1)
+    assert main(["generate", run, "--prompt", "This is\tthe", "--length", "9", "--temperature", "0"]) == 0
+    expected = Tokenizer("english").join(words[id] for id in tokens[0].tolist())
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_evaluate_shows_samples(run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *run, f"data.train={Path(run[0]).parent / 'text'}"]) == 0
+    assert "    a mat\n    the " in capsys.readouterr().out
+
+
+@pytest.mark.faults
+def test_fault_29_an_empty_prompt_begins_a_line_and_unknown_words_are_named(
+    run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for nothing in ([], ["--prompt", ""], ["--prompt", "  "]):
+        assert main(["generate", *run, *nothing, "--length", "1"]) == 0
+        assert capsys.readouterr() == ("the\n", "")
+    assert main(["generate", *run, "--prompt", "zebra on zebra gnu on", "--length", "1"]) == 0
+    assert capsys.readouterr() == (
+        "<unk> on <unk> <unk> on a\n",
+        "the vocabulary of 11 lacks 'zebra', 'gnu', read as <unk>\n",
+    )
+    assert main(["generate", *run, "--prompt", " ".join(map(str, range(30))), "--length", "1"]) == 0
+    assert "'8', '9' and 20 more, read" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "takes one run"),
+        (["nowhere", "words"], 2, "takes one run"),
+        (["nowhere"], 4, "nowhere does not exist"),
+        (["nowhere", "--prompt"], 2, "--prompt needs a value"),
+        (["nowhere", "--promt", "a"], 2, "did you mean '--prompt'"),
+        (["nowhere", "--prompt", "a\udcff"], 2, "not UTF-8"),
+        (["nowhere", "--length", "0"], 2, "--length is 0"),
+        (["nowhere", "--count", "0"], 2, "--count is 0"),
+        (["nowhere", "--seed", "-1"], 2, "--seed is -1"),
+        (["nowhere", "--temperature", "-1"], 2, "temperature is -1"),
+        (["nowhere", "--temperature", "nan"], 2, "temperature is nan"),
+        (["nowhere", "--temperature", "warm"], 2, "--temperature is warm"),
+        (["nowhere", "--top-k", "0"], 2, "--top-k is 0"),
+        (["nowhere", "--top-p", "0"], 2, "top_p is 0"),
+        (["nowhere", "--top-p", "1.1"], 2, "top_p is 1.1"),
+    ],
+)
+def test_fault_29_a_wrong_command_is_one_sentence(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", *arguments]) == code
+    out, errors = capsys.readouterr()
+    assert said in errors
+    assert len(errors.splitlines()) == 1
+    assert not out
+
+
+@pytest.mark.faults
+def test_fault_29_a_model_of_something_else_is_refused(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("begin", "step"):  # as of a network that writes something else
+        monkeypatch.setattr(MLP, method, None, raising=False)
+    for model in ("mlp", "word2vec"):
+        train(*SMALL[model], "trainer.max_steps=2", f"run_dir={tmp_path / model}")
+        assert main(["generate", str(tmp_path / model)]) == 4
+        assert "is no language model; dlref train model=lstm_lm makes one" in capsys.readouterr().err

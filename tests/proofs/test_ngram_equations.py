@@ -1,0 +1,97 @@
+"""From dictionaries = from sorted tables: what is counted of n-grams, and each word's probability after any context."""
+
+import itertools
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dlref.data.language import Piece
+from dlref.equations import ngram
+from dlref.models.ngram import NGram
+from dlref.objectives.kneser_ney import Discounts, KneserNey, columns, count, discounts_of
+from tests.proofs.harness import proves
+
+# 6 words, of which 0 is not in the text, in 3 columns.
+WORDS, ROWS = 6, 3
+DRAWN = torch.rand(ROWS, 70, generator=torch.Generator().manual_seed(5))
+TEXT = 1 + (5 * DRAWN**2).long()
+COLUMNS: list[list[int]] = TEXT.tolist()
+KINDS: tuple[Discounts, ...] = ("one", "three")
+
+
+def pieces(length: int = 70) -> list[Piece]:
+    """The text cut into pieces of this many words."""
+    tokens, targets = TEXT[:, :-1].split(length, 1), TEXT[:, 1:].split(length, 1)
+    return [Piece(x, y, number == 0) for number, (x, y) in enumerate(zip(tokens, targets, strict=True))]
+
+
+def counted(order: int) -> list[ngram.Counts]:
+    """What is counted on the fast road, with its numbers spelled as words, for n-grams of 1, 2 … words."""
+    marked = torch.cat([torch.nn.functional.pad(part, (1, 0), value=-1).flatten() for part in columns(pieces(11))])
+    keys, pairs, counts = count(marked, order, WORDS)
+
+    def spelled(number: int) -> tuple[int, ...]:
+        """The words of a context, the newest last, by its number and 1."""
+        key = int(keys[number - 1]) if number else 0
+        return (key % WORDS, *spelled(key // WORDS)) if number else ()
+
+    return [
+        {(*spelled(pair // WORDS), pair % WORDS): n for pair, n in zip(grams.tolist(), of.tolist(), strict=True)}
+        for grams, of in zip(pairs, counts, strict=True)
+    ]
+
+
+def contexts(length: int) -> Tensor:
+    return torch.tensor(list(itertools.product(range(WORDS), repeat=length)))
+
+
+@proves(ngram.occurrences)
+def occurrences(equation: Any) -> None:
+    for order in (1, 2, 3, 4):
+        assert equation(COLUMNS, order) == counted(order)[-1]
+
+
+@proves(ngram.continuations)
+def continuations(equation: Any) -> None:
+    assert [equation(COLUMNS, length) for length in (1, 2, 3)] == counted(4)[:-1]
+
+
+@proves(ngram.discounts)
+def discounts(equation: Any) -> None:
+    """Also where there are no n-grams of a count, where a discount would be negative, and with counts beyond 4."""
+    numbers = [(7, 4, 2, 1), (9, 3, 1, 0), (0, 4, 2, 1), (7, 0, 2, 1), (7, 4, 0, 1), (10, 1, 9, 1), (9, 2, 1, 5)]
+    usual = []
+    for kind, many in itertools.product(KINDS, numbers):
+        each = [k for k, number in enumerate((*many, 3), 1) for _ in range(number)]
+        slow = equation({(number,): k for number, k in enumerate(each)}, kind)
+        torch.testing.assert_close(torch.tensor(slow, dtype=torch.float64), discounts_of(torch.tensor(each), kind))
+        usual.append(slow in ([0.5] * 3, [0.5, 1.0, 1.5]))
+    assert usual == [False] * 2 + [True] * 2 + [False] * 3 + [False] * 2 + [True] * 5
+
+
+@proves(ngram.kneser_ney)
+def kneser_ney(equation: Any) -> None:
+    """After every context of up to 3 words, known or not, by models that look at 0 to 3 of them."""
+    for kind, order in itertools.product(KINDS, (1, 2, 3, 4)):
+        grams = [ngram.continuations(COLUMNS, n) for n in range(1, order)] + [ngram.occurrences(COLUMNS, order)]
+        orders = [(counts, ngram.discounts(counts, kind)) for counts in grams]
+        net = NGram(WORDS, order).double()
+        KneserNey(net, kind).fit(pieces(11))
+        for length in (1, 2, 3):
+            tokens = contexts(length)
+            seen = [tuple(words[max(length - order + 1, 0) :]) for words in tokens.tolist()]
+            slow = [[equation(word, context, orders, WORDS) for word in range(WORDS)] for context in seen]
+            fast = cast(Tensor, net(tokens)[0][:, -1].exp())
+            torch.testing.assert_close(torch.tensor(slow, dtype=torch.float64), fast, rtol=1e-12, atol=0)
+
+
+def test_the_text_has_discounts_of_its_own_and_unknown_contexts() -> None:
+    """Else the proofs above would prove less."""
+    found = counted(4)
+    for counts in found[2:]:
+        assert ngram.discounts(counts, "three") != [0.5, 1.0, 1.5]
+        assert ngram.discounts(counts, "one") != [0.5] * 3
+    known = {gram[:-1] for gram in found[-1]}
+    assert 0 < len(known) < WORDS**3
+    assert {min(n, 3) for n in found[-1].values()} == {1, 2, 3}
