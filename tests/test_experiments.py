@@ -41,7 +41,7 @@ MODEL_OF = {
 
 def marked(option: str) -> Any:
     """Large networks take seconds for their two steps, and evaluating a large text does."""
-    slow = option in ("cnn_mnist_deep", "dqn_pong", "ngram_ptb")
+    slow = option in ("cnn_mnist_deep", "dqn_pong", "ngram_ptb", "lstm_lm_ptb", "lstm_lm_ptb_gpu")
     return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
 
 
@@ -63,6 +63,8 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
     if kind in ("MNIST", "PennTreebank"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
+    if kind == "PennTreebank":
+        settings += ["data.eval_columns=1000"]
     if kind == "Text8":
         small_text8(tmp_path, monkeypatch)
         settings = [f"data.root={tmp_path}"]

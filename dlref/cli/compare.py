@@ -10,13 +10,15 @@ import yaml
 
 from dlref.cli.configs import flatten
 from dlref.cli.main import print_table, take_flags
-from dlref.errors import CheckpointError, ConfigError
+from dlref.errors import CheckpointError, ConfigError, did_you_mean
 
-HELP = """usage: dlref compare RUN… [metrics=accuracy,nll] [plot=FILE.png]
+HELP = """usage: dlref compare RUN… [metrics=accuracy,nll] [plot=FILE.png] [over=steps]
 
   one row a run: its last evaluation (evaluation.json), else its last figures while training; then one row for each
   group of runs that differ only in their seed: mean ± standard deviation
-  plot=FILE draws the figures over the steps of training: a line a group, the band its deviation (.png, .pdf, .svg)"""
+  plot=FILE draws the figures over the steps of training: a line a group, the band its deviation (.png, .pdf, .svg)
+  over=seconds draws them over the seconds of training, the mean of a group's runs"""
+AXES = {"steps": "step", "seconds": "seconds"}
 APART = ("seed", "run_dir", "resume", "plugins", "device", "threads", "data.root")
 
 
@@ -28,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     plot = next((a.removeprefix("plot=") for a in rest if a.startswith("plot=")), None)
     if plot is not None and Path(plot).suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"plot={plot} must end in .png, .pdf or .svg")
-    rows = [read(Path(a)) for a in rest if not a.startswith(("metrics=", "plot="))]
+    over = next((a.removeprefix("over=") for a in rest if a.startswith("over=")), "steps")
+    if over not in AXES:
+        raise ConfigError(f"over={over} is unknown{did_you_mean(over, AXES)}")
+    rows = [read(Path(a)) for a in rest if not a.startswith(("metrics=", "plot=", "over="))]
     if not rows:
         raise ConfigError("dlref compare takes one run directory or more")
     names = wanted or list(dict.fromkeys(name for row in rows for name in row["metrics"] if name != "loss"))
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
             )
     print_table(table)
     if plot:
-        draw(list(groups.values()), names, Path(plot).expanduser())
+        draw(list(groups.values()), names, AXES[over], Path(plot).expanduser())
     return 0
 
 
@@ -85,30 +90,30 @@ def read(run: Path) -> dict[str, Any]:
         raise CheckpointError(f"{run} is not the directory of a run ({type(error).__name__}: {error})") from None
 
 
-def draw(groups: Sequence[Sequence[dict[str, Any]]], names: Sequence[str], file: Path) -> None:
-    """Each figure over the steps, as evaluated while training, else as trained; one line for each group of seeds."""
+def draw(groups: Sequence[Sequence[dict[str, Any]]], names: Sequence[str], over: str, file: Path) -> None:
+    """Each figure over steps or seconds, as evaluated while training, else as trained; a line for each group of seeds."""
     from matplotlib.figure import Figure
 
     logs = [[logged(row["path"]) for row in group] for group in groups]
-    names = [name for name in names if any(curve(lines, name)[0] for group in logs for lines in group)]
+    names = [name for name in names if any(curve(lines, name) for group in logs for lines in group)]
     if not names:
         raise ConfigError("there is nothing to draw; metrics= names figures that these runs logged while training")
     labels = [apart([other[0]["settings"] for other in groups], group[0]) for group in groups]
     figure = Figure(figsize=(4.4 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for number, (label, group) in enumerate(zip(labels, logs, strict=True)):
-            curves: dict[int, list[float]] = {}
-            for lines in group:
-                for step, value in zip(*curve(lines, name), strict=True):
-                    curves.setdefault(step, []).append(value)
-            steps = sorted(curves)
-            middle = [statistics.mean(curves[step]) for step in steps]
-            spread = [statistics.stdev(curves[step]) if len(curves[step]) > 1 else 0.0 for step in steps]
-            mark = {"marker": "o", "markersize": 3} if len(steps) < 20 else {}
-            axes.plot(steps, middle, color=f"C{number}", label=label, **mark)
+            curves: dict[int, list[dict[str, Any]]] = {}
+            for line in (line for lines in group for line in curve(lines, name)):
+                curves.setdefault(line["step"], []).append(line)
+            together = [curves[step] for step in sorted(curves)]
+            places = [statistics.mean(line[over] for line in lines) for lines in together]
+            middle = [statistics.mean(line[name] for line in lines) for lines in together]
+            spread = [statistics.stdev(line[name] for line in lines) if len(lines) > 1 else 0.0 for lines in together]
+            mark = {"marker": "o", "markersize": 3} if len(places) < 20 else {}
+            axes.plot(places, middle, color=f"C{number}", label=label, **mark)
             band = [[m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1)]
-            axes.fill_between(steps, *band, color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.set(xlabel="step", ylabel=name)
+            axes.fill_between(places, *band, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.set(xlabel="seconds of training" if over == "seconds" else over, ylabel=name)
     figure.axes[0].legend(fontsize=8)
     try:
         figure.savefig(file, dpi=120)
@@ -125,13 +130,13 @@ def logged(run: Path) -> list[dict[str, Any]]:
         return []
 
 
-def curve(lines: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a figure among logged events: of eval where it was evaluated, else of train."""
+def curve(lines: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The logged events that have a figure: those of eval where it was evaluated, else of train."""
     for split in ("eval", "train"):
         found = [line for line in lines if line["split"] == split and name in line]
         if found:
-            return [line["step"] for line in found], [line[name] for line in found]
-    return [], []
+            return found
+    return []
 
 
 def apart(settings: Sequence[dict[str, Any]], row: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class MarkovChain(LanguageModelText):
         if words < 2 or tokens < 100:
             raise ConfigError(f"data.words is {words}, 2 or more, and tokens {tokens}, 100 or more")
         drawn = 2 * torch.randn(words, words, generator=generator(chain), dtype=torch.float64)
-        chances = drawn.softmax(1)
+        self.chances = chances = drawn.softmax(1)  # [words, words], of the next word in each row
         stationary = torch.linalg.matrix_power(chances, 2**20)[0]
         self.entropy = float(-(stationary[:, None] * chances * chances.log()).sum())
         self.tokenizer = Tokenizer("words")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -195,6 +196,24 @@ def test_compare_gives_mean_and_deviation_over_seeds(
     deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
     assert out[-1].startswith("mlp × 3")
     assert f"{mean:.5g} ± {deviation:.2g}" in out[-1]
+
+
+def test_curves_are_drawn_over_the_seconds_that_were_logged(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    run = tmp_path / "run"
+    train(*SMALL["mlp"], "trainer.max_steps=6", "trainer.eval_every=2", f"run_dir={run}", "reports=null")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for over, key in (("seconds", "seconds"), ("steps", "step")):
+        assert main(["compare", str(run), "metrics=nll", "plot=curve.png", f"over={over}"]) == 0
+        expected = [(line[key], line["nll"]) for line in lines if line["split"] == "eval"]
+        assert list(zip(*drawn[-1].axes[0].lines[0].get_data(), strict=True)) == expected
+        assert len(expected) == 3
+    assert main(["compare", str(run), "over=second"]) == 2
 
 
 def test_a_model_from_outside_needs_no_edited_file(

@@ -278,3 +278,25 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     assert "out of memory (" in refusal(said)
     assert_says_what_to_turn_down(refusal(said))
     assert everything(tmp_path / "run")["training.pt"]["progress"]["step"] == 3
+
+
+def test_where_the_c_library_cannot_be_asked_memory_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of glibc both limits are set; other libraries lack the call, or cannot be opened by no name."""
+    import ctypes
+
+    from dlref.training.devices import keep_memory
+
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            self.mallopt = lambda what, value: asked.append((what, value))
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    keep_memory()
+    assert dict(asked) == {-1: -1, -3: 2**30}
+    for error in (OSError, TypeError):
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, error=error: (_ for _ in ()).throw(error()))
+        keep_memory()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    keep_memory()

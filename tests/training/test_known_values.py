@@ -1,5 +1,7 @@
-"""Q-learning where the answer is known: in a table, and in an environment of two states."""
+"""Where the answer is known: Q-learning in a table and with two states, and a text of known entropy."""
 
+import json
+import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -12,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dlref import load
+from dlref.cli.main import main
 from dlref.data import Shard
+from dlref.data.markov_chain import MarkovChain
 from dlref.data.play import Play
 from dlref.training.checkpoint import Checkpoints
 
@@ -111,3 +115,20 @@ def test_values_in_closed_form_are_learned_to_a_thousandth(flags: list[str], tra
     expected = torch.tensor([[-1 + 0.9 * left, 1 + 0.9 * right], [0 + 0.9 * left, -1 + 0.9 * right]])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "run")(torch.eye(2)), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_a_markov_chain_is_learned_to_its_entropy(cell: str, train: Train, tmp_path: Path) -> None:
+    """Within 1 % of the perplexity that no model can beat; below it no farther than the test text itself is, by chance."""
+    run, data = tmp_path / "run", MarkovChain()
+    typed = ["model=lstm_lm", "data=markov_chain", f"network.cell={cell}", "network.width=64", "network.tied=false"]
+    typed += ["network.dropout=0", "optimizer.lr=1e-2", "data.batch_size=50", "trainer.max_steps=600", "reports=null"]
+    assert train(*typed, "trainer.monitor=null", "trainer.eval_every=null", "threads=1", f"run_dir={run}")[0] == 0
+    assert main(["evaluate", str(run), "data.eval_columns=50"]) == 0
+    found = json.loads((run / "evaluation.json").read_text())["metrics"]["perplexity"]
+    text, chances = data.split("test") - 2, data.chances
+    # The chain's own surprise at this very text, whose mean is the entropy.
+    best = float(-chances[text[:-1], text[1:]].log().mean())
+    assert math.exp(best) * 0.999 < found < math.exp(data.entropy) * 1.01
+    assert best == pytest.approx(data.entropy, abs=0.02)
