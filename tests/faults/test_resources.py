@@ -272,7 +272,8 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
 
     settings = [*SMALL[model], "~reports", "trainer.save_every=3", "trainer.monitor=null"]
     assert train(*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=3")[0] == 0
-    monkeypatch.setattr({"lstm_lm": RecurrentLM, "cnn": CNN, "word2vec": SkipGram}.get(model, MLP), "forward", run_out)
+    network: type = {"cnn": CNN, "word2vec": SkipGram}.get(model, MLP)
+    monkeypatch.setattr(*((RecurrentLM, "read") if model == "lstm_lm" else (network, "forward")), run_out)
     code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
     assert code == 6
     assert "out of memory (" in refusal(said)
