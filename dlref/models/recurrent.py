@@ -69,6 +69,7 @@ class RecurrentLM(nn.Module):
         self.word_drop, self.weight_drop = Dropout(word_dropout), Dropout(weight_drop)
         widths = [width, *[hidden] * (layers - 1), width if tied else hidden]
         kind = LAYERS[cell][0]
+        self.widths = widths[1:]
         self.embed = nn.Embedding(vocab_size, width, sparse=sparse)
         self.layers = nn.ModuleList(kind(inputs, outputs, batch_first=True) for inputs, outputs in pairwise(widths))
         self.out = nn.Linear(widths[-1], vocab_size)
@@ -118,8 +119,7 @@ class RecurrentLM(nn.Module):
     def start(self, rows: int) -> State:
         """The state before anything was read: 0."""
         parts = 2 if self.cell == "lstm" else 1
-        widths: list[int] = [layer.hidden_size for layer in self.layers for _ in range(parts)]  # type: ignore[misc]
-        return tuple(self.out.weight.new_zeros(rows, width) for width in widths)
+        return tuple(self.out.weight.new_zeros(rows, width) for width in self.widths for _ in range(parts))
 
     def begin(self, context: Tensor) -> State:
         """The state behind tokens [B, T], of which there may be none."""

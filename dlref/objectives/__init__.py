@@ -56,8 +56,10 @@ class Carrying(Objective):
         return None if state is None else list(state)
 
     def set_extra_state(self, state: Any) -> None:
-        device = next(self.parameters()).device
-        self.states[True] = None if state is None else tuple(part.to(device) for part in state)
+        self.states[True] = None
+        if state is not None:
+            device = next(self.parameters()).device
+            self.states[True] = tuple(part.to(device) for part in state)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -54,13 +54,6 @@ class KneserNey(LanguageModelling):
         net.unigrams, net.keys, net.rest, net.ends = unigrams.to(kind), keys, rest[1:].to(kind), ends[1:] - alone
         net.words, net.shares = words[alone:].int(), shares[alone:].to(kind)
 
-    # Nothing is trained piece by piece, so there is no state of training to keep.
-    def get_extra_state(self) -> None:
-        return None
-
-    def set_extra_state(self, state: Any) -> None:
-        pass
-
 
 def columns(batches: Iterable[Any]) -> Iterator[Tensor]:
     """All columns of a text from their first word to their last [B, T + 1]."""

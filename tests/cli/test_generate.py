@@ -73,8 +73,8 @@ def test_what_is_written_is_what_the_network_says_of_all_before_it(
 ) -> None:
     run = str(tmp_path / "run")
     assert train(*SMALL["lstm_lm"], "trainer.max_steps=20", "optimizer.lr=0.1", f"run_dir={run}")[0] == 0
-    net = dlref.load(run)
-    words: Any = net.description["vocabulary"]  # type: ignore[index]
+    net: Any = dlref.load(run)
+    words = net.description["vocabulary"]
     tokens = torch.tensor([[words.index(word) for word in ("this", "is", "the")]])
     for _ in range(9):
         scores = net(tokens)[0][0, -1].detach()
