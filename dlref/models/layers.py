@@ -84,7 +84,7 @@ class Dropout(nn.Module):
         self.dropped = round(256 * share)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not (self.training and self.dropped):
             return x
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         # Compared straight into floating point: by way of booleans it takes five times as long.

@@ -108,8 +108,7 @@ class RecurrentLM(nn.Module):
 
     def run(self, layer: Any, x: Tensor, state: State) -> tuple[Tensor, list[Tensor]]:
         """One layer over all time steps in one call, whatever is dropped of its weights."""
-        recurrent = self.weight_drop(layer.weight_hh_l0) if self.weight_drop.dropped else layer.weight_hh_l0
-        weights = [layer.weight_ih_l0, recurrent, layer.bias_ih_l0, layer.bias_hh_l0]
+        weights = [layer.weight_ih_l0, self.weight_drop(layer.weight_hh_l0), layer.bias_ih_l0, layer.bias_hh_l0]
         first = [part[None] for part in state]
         h, *last = LAYERS[self.cell][1](
             x, first if self.cell == "lstm" else first[0], weights, True, 1, 0.0, self.training, False, True
