@@ -60,6 +60,7 @@ LSTM_LM = [
     "network.width=200",
     "network.layers=2",
     "network.tied=false",
+    "network.sparse=true",
     "network.dropout=0.2",
 ]
 

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows=(mlp lstm_lm lstm_lm_ptb ngram_ptb word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
+rows=(mlp lstm_lm lstm_lm_ptb lstm_lm_ptb_fast ngram_ptb word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
     mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
 seeds=(0 1 2)
 dlref=dlref
@@ -71,6 +71,7 @@ for row in "$@"; do
         word2vec) reproduce word2vec test model=word2vec ;;
         ppmi_svd) reproduce ppmi_svd test "model=ppmi_svd data=ptb" ;;
         lstm_lm_ptb) (seeds=(0); reproduce lstm_lm_ptb "eval test" experiment=lstm_lm_ptb) ;;
+        lstm_lm_ptb_fast) reproduce lstm_lm_ptb_fast "eval test" experiment=lstm_lm_ptb_fast ;;
         ngram_ptb) (seeds=(0); reproduce ngram_ptb "eval test" experiment=ngram_ptb) ;;
         cbow_ptb) reproduce cbow_ptb test experiment=cbow_ptb ;;
         dqn) reproduce dqn test model=dqn data.episodes=100 ;;

@@ -41,7 +41,7 @@ MODEL_OF = {
 
 def marked(option: str) -> Any:
     """Large networks take seconds for their two steps, and evaluating a large text does."""
-    slow = option in ("cnn_mnist_deep", "dqn_pong", "ngram_ptb", "lstm_lm_ptb", "lstm_lm_ptb_gpu")
+    slow = option in ("cnn_mnist_deep", "dqn_pong", "ngram_ptb", "lstm_lm_ptb", "lstm_lm_ptb_fast", "lstm_lm_ptb_gpu")
     return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
 
 

@@ -23,7 +23,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x, weight, bias = (part.to(torch.get_autocast_dtype(device)) for part in (x, weight, bias))
-        chances = F.linear(x, weight, bias).softmax(1)
+        scores = F.linear(x, weight, bias)
+        chances = torch.softmax(scores, 1, out=scores)
         places = targets + torch.arange(0, chances.numel(), chances.shape[1], device=x.device)
         right = chances.flatten()[places]
         # Chances are not negative, so their bits are in the same order, and whole numbers are compared faster.
