@@ -74,22 +74,27 @@ class Noise(nn.Module):
 class Dropout(nn.Module):
     """Srivastava et al. 2014, the share of dropped units rounded to a 256th.
 
-    One random number of 64 bits decides for eight units: drawing one for each takes a quarter of a step on a CPU.
+    If `variational`, one mask serves all time steps, the second dimension (Gal & Ghahramani 2016, section 4). One random
+    number of 64 bits decides for eight units: drawing one for each takes a quarter of a step on a CPU.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, variational: bool = False) -> None:
         super().__init__()
         if not 0 <= share <= 0.99:
             raise ConfigError(f"a dropout of the network is {share}; it takes a share from 0 to 0.99")
-        self.dropped = round(256 * share)
+        self.dropped, self.variational = round(256 * share), variational
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.dropped):
             return x
+        return x * self.mask(x[:, :1]) if self.variational else x * self.mask(x)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """What a tensor of this shape is multiplied by: 0, or what makes up for the share that is dropped."""
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         # Compared straight into floating point: by way of booleans it takes five times as long.
         kept = torch.ge(bits.view(torch.uint8)[: x.numel()].view(x.shape), self.dropped, out=torch.empty_like(x))
-        return x * kept.mul_(256 / (256 - self.dropped))
+        return kept.mul_(256 / (256 - self.dropped))
 
 
 class Dueling(nn.Module):

@@ -125,8 +125,8 @@ def test_the_recurrent_network_is_the_lstm_step_by_step() -> None:
     for row in range(2):
         h, c = torch.zeros(2, 4, dtype=torch.float64)
         for t, token in enumerate(tokens[row].tolist()):
-            gates = p["layers.0.weight_ih_l0"] @ p["embed.weight"][token] + p["layers.0.bias_ih_l0"]
-            gates = gates + p["layers.0.weight_hh_l0"] @ h + p["layers.0.bias_hh_l0"]
+            gates = p["recurrent.layers.0.weight_ih_l0"] @ p["embed.weight"][token] + p["recurrent.layers.0.bias_ih_l0"]
+            gates = gates + p["recurrent.layers.0.weight_hh_l0"] @ h + p["recurrent.layers.0.bias_hh_l0"]
             i, f, g, o = gates.split(4)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlref.equations import gradients, layers, losses, ngram, optimizers, recurrent, reinforcement, words
+from dlref.equations import attention, gradients, layers, losses, ngram, optimizers, recurrent, reinforcement, words
 
-MODULES: list[ModuleType] = [layers, losses, gradients, optimizers, reinforcement, words, ngram, recurrent]
+MODULES: list[ModuleType] = [layers, losses, gradients, optimizers, reinforcement, words, ngram, recurrent, attention]
 EQUATIONS: dict[str, Callable[..., Any]] = {
     f"{module.__name__.removeprefix('dlref.equations.')}.{name}": function
     for module in MODULES

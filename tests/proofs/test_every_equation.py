@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.proofs import (  # noqa: F401  they fill PROOFS
+    test_attention_equations,
     test_gradient_equations,
     test_layer_equations,
     test_loss_equations,

@@ -200,14 +200,14 @@ def perplexity(equation: Any) -> None:
 class Recorded(Dropout):
     """Dropout that tells its masks, as the equations take them: what is kept."""
 
-    def __init__(self, share: float) -> None:
-        super().__init__(share)
+    def __init__(self, share: float, variational: bool = False) -> None:
+        super().__init__(share, variational)
         self.kept: list[Tensor] = []
 
-    def forward(self, x: Tensor) -> Tensor:
-        mask = super().forward(torch.ones_like(x))
+    def mask(self, x: Tensor) -> Tensor:
+        mask = super().mask(x)
         self.kept.append(mask > 0)
-        return x * mask
+        return mask
 
     @property
     def share(self) -> float:
@@ -224,9 +224,9 @@ def test_the_whole_language_model_by_hand(number: int, tied: bool) -> None:
     net = RecurrentLM(7, D, L, H, cell, tied, dropout=0.3, variational=True, word_dropout=0.2, weight_drop=0.4).double()
     objective, (tokens, targets) = LanguageModelling(net), (drawn(B, T), drawn(B, T + 1)[:, 1:])
     words = net.word_drop = Recorded(0.2)
-    drops = [Recorded(0.3) for _ in range(L + 1)]
-    net.drops, again = nn.ModuleList(drops), Recorded(0.4)
-    net.weight_drop = again
+    drops = [Recorded(0.3, variational=True) for _ in range(L + 1)]
+    net.recurrent.drops, again = nn.ModuleList(drops), Recorded(0.4)
+    net.recurrent.weight_drop = again
     pieces = [(slice(0, 4), True), (slice(4, T), False)]
     parts = [objective(Piece(tokens[:, part], targets[:, part], begins)) for part, begins in pieces]
     fast = sum(torch.as_tensor(part["loss"].total) for part in parts)
@@ -242,7 +242,7 @@ def test_the_whole_language_model_by_hand(number: int, tied: bool) -> None:
         for layer in range(L):
             x = recurrent.variational_dropout(x, drops[layer].kept[turn][:, 0], drops[layer].share)
             names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-            into, over, *biases = (p[f"layers.{layer}.{name}"] for name in names)
+            into, over, *biases = (p[f"recurrent.layers.{layer}.{name}"] for name in names)
             units = over.shape[1]
             kept = again.kept[L * turn + layer].view(gates, units, units)
             over = recurrent.weight_drop(over.view(gates, units, units), kept, again.share).flatten(0, 1)

@@ -18,6 +18,16 @@ OPTIONS = {
     "bf16": ["trainer.precision=bf16"],
     "clipped and monitored": ["trainer.clip_norm=0.5", "trainer.monitor=eval/loss min", "trainer.patience=50"],
 }
+# A cell with one state; all that is drawn for a batch; and a text that is cut elsewhere in each of several passes.
+GRU = [
+    *("model=lstm_lm", "network.cell=gru", "network.width=12", "network.variational=true", "network.dropout=0.2"),
+    *("network.weight_drop=0.3", "network.word_dropout=0.1", "objective.activation=1", "objective.change=1"),
+]
+SHORT = ["data=markov_chain", "data.tokens=2000", "data.batch_size=12", "data.length=40"]
+RESUMED = SMALL | {
+    "gru": [*GRU, *SHORT, "data.order=rotated"],
+    "shifted": ["model=lstm_lm", "network.width=12", *SHORT, "data.order=shifted"],
+}
 STEPS = 12
 
 
@@ -57,11 +67,11 @@ def logged(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize("model", RESUMED)
 def test_fault_04_resumed_equals_uninterrupted_at_every_cut(
     model: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    settings = [*SMALL[model], "trainer.monitor=null", *OPTIONS[option], f"trainer.max_steps={STEPS}"]
+    settings = [*RESUMED[model], "trainer.monitor=null", *OPTIONS[option], f"trainer.max_steps={STEPS}"]
     if model in ("dqn", "reinforce", "actor_critic"):  # whose evaluation has no loss
         settings = [setting.replace("eval/loss min", "eval/return max") for setting in settings]
     settings += ["trainer.log_every=5", "trainer.eval_every=4", "trainer.save_every=4", "reports=null"]

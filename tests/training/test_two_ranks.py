@@ -53,6 +53,11 @@ MODELS = {
         "data.length=100",
         "data.minimum=30",
     ],
+    "gru": [
+        *("model=lstm_lm", "network.cell=gru", "network.width=8", "network.tied=false", "network.dropout=0"),
+        *("objective.activation=1", "objective.change=1"),
+        *("data=markov_chain", "data.tokens=2000", "data.batch_size=5", "data.length=40", "data.order=rotated"),
+    ],
     # Nothing is drawn: with such a power of frequency all noise is the most frequent word.
     "word2vec": [
         "model=word2vec",
@@ -91,7 +96,7 @@ def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
     return [subprocess.CompletedProcess(line, p.returncode, *o) for p, o in zip(ranks, outputs, strict=True)]
 
 
-@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "lstm_lm", "word2vec", "dqn"])
+@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "lstm_lm", "gru", "word2vec", "dqn"])
 def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"

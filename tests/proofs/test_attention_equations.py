@@ -1,0 +1,193 @@
+"""One query and one key after the other = the attention that is trained; a row's words alone = the same row in a batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlref.data.parallel import Pairs
+from dlref.equations import attention
+from dlref.models.attention import Attention, Score
+from dlref.models.seq2seq import Encoder
+from dlref.objectives.translation import Translation
+from tests.proofs.harness import EXACT, agree, proves, random
+from tests.proofs.test_recurrent_equations import KINDS, B, D, H, as_printed, weights
+
+T, S, A = 2, 5, 6  # queries, keys, and units of what is joined to others
+VISIBLE = torch.tensor([[True] * words + [False] * (S - words) for words in (3, 5, 1)])
+
+
+class Shares(Attention):
+    """The attention that is trained, from what it looks at rather than from the keys it makes of that."""
+
+    def forward(self, q: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(q, self.keys(memory), VISIBLE)
+
+
+def trained(score: Score, q: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
+    """Its shares with these weights, in the order of its parameters."""
+    net = Shares(score, H)
+    named = dict(zip([name for name, _ in net.named_parameters()], weights, strict=True))
+    return torch.func.functional_call(net, named, (q, k))
+
+
+def score_is_trained(score: Score, given: Callable[..., Callable[[Tensor, Tensor], Tensor]], *weights: Tensor) -> None:
+    agree(
+        lambda q, k, *w: attention.shares(q, k, VISIBLE, given(*w)),
+        lambda q, k, *w: trained(score, q, k, *w),
+        *(random(B, T, H), random(B, S, H), *weights),
+    )
+
+
+@proves(attention.dot)
+def dot(equation: Any) -> None:
+    score_is_trained("dot", lambda: equation)
+
+
+@proves(attention.scaled_dot)
+def scaled_dot(equation: Any) -> None:
+    score_is_trained("scaled", lambda: equation)
+
+
+@proves(attention.general)
+def general(equation: Any) -> None:
+    score_is_trained("general", lambda w: lambda q, k: equation(q, k, w), random(H, H))
+
+
+@proves(attention.additive)
+def additive(equation: Any) -> None:
+    score_is_trained(
+        "additive",
+        lambda of_key, of_query, bias, v: lambda q, k: equation(q, k, of_query, of_key, bias, v[0]),
+        *(random(H, H), random(H, H, seed=1), random(H), random(1, H)),
+    )
+
+
+@proves(attention.shares)
+def shares(equation: Any) -> None:
+    """Those of a softmax over each row's words alone, as if there were no padding."""
+
+    def alone(q: Tensor, k: Tensor) -> Tensor:
+        rows = []
+        for b, words in enumerate(VISIBLE.sum(1).tolist()):
+            rows.append(F.pad((q[b] @ k[b, :words].T).softmax(1), (0, S - words)))
+        return torch.stack(rows)
+
+    agree(lambda q, k: equation(q, k, VISIBLE, attention.dot), alone, random(B, T, H), random(B, S, H))
+
+
+@proves(attention.contexts)
+def contexts(equation: Any) -> None:
+    agree(equation, torch.bmm, random(B, T, S), random(B, S, H))
+
+
+@proves(attention.attentional)
+def attentional(equation: Any) -> None:
+    agree(
+        equation,
+        lambda c, h, w, b: torch.tanh(F.linear(torch.cat([c, h], dim=2), w, b)),
+        *(random(B, T, A), random(B, T, H), random(7, A + H), random(7)),
+    )
+
+
+@proves(attention.peeky)
+def peeky(equation: Any) -> None:
+    agree(
+        equation,
+        lambda x, h: torch.cat([x, h[:, None].expand(-1, T, -1)], dim=2),
+        *(random(B, T, A), random(B, H)),
+    )
+
+
+def encoded(
+    kind: type[nn.RNNBase], x: Tensor, weights: Sequence[Tensor], *, bidirectional: bool = False, reversed: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What the network's encoder makes of these words: h at every place that is no padding, and after the last word."""
+    ways = 2 if bidirectional else 1
+    net = Encoder(kind.__name__.lower(), [D, ways * H], [0.0], False, bidirectional, reversed)  # type: ignore[arg-type]
+    named = dict(zip([name for name, _ in net.named_parameters()], weights, strict=True))
+    h, (end,) = torch.func.functional_call(net, named, (x, VISIBLE))
+    return h * VISIBLE[:, :, None], end
+
+
+def nothing_read(kind: type[nn.RNNBase]) -> tuple[Tensor, ...]:
+    return (torch.zeros(1, H, dtype=torch.float64),) * (2 if kind is nn.LSTM else 1)
+
+
+@proves(attention.turned)
+def turned(equation: Any) -> None:
+    """Read from the end by the network = turned around by hand and read from the beginning; h stands beside its word."""
+
+    def slow(x: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+        h, end = encoded(nn.RNN, equation(x, VISIBLE), given)
+        return equation(h, VISIBLE), end
+
+    agree(slow, lambda x, *given: encoded(nn.RNN, x, given, reversed=True), random(B, S, D), *weights(1, D))
+
+
+@proves(attention.encode)
+def encode(equation: Any) -> None:
+    for gates, step, kind in KINDS:
+        agree(
+            lambda x, *given, gates=gates, step=step, kind=kind: equation(
+                step, nothing_read(kind), x, VISIBLE, as_printed(gates, *given)
+            ),
+            lambda x, *given, kind=kind: encoded(kind, x, given),
+            *(random(B, S, D), *weights(gates, D)),
+        )
+
+
+@proves(attention.encode_both_ways)
+def encode_both_ways(equation: Any) -> None:
+    for gates, step, kind in KINDS:
+        agree(
+            lambda x, *given, gates=gates, step=step, kind=kind: equation(
+                *(step, nothing_read(kind), x, VISIBLE, as_printed(gates, *given[:4]), as_printed(gates, *given[4:]))
+            ),
+            lambda x, *given, kind=kind: encoded(kind, x, given, bidirectional=True),
+            *(random(B, S, D), *weights(gates, D), *weights(gates, D, seed=7)),
+        )
+
+
+class Features(nn.Module):
+    """A network that makes its scores of what it is given for a source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(D, 7)
+
+    def read(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        return source
+
+
+@proves(attention.counted_nats)
+def counted_nats(equation: Any) -> None:
+    """What the objective minimises; in evaluation nothing is smoothed."""
+    targets = torch.tensor([[1, 5, 2], [4, 0, 0]])
+    counted = targets > 0
+    for smoothing, training in ((0.0, True), (0.3, True), (0.3, False)):
+        objective = Translation(Features(), smoothing).train(training)
+
+        def fast(x: Tensor, weight: Tensor, bias: Tensor, objective: Any = objective) -> Tensor:
+            named = {"net.out.weight": weight, "net.out.bias": bias}
+            pairs = Pairs(x, counted, targets, targets, counted)
+            return torch.func.functional_call(objective, named, (pairs,))["loss"].total
+
+        agree(
+            lambda x, w, b, e=smoothing * training: equation(F.linear(x, w, b), targets, counted, e),
+            fast,
+            *(random(2, 3, D), random(7, D), random(7)),
+        )
+
+
+def test_padding_changes_nothing_that_a_row_attends_to() -> None:
+    q, k = random(1, T, H), random(1, S, H)
+    for words in range(1, S + 1):
+        visible = torch.arange(S)[None] < words
+        padded, alone = (
+            attention.contexts(attention.shares(q, keys, seen, attention.dot), keys)
+            for keys, seen in ((k, visible), (k[:, :words], visible[:, :words]))
+        )
+        torch.testing.assert_close(padded, alone, **EXACT)
