@@ -13,7 +13,7 @@ install: .venv/installed
 	touch $@
 
 quickstart: install
-	$(BIN)/dlref train model=mlp run_dir=runs/quickstart resume=auto
+	$(BIN)/dlref train model=seq2seq run_dir=runs/quickstart resume=auto
 	$(BIN)/dlref evaluate runs/quickstart
 	@echo
 	@echo "Look at it:   $(BIN)/tensorboard --logdir runs"

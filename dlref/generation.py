@@ -1,11 +1,11 @@
-"""Writing token by token, with a network that has `begin` and `step`: the likeliest token, or one drawn by its chance.
+"""Writing token by token, with a network that has `step`: the likeliest token, one drawn by its chance, or beam search.
 
-B batch, T time, V vocabulary.
+B batch, N rows at work, W width, T and L time, V vocabulary.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +13,11 @@ from torch import Tensor
 from dlref.errors import ConfigError
 
 State = tuple[Tensor, ...]  # each [B, ...], so that the rows can be reordered
+PENALTY = 0.6  # of lengths in beam search: Vaswani et al. 2017, section 6.1
 
 
 class Writer(Protocol):
-    """What is asked of a network that writes."""
-
-    def begin(self, context: Tensor) -> State:
-        """The state after reading [B, T] tokens, which may be none."""
+    """What is asked of a network that writes; it has `begin` too, of which what it is to go on from makes a state."""
 
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
         """Logarithms of the next token's chances, up to a constant [B, V], and the state after reading one more [B]."""
@@ -40,7 +38,8 @@ def check(length: int, temperature: float, top_k: int | None, top_p: float | Non
 @torch.no_grad()
 def generate(
     net: Writer,
-    context: Tensor,
+    state: State,
+    token: Tensor,
     length: int,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -49,19 +48,21 @@ def generate(
     stop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """What follows `context`, [B, T] with T at least 1: up to `length` times the next tokens [B], each as it is written.
+    """What follows after `state` and the `token` [B]: up to `length` times the next tokens [B], each as it is written.
 
     A row that has written `stop` goes on repeating it, until all have. `forbidden` tokens are written only where no other
     one is possible. Chances are drawn on the CPU, by its `generator`, so that a seed means the same on every device.
     """
     check(length, temperature, top_k, top_p)
-    assert context.shape[1], "there is no first token without one before it"
-    state, token = net.begin(context[:, :-1]), context[:, -1]
     ended = torch.zeros_like(token, dtype=torch.bool)
     for _ in range(length):
         logits, state = net.step(state, token)
-        chances = filtered(without(forbidden, logits), temperature, top_k, top_p)
-        token = chances.cpu().multinomial(1, generator=generator).squeeze(1).to(token.device)
+        logits = without(forbidden, logits)
+        if temperature == 0 or top_k == 1:
+            token = logits.max(1).indices  # the same as argmax, and faster
+        else:
+            chances = filtered(logits, temperature, top_k, top_p)
+            token = chances.cpu().multinomial(1, generator=generator).squeeze(1).to(token.device)
         if stop is not None:
             token = token.masked_fill(ended, stop)
             ended = token == stop
@@ -72,8 +73,11 @@ def generate(
 
 def without(forbidden: Sequence[int], logits: Tensor) -> Tensor:  # [B, V]
     """Logits that rule the forbidden tokens out, but for rows that leave nothing else."""
+    if not forbidden:
+        return logits
     allowed = logits.index_fill(1, torch.tensor(forbidden, dtype=torch.int64, device=logits.device), -math.inf)
-    return torch.where(allowed.amax(1, keepdim=True) > -math.inf, allowed, logits)
+    left = allowed.amax(1, keepdim=True) > -math.inf
+    return allowed if left.all() else torch.where(left, allowed, logits)
 
 
 def filtered(
@@ -97,3 +101,86 @@ def filtered(
         shares = shares.masked_fill(before >= top_p, 0)
         shares /= shares.sum(1, keepdim=True)
     return torch.zeros_like(shares).scatter(1, order, shares)
+
+
+def check_beam(width: int, penalty: float) -> None:
+    """Raises ConfigError for values that say nothing."""
+    if width < 1:
+        raise ConfigError(f"the beam's width is {width}; it takes 1 or more sequences at a time")
+    if not 0 <= penalty < math.inf:
+        raise ConfigError(f"the length penalty is {penalty}; it takes 0, for none, or more")
+
+
+def continued(total: Tensor, logits: Tensor, forbidden: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    """The 2W likeliest sequences, the likeliest first, that are one token longer than W of log p `total` [N, W], whose next
+    token has the scores `logits` [N, W, V]: their log p, that token, and which of the W each goes on from, all [N, 2W].
+
+    No more than W of them can stop, one for each of the W, so that as many are left to go on.
+    """
+    width = total.shape[1]
+    chances, tokens = without(forbidden, logits.flatten(0, 1).log_softmax(1)).topk(min(width + 1, logits.shape[2]))
+    chances = chances.double().view(*total.shape, -1)
+    chances = chances.where(total[:, :, None] > -math.inf, 0)  # which may be ∞ - ∞ behind what cannot be
+    longer, place = (total[:, :, None] + chances).flatten(1).topk(min(2, logits.shape[2]) * width)
+    return longer, tokens.view(len(total), -1).gather(1, place), place // chances.shape[2]
+
+
+@torch.no_grad()
+def beam_search(
+    net: Writer,
+    state: State,
+    token: Tensor,
+    length: int | Tensor,
+    width: int,
+    stop: int,
+    penalty: float = PENALTY,
+    forbidden: Sequence[int] = (),
+) -> tuple[Tensor, Tensor]:
+    """The best of up to `length` tokens after `token` [B]: [B, L], behind their `stop` filled with it, and scores [B].
+
+    A sequence's score is log p / ((5 + its tokens, `stop` among them) / 6) ** penalty (Wu et al. 2016, equation 14). The
+    `width` likeliest unfinished ones go on. One that stops is put aside if it is among the `width` likeliest of all that
+    they can go on with, and leaves its place to the next. A row ends as soon as `width` have stopped, or none can become
+    better than the best that has; what has not stopped after `length` tokens (which may be each row's own [B]) counts only
+    where nothing has. `forbidden` tokens keep their chance, but are written only where no other one is possible.
+    """
+    check_beam(width, penalty)
+
+    def scale(tokens: int | Tensor) -> Any:
+        return ((5 + tokens) / 6) ** penalty
+
+    limits = torch.as_tensor(length, device=token.device).expand(len(token))
+    check(int(limits.min()), 1.0, None, None)
+    found = token[:, None].new_full((len(token), int(limits.max())), stop)
+    best = torch.full((len(token),), -math.inf, dtype=torch.float64, device=token.device)
+    rows, stopped = torch.arange(len(token), device=token.device), torch.zeros_like(token)  # those at work, each [N]
+    total = best[:, None].repeat(1, width)  # log p [N, W]: one sequence as yet
+    total[:, 0] = 0
+    written = found[:, None, :0].expand(-1, width, -1)  # [N, W, T]
+    state, token = tuple(part.repeat_interleave(width, 0) for part in state), token.repeat_interleave(width)
+    for count in range(1, found.shape[1] + 1):
+        logits, state = net.step(state, token)
+        total, tokens, parent = continued(total, logits.view(*total.shape, -1), forbidden)
+        stops = (tokens == stop)[:, :width] & (total[:, :width] > -math.inf)
+        stopped = stopped + stops.sum(1)
+        likeliest, which = total[:, :width].where(stops, -math.inf).max(1)
+        better = (likeliest / scale(count) > best[rows]).nonzero()[:, 0]
+        best[rows[better]] = likeliest[better] / scale(count)
+        found[rows[better], : count - 1] = written[better, parent[better, which[better]]]
+
+        total, order = total.masked_fill(tokens == stop, -math.inf).topk(width)
+        tokens, parent = tokens.gather(1, order), parent.gather(1, order)
+        written = torch.cat([written.gather(1, parent[:, :, None].expand_as(written)), tokens[:, :, None]], 2)
+        # A logarithm of a chance only falls, and weighs least in the longest sequence.
+        ended = (stopped >= width) | (total[:, 0] / scale(limits[rows]) <= best[rows]) | (count >= limits[rows])
+        cut = (ended & (best[rows] == -math.inf)).nonzero()[:, 0]
+        best[rows[cut]] = total[cut, 0] / scale(count)
+        found[rows[cut], :count] = written[cut, 0]
+
+        at_work = (~ended).nonzero()[:, 0]
+        if not len(at_work):
+            break
+        places = (torch.arange(len(rows), device=rows.device)[:, None] * width + parent)[at_work].flatten()
+        state, token = tuple(part.index_select(0, places) for part in state), tokens[at_work].flatten()
+        rows, stopped, total, written = (each[at_work] for each in (rows, stopped, total, written))
+    return found[:, :count], best

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows=(mlp lstm_lm lstm_lm_ptb lstm_lm_ptb_fast ngram_ptb word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
+rows=(mlp lstm_lm lstm_lm_ptb lstm_lm_ptb_fast ngram_ptb seq2seq_dates seq2seq_addition seq2seq_multi30k word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
     mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
 seeds=(0 1 2)
 dlref=dlref
@@ -73,6 +73,25 @@ for row in "$@"; do
         lstm_lm_ptb) (seeds=(0); reproduce lstm_lm_ptb "eval test" experiment=lstm_lm_ptb) ;;
         lstm_lm_ptb_fast) reproduce lstm_lm_ptb_fast "eval test" experiment=lstm_lm_ptb_fast ;;
         ngram_ptb) (seeds=(0); reproduce ngram_ptb "eval test" experiment=ngram_ptb) ;;
+        # The book's decoders, which know the encoder's last state alone, and attention.
+        seq2seq_dates)
+            reproduce seq2seq_dates test experiment=seq2seq_dates
+            for options in "" reversed peeky; do
+                reproduce "seq2seq_dates-${options:-plain}" test \
+                    "experiment=seq2seq_dates network.attention=null${options:+ network.$options=true}"
+            done
+            ;;
+        seq2seq_addition)
+            reproduce seq2seq_addition test experiment=seq2seq_addition
+            for options in "" reversed peeky "reversed peeky"; do
+                plain="experiment=seq2seq_addition schedule=constant optimizer.lr=1e-3 trainer.clip_norm=5 network.attention=null"
+                for option in $options; do
+                    plain+=" network.$option=true"
+                done
+                reproduce "seq2seq_addition-${options// /-}" test "$plain"
+            done
+            ;;
+        seq2seq_multi30k) (seeds=(0); reproduce seq2seq_multi30k "eval test" experiment=seq2seq_multi30k) ;;
         cbow_ptb) reproduce cbow_ptb test experiment=cbow_ptb ;;
         dqn) reproduce dqn test model=dqn data.episodes=100 ;;
         dqn_cartpole)

@@ -50,6 +50,18 @@ SMALL = {
         "data.length=9",
         "data.minimum=20",
     ],
+    "seq2seq": [
+        "model=seq2seq",
+        "network.width=6",
+        "network.hidden=8",
+        "network.bidirectional=true",
+        "network.dropout=0.2",
+        "objective.smoothing=0.1",
+        "data.size=150",
+        "data.eval_size=20",
+        "data.test_size=20",
+        "data.batch_size=20",
+    ],
     "word2vec": [
         "model=word2vec",
         "trainer.passes=null",

@@ -23,6 +23,7 @@ MODEL_OF = {
     **dict.fromkeys(
         ("python_docs_long_pieces", "ptb_short_pieces", "text_long_pieces", "text8_long_pieces"), "word2vec"
     ),
+    **dict.fromkeys(("translation", "dates", "addition", "multi30k", "parallel"), "seq2seq"),
     "counting": "ppmi_svd",
     "kneser_ney": "ngram",
     "q_learning": "dqn",
@@ -41,7 +42,7 @@ MODEL_OF = {
 
 def marked(option: str) -> Any:
     """Large networks take seconds for their two steps, and evaluating a large text does."""
-    slow = option in ("cnn_mnist_deep", "dqn_pong", "ngram_ptb", "lstm_lm_ptb", "lstm_lm_ptb_fast", "lstm_lm_ptb_gpu")
+    slow = option.startswith(("cnn_mnist_deep", "dqn_pong", "lstm_lm_ptb", "ngram_ptb", "seq2seq_multi30k"))
     return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
 
 
@@ -61,7 +62,7 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     assert config["goal"], "it says what it should reach"
     kind = config["data"]["_target_"].rpartition(".")[2]
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
-    if kind in ("MNIST", "PennTreebank"):
+    if kind in ("MNIST", "PennTreebank", "Multi30k"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
     if kind == "PennTreebank":
         settings += ["data.eval_columns=1000"]
@@ -108,6 +109,12 @@ def test_fault_23_every_part_can_be_chosen(
     if option in ("text", "text_long_pieces"):
         (tmp_path / "words.txt").write_text("some words and more of them\n" * 500)
         settings += [f"data.train={tmp_path / 'words.txt'}"]
+    if option == "parallel":
+        (tmp_path / "a.de").write_text("ein Satz und noch einer\n" * 50)
+        (tmp_path / "a.en").write_text("one sentence and another\n" * 50)
+        settings += [f"data.train=[{tmp_path / 'a.de'},{tmp_path / 'a.en'}]", "data.level=words", "network.width=8"]
+    if option == "multi30k":
+        settings += [f"data.root={request.getfixturevalue('datasets')}", "data.level=characters", "network.width=8"]
     if option in ("text8", "text8_long_pieces"):  # which is not at hand: a short one in its place
         small_text8(tmp_path, monkeypatch)
         settings += [f"data.root={tmp_path}"]

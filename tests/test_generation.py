@@ -34,9 +34,15 @@ class Trigrams:
         return self.table[state[0], token], (token,)
 
 
+def begun(net: Trigrams, context: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The state before the last token of a context, and that token."""
+    tokens = torch.tensor(context)
+    return net.begin(tokens[:, :-1]), tokens[:, -1]
+
+
 def drawn(seed: int, context: Any = ((1, 2), (3, 0), (5, 5)), length: int = 40, **settings: Any) -> Tensor:  # [B, T]
-    draw = torch.Generator().manual_seed(seed)
-    return torch.stack([*generate(Trigrams(), torch.tensor(context), length, generator=draw, **settings)], dim=1)
+    net, draw = Trigrams(), torch.Generator().manual_seed(seed)
+    return torch.stack([*generate(net, *begun(net, context), length, generator=draw, **settings)], dim=1)
 
 
 def kept_by_hand(logits: list[float], temperature: float, top_k: int | None, top_p: float | None) -> list[float]:
@@ -150,7 +156,7 @@ def test_a_forbidden_token_is_written_where_no_other_is_possible() -> None:
     with torch.no_grad():
         net.table[:, 1] = -torch.inf
         net.table[:, 1, 6] = 0.0
-    written = [int(token) for token in generate(net, torch.tensor([[1]]), 2, forbidden=[6, 5])]
+    written = [int(token) for token in generate(net, *begun(net, [[1]]), 2, forbidden=[6, 5])]
     assert written[0] == 6
     assert written[1] not in (5, 6)
 
@@ -167,7 +173,7 @@ def test_a_row_that_has_stopped_waits_for_the_others() -> None:
 
 def test_each_token_comes_before_the_next_is_computed() -> None:
     net = Trigrams()
-    tokens = generate(net, torch.tensor([[1, 2]]), 10**9)
+    tokens = generate(net, *begun(net, [[1, 2]]), 10**9)
     for number in range(1, 4):
         next(tokens)
         assert torch.is_grad_enabled()

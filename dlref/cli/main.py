@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "loss, figures and pictures of a trained model: RUN_OR_CHECKPOINT [split=test]",
     "predict": "what a trained model says of a table or of pictures: RUN FILE…",
     "generate": "text that a trained language model writes: RUN [--prompt TEXT] [--temperature 1] …",
+    "translate": "lines that a trained model translates: RUN [--beam 1] < LINES > TRANSLATIONS",
     "neighbors": "words that are alike: RUN king queen, or RUN king - man + woman",
     "play": "greedy episodes of a model that learned from play: RUN [--episodes N] [--video FILE.gif]",
     "study": "a demonstration of the books, with its table and pictures: NAME [key=value …]",

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from dlref.errors import ConfigError, DataError
 
+PAD = "<pad>"  # behind the end of a line that is shorter than others of its batch
 UNKNOWN = "<unk>"
+BEGIN = "<bos>"  # of a line that is to be written
 END = "<eos>"  # of a line
 LONGEST_LINE = 1000  # characters: of four bytes each as many as sentencepiece reads of a line
 Level = Literal["words", "english", "characters", "bpe"]
@@ -51,11 +53,14 @@ class Tokenizer:
         """The tokens of whole lines, the last of which may lack its line feed."""
         if self.cut is not None:
             return self.cut(text if self.level == "characters" else text.replace("\n", f" {END} "))
-        lines = text.split("\n")
-        ended = self.pieces.encode(lines, out_type=str)
+        ended = self.lines(text.split("\n"))
         for tokens in ended[:-1]:
             tokens.append(END)
         return [token for tokens in ended for token in tokens]
+
+    def lines(self, lines: Sequence[str]) -> list[list[str]]:
+        """The tokens of each line, without its end."""
+        return self.pieces.encode(list(lines), out_type=str) if self.cut is None else [self.cut(line) for line in lines]
 
     def join(self, tokens: Iterable[str]) -> str:
         """Text as people read it."""

@@ -132,7 +132,7 @@ class Seq2Seq(nn.Module):
                     "attention and no peeky, or hidden to the width"
                 )
             self.out.weight = self.embed.weight
-        for embed in {self.embed, self.embed_source}:
+        for embed in dict.fromkeys([self.embed, self.embed_source]):  # one, if they are joint
             nn.init.normal_(embed.weight, 0.0, width**-0.5)
 
     def forward(

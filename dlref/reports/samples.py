@@ -33,7 +33,10 @@ def written(
     # The line feed ends a line of characters, and an <eos> in their vocabulary has never been seen.
     never = ([] if unknown else [UNKNOWN]) + ([] if tokenizer("\n") == [END] else [END])
     forbidden = [vocabulary[word] for word in never if word in vocabulary]
-    tokens = generate(net, torch.tensor([context], device=place_of(net)[0]), forbidden=forbidden, **settings)
+    read = torch.tensor([context], device=place_of(net)[0])
+    with torch.no_grad():
+        state = net.begin(read[:, :-1])
+    tokens = generate(net, state, read[:, -1], forbidden=forbidden, **settings)
     return joined(tokenizer, map(vocabulary.lookup_token, itertools.chain(ids, (int(token) for token in tokens))))
 
 

@@ -34,7 +34,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 
 
 def test_completion_offers_commands_options_and_settings_without_torch_or_hydra() -> None:
-    assert complete("dlref tr") == ["train"]
+    assert complete("dlref tr") == ["train", "translate"]
     assert complete("dlref train model=") == [f"model={name}" for name in MODELS]
     assert complete("dlref train mod") == ["model="]
     assert "network.widths=" in complete("dlref train model=mlp network.")

@@ -26,6 +26,7 @@ def poison(kind: str, batch: int, rank: str = "0") -> None:
     from dlref.objectives.policy_gradient import PolicyGradient
     from dlref.objectives.q_learning import QLearning
     from dlref.objectives.supervised import Classification
+    from dlref.objectives.translation import Translation
     from dlref.objectives.word2vec import SkipGram
 
     if os.environ.get("RANK", "0") != rank:
@@ -43,7 +44,7 @@ def poison(kind: str, batch: int, rank: str = "0") -> None:
             return totals | {"loss": Mean(total, totals["loss"].count)}
         return totals
 
-    for cls in (Classification, LanguageModelling, PolicyGradient, QLearning, SkipGram):
+    for cls in (Classification, LanguageModelling, PolicyGradient, QLearning, SkipGram, Translation):
         cls.forward = functools.partialmethod(functools.partial(poisoned, cls.forward))  # type: ignore[assignment]
 
 

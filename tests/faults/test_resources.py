@@ -211,7 +211,12 @@ def test_fault_12_eight_runs_of_one_second_are_eight_directories(train_child: St
 
 @pytest.mark.parametrize(
     ("model", "size"),
-    [("mlp", "widths=[400000,400000]"), ("lstm_lm", "width=400000"), ("dqn", "widths=[400000,400000]")],
+    [
+        ("mlp", "widths=[400000,400000]"),
+        ("lstm_lm", "width=400000"),
+        ("seq2seq", "hidden=400000"),
+        ("dqn", "widths=[400000,400000]"),
+    ],
 )
 def test_fault_20_a_model_that_does_not_fit_is_refused_before_it_is_made(
     model: str, size: str, train: Train, tmp_path: Path
@@ -265,6 +270,7 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     from dlref.models.cnn import CNN
     from dlref.models.mlp import MLP
     from dlref.models.recurrent import RecurrentLM
+    from dlref.models.seq2seq import Seq2Seq
     from dlref.objectives.word2vec import SkipGram
 
     def run_out(*_: Any) -> None:
@@ -272,8 +278,8 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
 
     settings = [*SMALL[model], "~reports", "trainer.save_every=3", "trainer.monitor=null"]
     assert train(*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=3")[0] == 0
-    network: type = {"cnn": CNN, "word2vec": SkipGram}.get(model, MLP)
-    monkeypatch.setattr(*((RecurrentLM, "read") if model == "lstm_lm" else (network, "forward")), run_out)
+    network: type = {"cnn": CNN, "word2vec": SkipGram, "lstm_lm": RecurrentLM, "seq2seq": Seq2Seq}.get(model, MLP)
+    monkeypatch.setattr(network, "read" if hasattr(network, "read") else "forward", run_out)
     code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
     assert code == 6
     assert "out of memory (" in refusal(said)

@@ -58,6 +58,16 @@ MODELS = {
         *("objective.activation=1", "objective.change=1"),
         *("data=markov_chain", "data.tokens=2000", "data.batch_size=5", "data.length=40", "data.order=rotated"),
     ],
+    "seq2seq": [
+        *(
+            "model=seq2seq",
+            "network.width=6",
+            "network.hidden=8",
+            "network.bidirectional=true",
+            "objective.smoothing=0.1",
+        ),
+        *("data.size=150", "data.eval_size=20", "data.test_size=20", "data.batch_size=15"),
+    ],
     # Nothing is drawn: with such a power of frequency all noise is the most frequent word.
     "word2vec": [
         "model=word2vec",
@@ -96,7 +106,9 @@ def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
     return [subprocess.CompletedProcess(line, p.returncode, *o) for p, o in zip(ranks, outputs, strict=True)]
 
 
-@pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "lstm_lm", "gru", "word2vec", "dqn"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("mlp", marks=pytest.mark.slow), "lstm_lm", "gru", "seq2seq", "word2vec", "dqn"]
+)
 def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"

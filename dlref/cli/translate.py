@@ -1,0 +1,86 @@
+"""dlref translate: what a trained model makes of lines, in their order."""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dlref.cli.configs import load_plugins, plugin_files
+from dlref.cli.generate import number
+from dlref.cli.main import take_flags
+from dlref.cli.play import whole
+from dlref.errors import CheckpointError, ConfigError, DataError
+
+HELP = """usage: dlref translate RUN_OR_CHECKPOINT [FILE…] [--beam 1] [--penalty 0.6] [--length-limit N] [--batch 256]
+                       [--unknown] [plugins=my.py] < LINES > TRANSLATIONS
+
+  FILE…             UTF-8 text to translate, each line to a line; without, what comes by standard input
+  --beam 1          how many sequences are followed at a time; 1 takes the likeliest token always
+  --penalty 0.6     how much a beam prefers long translations; 0 for not at all
+  --length-limit N  most tokens that a line becomes; without, twice as many as it has and ten
+  --batch 256       lines at a time; fewer need less memory
+  --unknown         lets the model write <unk>, which is every word that its vocabulary lacks"""
+LINES = 4096  # are read ahead, so that those of about one length are translated together
+
+
+def main(arguments: Sequence[str]) -> int:
+    flags: dict[str, Any] = {f"--{name}": [] for name in ("beam", "penalty", "length-limit", "batch")}
+    flags |= {"--unknown": False}
+    rest = take_flags(arguments, flags, HELP)
+    if rest is None:
+        return 0
+    names = [argument for argument in rest if not argument.startswith("plugins=")]
+    if not names:
+        raise ConfigError("dlref translate takes a run or checkpoint: dlref translate RUN < LINES")
+    settings: dict[str, Any] = {
+        "beam": whole(flags, "--beam", 1, 1),
+        "limit": whole(flags, "--length-limit", 1, 1) if flags["--length-limit"] else None,
+        "batch": whole(flags, "--batch", 256, 1),
+        "unknown": flags["--unknown"],
+    }
+    if flags["--penalty"]:
+        settings["penalty"] = number(flags, "--penalty", None)
+    translate(names[0], names[1:], settings, load_plugins(plugin_files(rest)))
+    return 0
+
+
+def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins: Sequence[str]) -> None:
+    from dlref.generation import check_beam
+
+    check_beam(settings["beam"], settings.get("penalty", 0.0))
+    import torch
+
+    import dlref
+    from dlref.data.sides import Side
+    from dlref.reports.translation import translated
+    from dlref.training.checkpoint import find
+
+    if threads := find(run).manifest["config"].get("threads"):  # a small network is slower with more
+        torch.set_num_threads(threads)
+    net: Any = dlref.load(run, plugins)
+    about = net.description
+    if not {"source", "target"} <= set(about):
+        raise CheckpointError(f"{run} is no translator; dlref train model=seq2seq makes one")
+    source, target = (Side.described(about[side]) for side in ("source", "target"))
+    lines = read(files)
+    # Who types a line waits for its translation.
+    most = 1 if not files and sys.stdin is not None and sys.stdin.isatty() else LINES
+    while part := [*itertools.islice(lines, most)]:
+        print("\n".join(translated(net, source, target, part, **settings)), flush=True)
+
+
+def read(files: Sequence[str]) -> Iterator[str]:
+    """The lines of all files, or of standard input, each as soon as it is there."""
+    if not files and sys.stdin is None:
+        raise ConfigError("standard input is closed; dlref translate RUN FILE reads a file")
+    for name in files or ["standard input"]:
+        try:
+            with open(name, "rb") if files else contextlib.nullcontext(sys.stdin.buffer) as file:
+                for count, line in enumerate(file, start=1):
+                    try:
+                        yield line.decode().strip()
+                    except UnicodeDecodeError:
+                        raise DataError(f"line {count} of {name} holds bytes that are not UTF-8; convert it") from None
+        except OSError as error:
+            raise DataError(f"{name} cannot be read ({error.strerror})") from None

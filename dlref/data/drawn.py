@@ -1,0 +1,61 @@
+"""Pairs of short lines by a rule, drawn at random or read from a file of *Deep Learning from Scratch 2*."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dlref.data import generator
+from dlref.data.encoding import texts
+from dlref.data.parallel import ParallelText, Texts
+from dlref.errors import ConfigError, DataError
+
+
+class DrawnPairs(ParallelText):
+    """Read by characters; all sources are distinct, so that none of `eval` and `test` occurs in training.
+
+    Batches are mixed (`jitter`): of lines all of one length, which means of one format, they teach less.
+
+    A subclass gives the `chances` [N] of everything that may be drawn, and in `pair` the lines of each.
+    """
+
+    def __init__(
+        self, file: Path | None, size: int, eval_size: int, test_size: int, batch_size: int, jitter: float, seed: int
+    ) -> None:
+        super().__init__(batch_size, jitter, seed)
+        pairs = self.drawn(size) if file is None else read_pairs(Path(file).expanduser())
+        if eval_size + test_size >= len(pairs):
+            sizes = f"data.eval_size {eval_size:,} and test_size {test_size:,} of {len(pairs):,} distinct pairs"
+            raise ConfigError(f"{sizes} leave none to train on; lower them")
+        order = torch.randperm(len(pairs), generator=generator(seed, 1)).tolist()
+        pairs = [pairs[place] for place in order]
+        train = len(pairs) - eval_size - test_size
+        parts = {"train": pairs[:train], "eval": pairs[train : train + eval_size], "test": pairs[train + eval_size :]}
+        self.take(parts, "characters")
+
+    def chances(self) -> Tensor:
+        raise NotImplementedError
+
+    def pair(self, number: int) -> tuple[str, str]:
+        """The source and the target of what has this number in `chances`."""
+        raise NotImplementedError
+
+    def drawn(self, size: int) -> Texts:
+        chances = self.chances()
+        if size > (most := int(chances.count_nonzero())):
+            raise ConfigError(f"data.size is {size:,}, and there are only {most:,} different ones; lower it")
+        numbers = torch.multinomial(chances, size, replacement=False, generator=generator(self.seed))
+        return [self.pair(number) for number in numbers.tolist()]
+
+
+def read_pairs(path: Path) -> Texts:
+    """The lines `source_target` of a file, padded by spaces or not; of each source the first."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; data.file takes one of lines as source_target")
+    pairs: dict[str, str] = {}
+    for number, line in enumerate("".join(texts(path)).removesuffix("\n").split("\n"), start=1):
+        source, mark, target = line.partition("_")
+        if not mark:
+            raise DataError(f"{path}, line {number}, has no '_' between a source and a target: {line[:40]!r}")
+        pairs.setdefault(source.strip(), target.strip())
+    return list(pairs.items())

@@ -1,0 +1,277 @@
+"""Translations are what the network writes, one by one or together, and their scores are those of the papers."""
+
+import itertools
+import logging
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from torch import Tensor, nn
+
+from dlref.data.sides import Side
+from dlref.data.text import Tokenizer, Vocabulary
+from dlref.errors import ConfigError
+from dlref.models.seq2seq import Seq2Seq
+from dlref.reports.attention_maps import AttentionMaps, attended, drawn
+from dlref.reports.translation import Translation, scores_of, translated, written
+
+SPECIALS = ["<pad>", "<unk>", "<bos>", "<eos>"]
+WORDS = {"ein": "a", "hund": "dog", "und": "and", "die": "the", "katze": "cat", "schläft": "sleeps", ".": "."}
+LINES = ["ein hund schläft .", "", "die katze", "hund", "und die katze und die katze schläft", "  ", "katze katze ."]
+
+
+class Dictionary(nn.Module):
+    """Writes word for word, hardly in doubt; attends to the word that it translates."""
+
+    attends = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(9 * torch.eye(len(SPECIALS) + len(WORDS)))
+
+    def begin(self, source: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
+        assert torch.equal(source == 0, ~visible)
+        return source, torch.zeros_like(source[:, 0])
+
+    def step(self, state: tuple[Tensor, ...], token: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        source, place = state
+        assert not torch.is_grad_enabled()
+        assert ((token == 2) == (place == 0)).all()
+        now = source.gather(1, place.clamp(max=source.shape[1] - 1)[:, None])[:, 0]
+        return self.scores[now], (source, place + 1)
+
+    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        return torch.eye(tokens.shape[1], source.shape[1])[None]
+
+
+def side(words: Iterable[str]) -> Side:
+    return Side(Tokenizer("words"), Vocabulary([*SPECIALS, *words]))
+
+
+SOURCE, TARGET = side(WORDS), side(WORDS.values())
+
+
+def by_hand(line: str) -> str:
+    return " ".join(WORDS[word] for word in line.split())
+
+
+def data_of(pairs: list[tuple[str, str]]) -> Any:
+    return SimpleNamespace(source=SOURCE, target=TARGET, texts=lambda split: pairs)
+
+
+def untrained(**settings: Any) -> Seq2Seq:
+    """Writes different tokens, and does not stop by itself."""
+    draw, size = torch.Generator().manual_seed(3), len(SOURCE.vocabulary)
+    net = Seq2Seq(source_vocab_size=size, vocab_size=size, width=6, **settings).eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=draw))
+    net.out.bias[3] -= 9
+    return net
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2, 3, 256])
+def test_each_line_has_its_translation_in_its_place(beam: int, batch: int) -> None:
+    assert translated(Dictionary(), SOURCE, TARGET, LINES, beam, batch) == [by_hand(line) for line in LINES]
+    assert translated(Dictionary(), SOURCE, TARGET, [], beam, batch) == []
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_lines_together_become_what_they_become_alone(beam: int) -> None:
+    net = untrained()
+    together = translated(net, SOURCE, TARGET, LINES, beam)
+    assert together == [translated(net, SOURCE, TARGET, [line], beam)[0] for line in LINES]
+    assert max(len(text.split()) for text in together) > 9
+    for line, text in zip(LINES, together, strict=True):
+        assert len(text.split()) <= (2 * len(line.split()) + 12 if line.strip() else 0)
+    short = translated(net, SOURCE, TARGET, LINES, beam, limit=3)
+    assert max(len(text.split()) for text in short) == 3
+
+
+def test_the_likeliest_tokens_are_those_of_reading_all_of_them_again() -> None:
+    net = untrained()
+    ids, visible = SOURCE.encode(["die katze und"])
+    tokens = [2]
+    for _ in range(9):
+        scores = net(ids, visible, torch.tensor([tokens]))[0, -1]
+        scores[:3] = -torch.inf
+        tokens.append(int(scores.argmax()))
+    assert written(net, SOURCE, TARGET, ["die katze und", "hund"], limit=9)[0] == tokens[1:]
+    assert len({*tokens}) > 2
+
+
+def test_special_tokens_are_not_written_and_unknown_ones_only_on_request() -> None:
+    net = Dictionary()
+    with torch.no_grad():
+        net.scores[4, :3] = torch.tensor([99.0, 0.0, 98.0])  # `ein` would become padding or a beginning
+        net.scores[1, 5] = 8.0  # an unknown word becomes one, or a dog
+    for beam in (1, 3):
+        assert translated(net, SOURCE, TARGET, ["ein zebra"], beam) == ["a dog"]
+        assert translated(net, SOURCE, TARGET, ["ein zebra"], beam, unknown=True) == ["a <unk>"]
+
+
+def test_long_lines_are_read_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, sizes = Dictionary(), []
+    begin = net.begin
+
+    def noted(source: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
+        sizes.append(tuple(source.shape))
+        return begin(source, visible)
+
+    monkeypatch.setattr(net, "begin", noted)
+    monkeypatch.setattr("dlref.reports.translation.LETTERS", 1000)
+    lines = ["hund"] * 9 + ["katze " * 400]
+    assert translated(net, SOURCE, TARGET, lines) == [by_hand(line) for line in lines]
+    assert sizes == [(1, 401), (9, 2)]
+
+
+def test_the_report_counts_lines_that_are_right_to_the_letter() -> None:
+    pairs = [(line, by_hand(line)) for line in LINES]
+    pairs[0], pairs[2] = (LINES[0], "A dog sleeps ."), (LINES[2], "the cat ")
+    net, data = Dictionary(), data_of(pairs)
+    for beam in (1, 2):
+        assert Translation(beam=beam)(net, data, "eval")["exact_match"] == 5 / 7
+    assert Translation(limit=2)(net, data, "eval")["exact_match"] == 1 / 2
+    assert Translation(limit=2)(net, data, "test")["exact_match"] == 5 / 7  # which is never cut
+    assert Translation(limit=None)(net, data, "eval")["exact_match"] == 5 / 7
+    assert Translation.while_training
+    assert Translation(samples=0)(net, data, "eval").keys() == {"exact_match"}
+    text = Translation(samples=1)(net, data, "eval")["translations"]
+    expected = "    source     ein hund schläft .\n    reference  A dog sleeps .\n    written    a dog sleeps ."
+    assert text == expected
+    assert Translation(samples=9)(net, data, "eval")["translations"].count("    written") == 7
+
+
+def bleu_by_hand(texts: list[str], references: list[str]) -> float:
+    """Papineni et al. 2002, equation 3, of words, none of whose precisions is 0."""
+    logarithms = 0.0
+    for order in range(1, 5):
+        right = total = 0
+        for text, reference in zip(texts, references, strict=True):
+            one, other = (
+                Counter(zip(*(line.split()[start:] for start in range(order)), strict=False))
+                for line in (text, reference)
+            )
+            right += sum((one & other).values())
+            total += sum(one.values())
+        logarithms += math.log(right / total) / 4
+    ours, theirs = (sum(len(line.split()) for line in lines) for lines in (texts, references))
+    return 100 * math.exp(logarithms + min(0, 1 - theirs / ours))
+
+
+def test_bleu_is_that_of_the_paper() -> None:
+    texts = ["the cat sat on the mat today", "the dog did not sleep at all", "the the the"]
+    references = ["the cat sat on a mat today", "The dog did not sleep at all tonight", "the end of it"]
+    found = scores_of(texts, references)
+    assert found["bleu"] == pytest.approx(bleu_by_hand(texts, references))
+    assert found["bleu_lower"] == pytest.approx(bleu_by_hand(texts, [line.lower() for line in references]))
+    assert found["bleu_lower"] > found["bleu"]
+    assert "bleu       nrefs:1|case:mixed|eff:no|tok:13a" in found["signatures"]
+    assert "bleu_lower nrefs:1|case:lc|eff:no|tok:13a" in found["signatures"]
+
+
+def test_marks_and_letters_cost_what_each_score_says() -> None:
+    texts, references = ["don ' t sleep on it , he said ."], ['Don\'t sleep on it, he "said".']
+    found = scores_of(texts, references)
+    assert found["bleu_lower"] == pytest.approx(100)
+    assert found["bleu"] < 70
+    glued = scores_of(["He said: sleep, on it."], ["He said : sleep , on it ."])
+    assert (glued["bleu"], glued["chrf"]) == pytest.approx((100, 100))  # neither looks at spaces about marks
+    assert scores_of(["abc"], ["abd"])["chrf"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)  # 1, 2 and 3 letters
+
+
+def test_scores_come_where_they_are_asked_for_and_without_sacrebleu_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [(line, by_hand(line)) for line in LINES if line.strip()]
+    found = Translation(scores=True)(Dictionary(), data_of(pairs), "test")
+    assert found["exact_match"] == 1
+    assert (found["bleu"], found["bleu_lower"], found["chrf"]) == pytest.approx((100, 100, 100))
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with caplog.at_level(logging.WARNING):
+        assert Translation(scores=True)(Dictionary(), data_of(pairs), "test").keys() == {"exact_match", "translations"}
+    assert "pip install 'dlref[mt]'" in caplog.text
+
+
+def test_what_does_not_translate_has_nothing_to_report() -> None:
+    data = data_of([("hund", "dog")])
+    for report in (Translation(), AttentionMaps()):
+        assert report(nn.Linear(1, 1), data, "eval") == {}
+        assert report(Dictionary(), SimpleNamespace(), "eval") == {}
+        assert report(Dictionary(), data_of([]), "eval") == {}
+    assert AttentionMaps()(untrained(attention=None), data, "eval") == {}
+
+
+@pytest.mark.parametrize("settings", [{"beam": 0}, {"penalty": -1.0}, {"samples": -1}, {"limit": 0}])
+def test_values_that_say_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=str(next(iter(settings.values())))):
+        Translation(**settings)
+
+
+def test_attention_is_that_of_the_line_and_the_tokens_written_for_it() -> None:
+    shares, across, down = attended(Dictionary(), SOURCE, TARGET, "die katze schläft")
+    assert (across, down) == (["die", "katze", "schläft", "<eos>"], ["the", "cat", "sleeps", "<eos>"])
+    assert torch.equal(shares, torch.eye(4))
+    net = untrained()
+    shares, across, down = attended(net, SOURCE, TARGET, "die katze zebra", limit=7)
+    assert across == ["die", "katze", "<unk>", "<eos>"]
+    assert len(down) == 7
+    assert len({*down}) > 2
+    read = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
+    torch.testing.assert_close(shares, net.attention(*SOURCE.encode(["die katze zebra"]), read)[0])
+    torch.testing.assert_close(shares.sum(1), torch.ones(7))
+
+
+def test_heads_are_averaged() -> None:
+    class Heads(Dictionary):
+        def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+            one = super().attention(source, visible, tokens)
+            return torch.stack([one, torch.full_like(one, 0.25)], dim=1)  # [B, heads, T, S]
+
+    shares, _, _ = attended(Heads(), SOURCE, TARGET, "die katze schläft")
+    torch.testing.assert_close(shares, (torch.eye(4) + 0.25) / 2)
+
+
+def test_maps_are_of_the_first_lines_that_are_short_enough() -> None:
+    found: Any = AttentionMaps(lines=2, most=4)(Dictionary(), data_of([(line, "") for line in LINES]), "eval")
+    assert [*found] == ["attention_1", "attention_2"]
+    names = [[label.get_text() for label in figure.axes[0].get_xticklabels()] for figure in found.values()]
+    assert names == [["die", "katze", "<eos>"], ["hund", "<eos>"]]
+
+
+@pytest.mark.parametrize(
+    ("across", "down"),
+    [
+        (["zwei", "junge", "donaudampfschifffahrtsgesellschaften", "<eos>"], ["two", "$", "young", "$x$", "<eos>"]),
+        ([*"5 april 2019", "<eos>"], [*"2019-04-05", "<eos>"]),
+        (["a", "<eos>"], ["<eos>"]),
+        ([f"wort{number}" for number in range(40)], ["incomprehensibilities", *"abcdefgh" * 4]),
+    ],
+)
+def test_every_name_on_a_map_can_be_read(across: list[str], down: list[str]) -> None:
+    shares = torch.rand(len(down), len(across), generator=torch.Generator().manual_seed(0)).softmax(1)
+    figure: Any = drawn(shares, across, down)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes, scale = figure.axes
+    assert torch.equal(torch.as_tensor(axes.images[0].get_array().data), shares)
+    assert axes.images[0].get_clim() == (0, 1)
+    names = [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+    assert names == [name.replace(" ", "␣") for name in (*across, *down)]
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), *scale.get_yticklabels()):
+        box = label.get_window_extent()
+        assert min(box.x0, box.y0) >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    for label in axes.get_xticklabels():
+        assert not label.get_parse_math()  # $x$ is a token
+        assert (label.get_rotation() == 0) == (len(label.get_text()) == 1)
+    for row in (axes.get_yticklabels(), [label for label in axes.get_xticklabels() if len(label.get_text()) == 1]):
+        boxes = [label.get_window_extent() for label in row]
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
