@@ -78,13 +78,13 @@ for row in "$@"; do
             reproduce seq2seq_dates test experiment=seq2seq_dates
             for options in "" reversed peeky; do
                 reproduce "seq2seq_dates-${options:-plain}" test \
-                    "experiment=seq2seq_dates network.attention=null${options:+ network.$options=true}"
+                    "experiment=seq2seq_dates network.attention=null network.bidirectional=false${options:+ network.$options=true}"
             done
             ;;
         seq2seq_addition)
             reproduce seq2seq_addition test experiment=seq2seq_addition
             for options in "" reversed peeky "reversed peeky"; do
-                plain="experiment=seq2seq_addition schedule=constant optimizer.lr=1e-3 trainer.clip_norm=5 network.attention=null"
+                plain="experiment=seq2seq_addition schedule=constant optimizer.lr=1e-3 trainer.clip_norm=5 network.attention=null network.bidirectional=false"
                 for option in $options; do
                     plain+=" network.$option=true"
                 done

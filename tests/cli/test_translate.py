@@ -98,19 +98,20 @@ def test_flags_reach_the_search(translate: Callable[..., str], run: str) -> None
 
 def test_lines_are_translated_as_they_come(translate: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = translate("\n".join([*PAIRS] * 5))
-    counts: list[int] = []
+    parts: list[list[str]] = []
 
     def noted(net: Any, source: Side, target: Side, lines: list[str], **settings: Any) -> list[str]:
-        counts.append(len(lines))
+        parts.append(lines)
         return translated(net, source, target, lines, **settings)
 
     monkeypatch.setattr("dlref.reports.translation.translated", noted)
     monkeypatch.setattr("dlref.cli.translate.LINES", 7)
-    assert translate("\n".join([*PAIRS] * 5)) == whole
-    assert counts == [7, 7, 6]
+    assert translate(" \r\n".join([*PAIRS] * 5)) == whole
+    assert [len(part) for part in parts] == [7, 7, 6]
+    assert [line for part in parts for line in part] == [*PAIRS] * 5  # without what stands about a line
     monkeypatch.setattr(Input, "isatty", lambda stream: True)
     assert translate("\n".join(PAIRS)).splitlines() == [*PAIRS.values()]
-    assert counts[3:] == [1, 1, 1, 1]
+    assert parts[3:] == [[line] for line in PAIRS]
 
 
 @pytest.mark.faults
