@@ -52,7 +52,8 @@ def evaluate(path: str, settings: list[str]) -> int:
     with as_data(checkpoint), devices.explained():
         model = build.build(config, device, plugins)
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
-    if checkpoint.manifest["data"].get("vocabulary") != model.data.describe().get("vocabulary"):
+    described, here = checkpoint.manifest["data"], model.data.describe()
+    if any(described.get(name) != here.get(name) for name in ("vocabulary", "source", "target")):
         raise CheckpointError(
             f"{checkpoint.path} was trained with another vocabulary than these data have; bring its own"
         )

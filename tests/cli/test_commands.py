@@ -324,3 +324,23 @@ def test_starting_is_quick(tmp_path: Path) -> None:
         first = (tmp_path / str(number) / "metrics.jsonl").stat()
         seconds.append(first.st_mtime - began)
     assert min(seconds) <= 8
+
+
+@pytest.mark.parametrize("model", ["lstm_lm", "seq2seq"])
+def test_evaluate_refuses_data_of_another_vocabulary(
+    model: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of as many words, so that only the words themselves tell."""
+    from dlref.data.text import Vocabulary
+
+    run = tmp_path / "run"
+    train(*SMALL[model], "trainer.max_steps=2", f"run_dir={run}", "reports=null")
+    assert main(["evaluate", str(run)]) == 0
+    original = Vocabulary.build.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        Vocabulary,
+        "build",
+        classmethod(lambda cls, *a, **k: cls([*(words := original(cls, *a, **k).words)[:-2], words[-1], words[-2]])),
+    )
+    assert main(["evaluate", str(run)]) == 4
+    assert "another vocabulary" in capsys.readouterr().err
