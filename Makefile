@@ -13,8 +13,8 @@ install: .venv/installed
 	touch $@
 
 quickstart: install
-	$(BIN)/dlref train model=seq2seq run_dir=runs/quickstart resume=auto
-	$(BIN)/dlref evaluate runs/quickstart
+	$(BIN)/dlref train model=seq2seq run_dir=runs/quickstart_dates resume=auto
+	$(BIN)/dlref evaluate runs/quickstart_dates
 	@echo
 	@echo "Look at it:   $(BIN)/tensorboard --logdir runs"
 	@echo "Go on:        $(BIN)/dlref list"

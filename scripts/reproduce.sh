@@ -84,11 +84,12 @@ for row in "$@"; do
         seq2seq_addition)
             reproduce seq2seq_addition test experiment=seq2seq_addition
             for options in "" reversed peeky "reversed peeky"; do
+                name=${options// /-}
                 plain="experiment=seq2seq_addition schedule=constant optimizer.lr=1e-3 trainer.clip_norm=5 network.attention=null network.bidirectional=false"
                 for option in $options; do
                     plain+=" network.$option=true"
                 done
-                reproduce "seq2seq_addition-${options// /-}" test "$plain"
+                reproduce "seq2seq_addition-${name:-plain}" test "$plain"
             done
             ;;
         seq2seq_multi30k) (seeds=(0); reproduce seq2seq_multi30k "eval test" experiment=seq2seq_multi30k) ;;

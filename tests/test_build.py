@@ -156,3 +156,12 @@ def test_a_report_that_is_null_is_left_out() -> None:
     config = compose(["model=mlp", "reports.decision_boundary=null"])
     build.check(config)
     assert set(build.build(config, CPU).reports) == set(compose(["model=mlp"])["reports"]) - {"decision_boundary"}
+
+
+@pytest.mark.parametrize(
+    ("model", "data"), [("lstm_lm", "dates"), ("word2vec", "addition"), ("mlp", "dates"), ("seq2seq", "python_docs")]
+)
+def test_a_model_for_other_data_is_told_which_size_they_lack(model: str, data: str) -> None:
+    """Pairs have two vocabularies, by names of their own, so that a model of one does not take them."""
+    with pytest.raises(ConfigError, match="choose data that suits the model"):
+        build.build(compose([f"model={model}", f"data={data}"]), CPU)

@@ -1,9 +1,13 @@
 """dlref translate: what a trained model makes of lines, in their order."""
 
+import codecs
 import contextlib
 import itertools
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
@@ -15,7 +19,7 @@ from dlref.errors import CheckpointError, ConfigError, DataError
 HELP = """usage: dlref translate RUN_OR_CHECKPOINT [FILE…] [--beam 1] [--penalty 0.6] [--length-limit N] [--batch 256]
                        [--unknown] [plugins=my.py] < LINES > TRANSLATIONS
 
-  FILE…             UTF-8 text to translate, each line to a line; without, what comes by standard input
+  FILE…             UTF-8 text, plain or .gz, to translate, each line to a line; without, what comes by standard input
   --beam 1          how many sequences are followed at a time; 1 takes the likeliest token always
   --penalty 0.6     how much a beam prefers long translations; 0 for not at all
   --length-limit N  most tokens that a line becomes; without, twice as many as it has and ten
@@ -55,6 +59,7 @@ def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins:
     from dlref.data.sides import Side
     from dlref.reports.translation import translated
     from dlref.training.checkpoint import find
+    from dlref.training.devices import explained
 
     if threads := find(run).manifest["config"].get("threads"):  # a small network is slower with more
         torch.set_num_threads(threads)
@@ -66,21 +71,24 @@ def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins:
     lines = read(files)
     # Who types a line waits for its translation.
     most = 1 if not files and sys.stdin is not None and sys.stdin.isatty() else LINES
-    while part := [*itertools.islice(lines, most)]:
-        print("\n".join(translated(net, source, target, part, **settings)), flush=True)
+    with explained():
+        while part := [*itertools.islice(lines, most)]:
+            print("\n".join(translated(net, source, target, part, **settings)), flush=True)
 
 
 def read(files: Sequence[str]) -> Iterator[str]:
     """The lines of all files, or of standard input, each as soon as it is there."""
+    from dlref.data.encoding import opened
+
     if not files and sys.stdin is None:
         raise ConfigError("standard input is closed; dlref translate RUN FILE reads a file")
     for name in files or ["standard input"]:
         try:
-            with open(name, "rb") if files else contextlib.nullcontext(sys.stdin.buffer) as file:
+            with opened(Path(name)) if files else contextlib.nullcontext(sys.stdin.buffer) as file:
                 for count, line in enumerate(file, start=1):
                     try:
-                        yield line.decode().strip()
+                        yield line.removeprefix(codecs.BOM_UTF8 if count == 1 else b"").decode().strip()
                     except UnicodeDecodeError:
                         raise DataError(f"line {count} of {name} holds bytes that are not UTF-8; convert it") from None
-        except OSError as error:
-            raise DataError(f"{name} cannot be read ({error.strerror})") from None
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise DataError(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})") from None

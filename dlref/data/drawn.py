@@ -42,8 +42,8 @@ class DrawnPairs(ParallelText):
 
     def drawn(self, size: int) -> Texts:
         chances = self.chances()
-        if size > (most := int(chances.count_nonzero())):
-            raise ConfigError(f"data.size is {size:,}, and there are only {most:,} different ones; lower it")
+        if not 1 <= size <= (most := int(chances.count_nonzero())):
+            raise ConfigError(f"data.size is {size:,}; it takes 1 or more, and there are {most:,} different ones")
         numbers = torch.multinomial(chances, size, replacement=False, generator=generator(self.seed))
         return [self.pair(number) for number in numbers.tolist()]
 

@@ -119,7 +119,7 @@ class ParallelText:
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {"source_vocab_size": len(self.source.vocabulary), "vocab_size": len(self.target.vocabulary)}
+        return {"source_vocab_size": len(self.source.vocabulary), "target_vocab_size": len(self.target.vocabulary)}
 
     @property
     def batches_per_pass(self) -> float:

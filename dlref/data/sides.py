@@ -92,5 +92,7 @@ def learn_sides(
         return joint, joint
     tokenizer = Tokenizer(level)
     counts = [Counter(itertools.chain.from_iterable(tokenizer.lines(side))) for side in texts]
+    if any(max(seen.values()) < minimum for seen in counts):
+        raise ConfigError(f"data.minimum is {minimum}, and no word of one side is seen so often; lower it")
     source, target = (Side(tokenizer, Vocabulary.build(seen, minimum, SPECIALS), lowercase) for seen in counts)
     return source, target

@@ -108,8 +108,14 @@ def learn_bpe(lines: Iterable[str], size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        most = re.search(r"<= (\d+)", str(error))
-        advice = f"choose {most[1]} or fewer" if most else str(error).strip().splitlines()[-1][-160:]
+        most, least = (re.search(pattern, str(error)) for pattern in (r"<= (\d+)", r"required_chars\. \d+ vs (\d+)"))
+        advice = (
+            f"choose {most[1]} or fewer"
+            if most
+            else f"choose {least[1]} or more"
+            if least
+            else str(error).strip().splitlines()[-1][-160:]
+        )
         raise ConfigError(f"data.pieces={size} cannot be learned from this text; {advice}") from None
     return model.getvalue()
 

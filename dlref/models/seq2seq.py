@@ -38,17 +38,14 @@ class Encoder(nn.Module):
         self.reversed, ways = reversed, 2 if bidirectional else 1
         if any(units % ways for units in widths[1:]):
             raise ConfigError(f"network.hidden is {widths[-1]}; both directions share it, so it takes an even number")
+        self.drops = nn.ModuleList(Dropout(share, variational) for share in dropout)
         self.layers = nn.ModuleList(
-            nn.ModuleList(
-                RecurrentLayers(cell, [inputs, units // ways], [share, 0.0], variational) for _ in range(ways)
-            )
-            for share, (inputs, units) in zip(dropout, pairwise(widths), strict=True)
+            nn.ModuleList(RecurrentLayers(cell, [inputs, units // ways], [0.0, 0.0]) for _ in range(ways))
+            for inputs, units in pairwise(widths)
         )
 
-    def forward(
-        self, x: Tensor, visible: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:  # [B, S, D], [B, S] -> [B, S, H], [B, H] …
-        """The last layer's h at every place, and each layer's h after all it has read."""
+    def forward(self, x: Tensor, visible: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Of word vectors [B, S, D]: the last layer's h at every place [B, S, H], each layer's behind the last [B, H]."""
         rows, places = torch.arange(len(x), device=x.device), torch.arange(x.shape[1], device=x.device)
         lengths = visible.sum(1, keepdim=True)
         turned = torch.where(visible, lengths - 1 - places, places) + rows[:, None] * len(places)
@@ -58,9 +55,9 @@ class Encoder(nn.Module):
 
         x, ends = turn(x) if self.reversed else x, []
         ways: Any
-        for ways in self.layers:
+        for drop, ways in zip(self.drops, self.layers, strict=True):
             ahead, *back = ways
-            x = ahead.drops[0](x)
+            x = drop(x)
             h = ahead.run(0, x, ahead.start(len(x)))[0]
             end = h[rows, lengths[:, 0] - 1]
             for way in back:
@@ -88,7 +85,7 @@ class Seq2Seq(nn.Module):
     def __init__(
         self,
         source_vocab_size: int,
-        vocab_size: int,
+        target_vocab_size: int,
         width: int,
         hidden: int | None = None,
         layers: int = 1,
@@ -108,13 +105,13 @@ class Seq2Seq(nn.Module):
         hidden = width if hidden is None else hidden
         if min(width, hidden, layers) < 1:
             raise ConfigError(f"network.width {width}, hidden {hidden} and layers {layers} take 1 or more")
-        if joint and source_vocab_size != vocab_size:
-            sizes = f"{source_vocab_size:,} and {vocab_size:,}"
+        if joint and source_vocab_size != target_vocab_size:
+            sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
             raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
         drops = [dropout if input_dropout is None else input_dropout, *[dropout] * (layers - 1)]
         widths = [width, *[hidden] * layers]
         self.peeky, self.attends = peeky, attention is not None
-        self.embed = nn.Embedding(vocab_size, width)
+        self.embed = nn.Embedding(target_vocab_size, width)
         self.embed_source = self.embed if joint else nn.Embedding(source_vocab_size, width)
         self.encoder = Encoder(cell, widths, drops, variational, bidirectional, reversed)
         widths[0] += hidden * peeky
@@ -124,7 +121,7 @@ class Seq2Seq(nn.Module):
             features = width if tied else hidden
             self.attend, self.combine = Attention(attention, hidden), nn.Linear(2 * hidden, features)
         self.drop = Dropout(dropout if output_dropout is None else output_dropout, variational)
-        self.out = nn.Linear(features + hidden * peeky, vocab_size)
+        self.out = nn.Linear(features + hidden * peeky, target_vocab_size)
         if tied:
             if self.out.weight.shape != self.embed.weight.shape:
                 raise ConfigError(

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from dlref.objectives import at_least_float32
 
+FEW = 2000  # words
+
 
 class LinearCrossEntropy(torch.autograd.Function):
     """-Σ log softmax(x Wᵀ + b)[target], and how often the target is the likeliest.
 
     x [N, D], weight [V, D], bias [V], targets [N] int64 -> scalar in nats, scalar int64. The same as the layer and
     `cross_entropy` behind it, but the chances are kept in the type of the product and become the slopes where they lie: a
-    large vocabulary's scores are read and written half as often. A chance too small for its type counts as its smallest.
+    large vocabulary's scores are read and written half as often. A chance too small for its type counts as its smallest, and
+    one too near 1 as 1; so those of a small vocabulary, which costs little, are taken in float32.
     """
 
     @staticmethod
@@ -24,6 +27,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             x, weight, bias = (part.to(torch.get_autocast_dtype(device)) for part in (x, weight, bias))
         scores = F.linear(x, weight, bias)
+        if scores.shape[1] < FEW:
+            scores = at_least_float32(scores)
         chances = torch.softmax(scores, 1, out=scores)
         places = targets + torch.arange(0, chances.numel(), chances.shape[1], device=x.device)
         right = chances.flatten()[places]
@@ -31,7 +36,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[chances.element_size()]
         hits = (right.view(bits) == chances.view(bits).amax(1)).sum()
         chances.put_(places, right - 1)  # p - 1 of the target, p of the others: the slopes by the scores
-        ctx.save_for_backward(x, weight, chances)
+        ctx.save_for_backward(x, weight, chances.to(x.dtype))
         ctx.mark_non_differentiable(hits)
         return -at_least_float32(right).clamp(min=torch.finfo(right.dtype).tiny).log().sum(), hits
 

@@ -59,14 +59,15 @@ def translated(
 ) -> list[str]:
     """Each line's translation, in order; that of an empty one is empty.
 
-    `source` and `target` encode and decode, as `data.sides.Side` does. The likeliest token is written always, or with
-    `beam` above 1 the best sequence that a search of this width finds. `settings` are those of `written`.
+    At most `batch` sequences are written at a time. `source` and `target` encode and decode, as `data.sides.Side` does. The
+    likeliest token is written always, or with `beam` above 1 the best sequence that a search of this width finds. `settings`
+    are those of `written`.
     """
     texts = [""] * len(lines)
     # Lines of about one length end at about one time, and need little padding.
     left = sorted((number for number, line in enumerate(lines) if line.strip()), key=lambda number: len(lines[number]))
     while left:
-        rows = max(1, min(batch, LETTERS // len(lines[left[-1]])))
+        rows = max(1, min(batch, LETTERS // len(lines[left[-1]])) // beam)
         part, left[-rows:] = left[-rows:], []
         found = written(net, source, target, [lines[number] for number in part], beam, **settings)
         for number, ids in zip(part, found, strict=True):

@@ -1,5 +1,6 @@
 """dlref translate: lines in, their translations out."""
 
+import gzip
 import io
 import subprocess
 import sys
@@ -36,8 +37,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name, lines in (("a.de", PAIRS), ("a.en", PAIRS.values())):
         (folder / name).write_text("\n".join([*lines] * 30), encoding="utf-8")
     line = ["model=seq2seq", "data=parallel", f"data.train=[{folder / 'a.de'},{folder / 'a.en'}]", "data.level=words"]
-    line += ["data.batch_size=8", "network.width=16", "network.hidden=24", "optimizer.lr=0.02", "reports=null"]
-    line += ["trainer.max_steps=150", "device=cpu", "threads=1", f"run_dir={folder / 'run'}"]
+    line += [
+        "data.batch_size=8",
+        "data.jitter=9",
+        "network.width=16",
+        "network.hidden=24",
+        "optimizer.lr=0.01",
+        "reports=null",
+    ]
+    line += ["trainer.max_steps=200", "device=cpu", "threads=1", f"run_dir={folder / 'run'}"]
     assert main(["train", *line]) == 0
     return str(folder / "run")
 
@@ -68,6 +76,10 @@ def test_what_was_learned_by_heart_comes_line_by_line(translate: Callable[..., s
     one.write_text("\n".join(lines[:3]), encoding="utf-8")
     other.write_text("\n".join(lines[3:]), encoding="utf-8")
     assert translate("ein hund", str(one), str(other)) == expected
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress("\ufeff".encode() + "\n".join(lines).encode()))
+    assert translate("", str(packed)) == expected
+    assert translate("\ufeff" + "\n".join(lines)) == expected
 
 
 def test_flags_reach_the_search(translate: Callable[..., str], run: str) -> None:

@@ -101,7 +101,7 @@ def test_batches_begin_anywhere_and_ranks_share_them() -> None:
     batches = list(islice(data.train_batches(NET, Shard(), 0), 24))
     for first in (1, 7, 8, 17):
         later = islice(data.train_batches(NET, Shard(), first), 5)
-        assert all(map(same, later, batches[first:]))
+        assert [*map(same, later, batches[first:])] == [True] * 5
     ranks = [islice(data.train_batches(NET, Shard(rank, 3), 4), 10) for rank in range(3)]
     for whole, parts in zip(batches[4:14], zip(*ranks, strict=True), strict=True):
         assert same(Pairs(*map(torch.cat, zip(*parts, strict=True))), whole)
@@ -177,7 +177,7 @@ def test_a_description_reads_and_writes_as_the_data_do(files: list[Path], level:
     assert (data.source is data.target) == (level == "bpe")
     assert data.sizes == {
         "source_vocab_size": len(data.source.vocabulary),
-        "vocab_size": len(data.target.vocabulary),
+        "target_vocab_size": len(data.target.vocabulary),
     }
     assert data.describe()["source"]["vocabulary"] == data.source.vocabulary.words
     assert ("Ein" in data.source.vocabulary) == (level == "words" and not lowercase)
@@ -294,7 +294,7 @@ def test_as_many_dates_can_be_had_as_there_are_and_no_more(monkeypatch: pytest.M
     ways = 365 * 10 - 31 * 3  # a day in May has three ways less: its long name is its short one
     data = Dates(size=ways, eval_size=1, test_size=1)
     assert len({pair for split in ("train", "eval", "test") for pair in data.texts(split)}) == ways
-    with pytest.raises(ConfigError, match=f"only {ways:,} different ones"):
+    with pytest.raises(ConfigError, match=f"there are {ways:,} different ones"):
         Dates(size=ways + 1)
 
 

@@ -20,6 +20,7 @@ from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
 from dlref.objectives import Objective
+from dlref.objectives.cross_entropy import LinearCrossEntropy
 from dlref.objectives.ladder import Denoising
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.policy_gradient import PolicyGradient
@@ -373,3 +374,15 @@ def test_targets_of_batches_that_were_drawn_together_are_those_of_each_alone() -
                 p.add_(0.1 * torch.randn_like(p))
         objective.after_step()
     assert 15 <= reused < 25
+
+
+def test_a_chance_near_1_is_told_from_1_in_half_precision() -> None:
+    """Of a small vocabulary: bfloat16 has nothing between 0.996 and 1."""
+    x, weight, targets = torch.full((3, 1), 7.5), torch.tensor([[1.0], [0.0]]), torch.zeros(3, dtype=torch.int64)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        nll, _ = LinearCrossEntropy.apply(x, weight, torch.zeros(2), targets)
+    nll.backward()
+    expected = 1 / (1 + math.exp(7.5))
+    assert nll.item() == pytest.approx(-3 * math.log(1 - expected), rel=1e-3)
+    torch.testing.assert_close(x.grad, torch.full((3, 1), -expected), rtol=1e-2, atol=0)

@@ -43,7 +43,7 @@ class ByHand:
         x = attention.turned(x, visible) if which.get("reversed") else x
         for layer in range(which["layers"]):
             ways = [self.weights(f"encoder.layers.{layer}.{way}.layers.0") for way in range(2)]
-            x = self.drop(x, f"encoder.layers.{layer}.0.drops.0")
+            x = self.drop(x, f"encoder.drops.{layer}")
             if which.get("bidirectional"):
                 x, end = attention.encode_both_ways(self.step, self.nothing_read(ways[0]), x, visible, *ways)
             else:
@@ -142,7 +142,8 @@ def test_variational_dropout_draws_one_mask_for_all_time_steps() -> None:
     dropped = recorded(net)
     net(SOURCE, VISIBLE, TOKENS)
     times = {name: [mask.shape[1] for mask in drop.kept] for name, drop in dropped.items() if drop.kept}
-    assert all(found == [1] for found in times.values()), times
+    places = {"drop", *(f"{part}.drops.{layer}" for part in ("encoder", "decoder") for layer in range(2))}
+    assert times == {place: [1] for place in places}
 
 
 @functools.cache

@@ -68,7 +68,7 @@ def data_of(pairs: list[tuple[str, str]]) -> Any:
 def untrained(**settings: Any) -> Seq2Seq:
     """Writes different tokens, and does not stop by itself."""
     draw, size = torch.Generator().manual_seed(3), len(SOURCE.vocabulary)
-    net = Seq2Seq(source_vocab_size=size, vocab_size=size, width=6, **settings).eval().requires_grad_(False)
+    net = Seq2Seq(source_vocab_size=size, target_vocab_size=size, width=6, **settings).eval().requires_grad_(False)
     for parameter in net.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=draw))
     net.out.bias[3] -= 9

@@ -63,7 +63,7 @@ MODELS = {
             "model=seq2seq",
             "network.width=6",
             "network.hidden=8",
-            "network.bidirectional=true",
+            "network.bidirectional=false",
             "objective.smoothing=0.1",
         ),
         *("data.size=150", "data.eval_size=20", "data.test_size=20", "data.batch_size=15"),
