@@ -83,14 +83,11 @@ for row in "$@"; do
             ;;
         seq2seq_addition)
             reproduce seq2seq_addition test experiment=seq2seq_addition
-            for options in "" reversed peeky "reversed peeky"; do
-                name=${options// /-}
-                plain="experiment=seq2seq_addition schedule=constant optimizer.lr=1e-3 trainer.clip_norm=5 network.attention=null network.bidirectional=false"
-                for option in $options; do
-                    plain+=" network.$option=true"
-                done
-                reproduce "seq2seq_addition-${name:-plain}" test "$plain"
-            done
+            book="experiment=seq2seq_addition schedule=constant optimizer.lr=1e-3 trainer.clip_norm=5 network.attention=null"
+            reproduce seq2seq_addition-plain test "$book network.reversed=false network.peeky=false"
+            reproduce seq2seq_addition-reversed test "$book network.peeky=false"
+            reproduce seq2seq_addition-peeky test "$book network.reversed=false"
+            reproduce seq2seq_addition-both test "$book"
             ;;
         seq2seq_multi30k) (seeds=(0); reproduce seq2seq_multi30k "eval test" experiment=seq2seq_multi30k) ;;
         cbow_ptb) reproduce cbow_ptb test experiment=cbow_ptb ;;
