@@ -12,7 +12,7 @@ from dlref.errors import ConfigError
 Activation = Literal["relu", "gelu", "sigmoid", "tanh"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 Norm = Literal["batch", "layer"]
-Init = float | Literal["torch", "xavier", "he"]
+Init = float | Literal["torch", "lecun", "xavier", "he"]
 
 
 class PrincipalComponents(nn.Module):
@@ -131,22 +131,21 @@ def hidden_layers(
 
 
 def initialize(net: nn.Module, init: Init) -> None:
-    """Weights of affine layers and convolutions begin normal with mean 0, shifts at 0, or as torch draws them.
+    """Weights of affine and recurrent layers and convolutions begin normal with mean 0, shifts at 0, or as torch draws them.
 
-    A number is the deviation itself; `xavier` makes it √(2 / (inputs + outputs)) of the layer (Glorot & Bengio 2010,
-    equation 12), `he` √(2 / inputs) (He et al. 2015, equation 10); a convolution's pixels count, each by each.
+    A number is the deviation itself; `lecun` makes it √(1 / inputs) of the layer (LeCun et al. 1998, *Efficient backprop*,
+    equation 16), `xavier` √(2 / (inputs + outputs)) (Glorot & Bengio 2010, equation 12), `he` √(2 / inputs) (He et al. 2015,
+    equation 10); a convolution's pixels count, each by each, and all gates of a recurrent layer.
     """
     if init == "torch":
         return
     for layer in net.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
-            outputs *= layer.weight[0, 0].numel()
-            deviation = init
-            if init == "xavier":
-                deviation = math.sqrt(2 / (inputs + outputs))
-            elif init == "he":
-                deviation = math.sqrt(2 / inputs)
-            nn.init.normal_(layer.weight, 0.0, float(deviation))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.RNNBase):
+            continue
+        for weights in layer.parameters(recurse=False):
+            if weights.ndim == 1:
+                nn.init.zeros_(weights)
+                continue
+            inputs, outputs = weights[0].numel(), weights.shape[0] * weights[0, 0].numel()
+            variances = {"lecun": 1 / inputs, "xavier": 2 / (inputs + outputs), "he": 2 / inputs}
+            nn.init.normal_(weights, 0.0, math.sqrt(variances[init]) if isinstance(init, str) else init)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.models.attention import Attention, Score
-from dlref.models.layers import Dropout
+from dlref.models.layers import Dropout, Init, initialize
 from dlref.models.recurrent_layers import Cell, RecurrentLayers
 
 State = tuple[Tensor, ...]  # the decoder's own, each [B, H]; then what it knows of the source, each [B, ...]
@@ -78,8 +78,8 @@ class Seq2Seq(nn.Module):
     have one vocabulary, and its vectors are the same.
 
     `dropout` is the share of units dropped before each layer and before the scores, `input_dropout` and `output_dropout`
-    replace it at the word vectors and before the scores; one mask for all time steps if `variational`. Raises ConfigError
-    for sizes and shares that make no sense.
+    replace it at the word vectors and before the scores; one mask for all time steps if `variational`. `init` is how weights
+    but the word vectors begin. Raises ConfigError for sizes and shares that make no sense.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Seq2Seq(nn.Module):
         input_dropout: float | None = None,
         output_dropout: float | None = None,
         variational: bool = False,
+        init: Init = "torch",
     ) -> None:
         super().__init__()
         hidden = width if hidden is None else hidden
@@ -129,6 +130,7 @@ class Seq2Seq(nn.Module):
                     "attention and no peeky, or hidden to the width"
                 )
             self.out.weight = self.embed.weight
+        initialize(self, init)
         for embed in dict.fromkeys([self.embed, self.embed_source]):  # one, if they are joint
             nn.init.normal_(embed.weight, 0.0, width**-0.5)
 
