@@ -206,13 +206,18 @@ def test_an_impossible_cnn_is_refused(settings: dict) -> None:
         CNN(**{"rows": 9, "columns": 8, "outputs": 3, "blocks": [[2]], "widths": [5]} | settings)
 
 
-@pytest.mark.parametrize(("init", "deviation"), [(0.3, 0.3), ("xavier", (2 / 700) ** 0.5), ("he", (2 / 300) ** 0.5)])
+@pytest.mark.parametrize(
+    ("init", "deviation"),
+    [(0.3, 0.3), ("lecun", (1 / 300) ** 0.5), ("xavier", (2 / 700) ** 0.5), ("he", (2 / 300) ** 0.5)],
+)
 def test_weights_begin_with_the_deviation_asked_for(init: Any, deviation: float) -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(300, 400)
-    initialize(layer, init)
-    assert float(layer.weight.std()) == pytest.approx(deviation, rel=0.02)
-    assert not layer.bias.any()
+    layer, recurrent = nn.Linear(300, 400), nn.LSTM(300, 100)  # whose four gates have as many units
+    for part in (layer, recurrent):
+        initialize(part, init)
+    for weight in (layer.weight, recurrent.weight_ih_l0):
+        assert float(weight.std()) == pytest.approx(deviation, rel=0.02)
+    assert not any(shift.any() for shift in (layer.bias, recurrent.bias_ih_l0, recurrent.bias_hh_l0))
 
 
 def test_a_convolution_begins_by_the_inputs_of_one_response() -> None:
