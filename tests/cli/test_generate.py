@@ -91,6 +91,20 @@ def test_evaluate_shows_samples(run: list[str], capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.faults
+def test_fault_19_a_prompt_longer_than_any_piece_of_training_is_read(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recurrent network has no longest context."""
+    run, prompt = tmp_path / "run", " ".join(["the function returns a"] * 1000)
+    train(*SMALL["lstm_lm"], "trainer.max_steps=2", f"run_dir={run}")
+    assert main(["generate", str(run), "--prompt", prompt, "--length", "3"]) == 0
+    written, said = capsys.readouterr()
+    assert written.startswith(prompt)
+    assert written != f"{prompt}\n"
+    assert not said
+
+
+@pytest.mark.faults
 def test_fault_29_an_empty_prompt_begins_a_line_and_unknown_words_are_named(
     run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,14 @@ def test_what_was_learned_by_heart_comes_line_by_line(translate: Callable[..., s
     assert translate("\ufeff" + "\n".join(lines)) == expected
 
 
+@pytest.mark.faults
+def test_fault_19_a_line_longer_than_any_of_training_is_translated(translate: Callable[..., str]) -> None:
+    lines = ["ein hund schläft " * 1500, *PAIRS]
+    written = translate("\n".join(lines), "--length-limit", "40").splitlines()
+    assert 0 < len(written[0].split()) <= 40
+    assert written[1:] == [*PAIRS.values()]
+
+
 def test_flags_reach_the_search(translate: Callable[..., str], run: str) -> None:
     lines = ["katze matte hund und der nicht auf", "nicht nicht auf sitzt ein zebra"]
     net: Any = dlref.load(run)

@@ -10,6 +10,7 @@ from torch import nn
 
 from dlref.data import Shard
 from dlref.data.language import Piece
+from dlref.data.parallel import Pairs
 from dlref.data.play import Play, Transitions
 from dlref.data.playing import Episode, Finished
 from dlref.data.supervised import Examples
@@ -19,6 +20,7 @@ from dlref.models.actor_critic import ActorCritic
 from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
+from dlref.models.seq2seq import Seq2Seq
 from dlref.objectives import Objective
 from dlref.objectives.cross_entropy import LinearCrossEntropy
 from dlref.objectives.ladder import Denoising
@@ -26,6 +28,7 @@ from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
 from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression, Supervised
+from dlref.objectives.translation import Translation
 
 
 @pytest.fixture(autouse=True)
@@ -324,6 +327,22 @@ def test_fault_16_an_empty_batch_adds_nothing() -> None:
     totals = Classification(MLP(5, 3, [4]))(empty)
     assert (float(totals["loss"].total), totals["loss"].count) == (0.0, 0)
     assert Classification(MLP(5, 3, [4])).summarize(totals) == {}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("attention", [None, "dot", "additive"])
+def test_fault_16_no_pair_of_lines_adds_nothing_and_one_is_as_any(attention: Any) -> None:
+    """A rank has none of a batch of fewer pairs than there are ranks."""
+    torch.manual_seed(0)
+    objective = Translation(Seq2Seq(9, 7, 4, attention=attention, bidirectional=True), smoothing=0.1)
+    source, tokens = torch.randint(4, 7, (3, 5)), torch.randint(4, 7, (3, 6))
+    whole = Pairs(source, torch.ones(3, 5, dtype=torch.bool), tokens[:, :-1], tokens[:, 1:], torch.ones(3, 5).bool())
+    none = objective(Pairs(*(part[:0] for part in whole)))
+    none["loss"].total.backward()
+    assert (float(none["loss"].total), none["loss"].count, objective.summarize(none)) == (0.0, 0, {})
+    assert not any(p.grad.any() for p in objective.parameters() if p.grad is not None)
+    each = [objective(Pairs(*(part[row : row + 1] for part in whole)))["loss"].total for row in range(3)]
+    torch.testing.assert_close(sum(each), objective(whole)["loss"].total)
 
 
 def test_adversarial_inputs_lie_at_that_length_where_the_loss_is_larger() -> None:
