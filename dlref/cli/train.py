@@ -152,11 +152,12 @@ def run(
         facts = about(device, overrides)
         if checkpoint is not None:
             take_up(checkpoint, trainer, config, facts, build.path_settings(config, plugins))
+        if home:
+            checkpoints.forget_after(trainer.progress.step)
         if trainer.ended() and trainer.progress.evaluated == trainer.progress.step:
             logger.info("%s is finished at step %d; raise trainer.max_steps to train on", folder, trainer.progress.step)
             return 0
         if home:
-            checkpoints.forget_after(trainer.progress.step)
             import yaml
 
             (folder / "evaluation.json").unlink(missing_ok=True)  # of weights that are now trained on

@@ -143,6 +143,9 @@ class Checkpoints:
         except OSError as error:
             failure = error
         self.agree(failure, temporary)
+        self.forget_old(kind)
+
+    def forget_old(self, kind: str) -> None:
         for old in self.numbered(kind)[: -KEPT if kind == "step" else -1]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -176,7 +179,7 @@ class Checkpoints:
         return None
 
     def forget_after(self, step: int) -> None:
-        """Remove what a killed save has left, and checkpoints of a future that is now trained again."""
+        """Remove what a killed save has left or had not come to remove, and those of a future that is trained again."""
         for path in self.folder.glob(".*"):
             if path.is_symlink() or path.is_file():
                 path.unlink()
@@ -185,6 +188,7 @@ class Checkpoints:
         for path in [*self.numbered("step"), *self.numbered("best")]:
             if int(path.name[5:]) > step:
                 shutil.rmtree(path)
+        self.forget_old("step")
 
 
 def find(path: str | Path) -> Checkpoint:
