@@ -169,3 +169,12 @@ def start(*arguments: str, **settings: object) -> subprocess.Popen[str]:
     """The same, not waited for."""
     line = [sys.executable, "-m", "dlref", *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)  # type: ignore[call-overload]
+
+
+def assert_one_sentence(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command is refused with this exit code, by one line that says this."""
+    assert main(arguments) == code
+    out, errors = capsys.readouterr()
+    assert said in errors
+    assert len(errors.splitlines()) == 1
+    assert not out

@@ -1,7 +1,5 @@
 """Sums of two numbers as text, generated: the task of *Deep Learning from Scratch 2*, chapter 7."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -18,18 +16,6 @@ class Addition(DrawnPairs):
     gives about the shares of the book's `addition.txt`, which `file` reads instead. Raises ConfigError for more than there
     are.
     """
-
-    def __init__(
-        self,
-        file: Path | None = None,
-        size: int = 50_000,
-        eval_size: int = 2_500,
-        test_size: int = 2_500,
-        batch_size: int = 128,
-        jitter: float = 16.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(file, size, eval_size, test_size, batch_size, jitter, seed)
 
     def chances(self) -> Tensor:
         """Of each first and second number; a coin says which of both orders may be drawn."""

@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,18 +25,6 @@ class Dates(DrawnPairs):
     in letters as here half of the time, else all small or all large; this gives about the shares of the book's `date.txt`,
     which `file` reads instead, each distinct source once. Raises ConfigError for more than there are.
     """
-
-    def __init__(
-        self,
-        file: Path | None = None,
-        size: int = 50_000,
-        eval_size: int = 5_000,
-        test_size: int = 5_000,
-        batch_size: int = 128,
-        jitter: float = 16.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(file, size, eval_size, test_size, batch_size, jitter, seed)
 
     def chances(self) -> Tensor:
         chances = torch.tensor([1.0, *(share for _, share in CASES * 3)]).double().repeat(DAYS, 1)

@@ -20,7 +20,14 @@ class DrawnPairs(ParallelText):
     """
 
     def __init__(
-        self, file: Path | None, size: int, eval_size: int, test_size: int, batch_size: int, jitter: float, seed: int
+        self,
+        file: Path | None = None,
+        size: int = 50_000,
+        eval_size: int = 5_000,
+        test_size: int = 5_000,
+        batch_size: int = 128,
+        jitter: float = 16.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(batch_size, jitter, seed)
         pairs = self.drawn(size) if file is None else read_pairs(Path(file).expanduser())

@@ -74,7 +74,7 @@ def contexts(share: Tensor, values: Tensor) -> Tensor:  # [B, T, S], [B, S, K] -
 
 
 def attentional(c: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """h̃_i = tanh(b_i + Σ_j w_ij c_j + Σ_l w_i(K + l) h_l), which is tanh(W [c; h] + b).
+    """h̃_i = tanh(b_i + Σ_j w_ij c_j + Σ_k w_i(K + k) h_k), which is tanh(W [c; h] + b).
 
     [B, T, K], [B, T, H], [D, K + H], [D] -> [B, T, D]. Luong et al. 2015, equation 5, which has no b.
     """
@@ -84,7 +84,7 @@ def attentional(c: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows.append([])
         for i in range(len(bias)):
             of_source = total(weight[i, j] * found[j] for j in range(width))
-            of_state = total(weight[i, width + l] * state[l] for l in range(len(state)))  # noqa: E741
+            of_state = total(weight[i, width + k] * state[k] for k in range(len(state)))
             rows[-1].append(tanh(bias[i] + of_source + of_state))
     return tensor(rows).view(*c.shape[:2], -1)
 

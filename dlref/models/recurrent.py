@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.models.layers import Dropout
-from dlref.models.recurrent_layers import Cell, RecurrentLayers, State
+from dlref.models.recurrent_layers import Cell, RecurrentLayers, State, require_sizes
 
 
 class RecurrentLM(nn.Module):
@@ -45,8 +45,7 @@ class RecurrentLM(nn.Module):
         hidden = width if hidden is None else hidden
         input_dropout = dropout if input_dropout is None else input_dropout
         output_dropout = dropout if output_dropout is None else output_dropout
-        if min(width, hidden, layers) < 1:
-            raise ConfigError(f"network.width {width}, hidden {hidden} and layers {layers} take 1 or more")
+        require_sizes(width, hidden, layers)
         if tied and sparse:
             raise ConfigError(
                 "network.sparse is for word vectors that the scores do not use; set network.tied=false too"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dlref.errors import ConfigError
 from dlref.models.layers import Dropout
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -20,6 +21,12 @@ LAYERS: dict[str, tuple[Any, Any]] = {
     "gru": (nn.GRU, torch.gru),
     "lstm": (nn.LSTM, torch.lstm),
 }
+
+
+def require_sizes(width: int, hidden: int, layers: int) -> None:
+    """Raise ConfigError for sizes below 1."""
+    if min(width, hidden, layers) < 1:
+        raise ConfigError(f"network.width {width}, hidden {hidden} and layers {layers} take 1 or more")
 
 
 class RecurrentLayers(nn.Module):

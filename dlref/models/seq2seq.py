@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError
 from dlref.models.attention import Attention, Score
 from dlref.models.layers import Dropout, Init, initialize
-from dlref.models.recurrent_layers import Cell, RecurrentLayers
+from dlref.models.recurrent_layers import Cell, RecurrentLayers, require_sizes
 
 State = tuple[Tensor, ...]  # the decoder's own, each [B, H]; then what it knows of the source, each [B, ...]
 
@@ -104,8 +104,7 @@ class Seq2Seq(nn.Module):
     ) -> None:
         super().__init__()
         hidden = width if hidden is None else hidden
-        if min(width, hidden, layers) < 1:
-            raise ConfigError(f"network.width {width}, hidden {hidden} and layers {layers} take 1 or more")
+        require_sizes(width, hidden, layers)
         if joint and source_vocab_size != target_vocab_size:
             sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
             raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")

@@ -11,8 +11,13 @@ from dlref.objectives import at_least_float32
 FEW = 2000  # words
 
 
+def cross_entropy(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # [N, V], [N] -> scalar, scalar int64
+    """-Σ log softmax(scores)[target] in nats, and how often the target is the likeliest."""
+    return F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
+
+
 class LinearCrossEntropy(torch.autograd.Function):
-    """-Σ log softmax(x Wᵀ + b)[target], and how often the target is the likeliest.
+    """`cross_entropy` of the scores x Wᵀ + b.
 
     x [N, D], weight [V, D], bias [V], targets [N] int64 -> scalar in nats, scalar int64. The same as the layer and
     `cross_entropy` behind it, but the chances are kept in the type of the product and become the slopes where they lie: a

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
-from dlref.objectives.cross_entropy import LinearCrossEntropy
+from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
 
 
 class LanguageModelling(Carrying):
@@ -39,8 +38,7 @@ class LanguageModelling(Carrying):
             penalty = self.penalty(features, before)
         else:
             logits, state = self.net(batch.tokens, state)
-            logits = at_least_float32(logits).flatten(0, 1)
-            nll, hits = F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(1) == targets).sum()
+            nll, hits = cross_entropy(at_least_float32(logits).flatten(0, 1), targets)
         # The gradient stops here: the state is carried over, its history is not.
         self.states[self.training] = tuple(part.detach() for part in state)
         count = len(targets)

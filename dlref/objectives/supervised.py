@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
+from dlref.objectives.cross_entropy import cross_entropy
 
 
 class Supervised(Objective):
@@ -107,11 +108,10 @@ class Classification(Supervised):
 
     def judge(self, outputs: Tensor, targets: Tensor) -> Totals:
         count = len(targets)
-        nll = F.cross_entropy(outputs, targets, reduction="sum")
+        nll, hits = cross_entropy(outputs, targets)
         loss = nll
         if self.training and self.label_smoothing:
             loss = F.cross_entropy(outputs, targets, reduction="sum", label_smoothing=self.label_smoothing)
-        hits = (outputs.argmax(dim=1) == targets).sum()
         return {"loss": Mean(loss, count), "nll": Mean(nll, count), "accuracy": Mean(hits, count)}
 
     def answers(self, outputs: Tensor) -> Tensor:

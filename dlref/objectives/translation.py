@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
-from dlref.objectives.cross_entropy import LinearCrossEntropy
+from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
 
 
 class Translation(Objective):
@@ -33,8 +33,7 @@ class Translation(Objective):
         if self.training:
             nll, hits = LinearCrossEntropy.apply(features, out.weight, out.bias, targets)
         else:
-            scores = at_least_float32(out(features))
-            nll, hits = F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
+            nll, hits = cross_entropy(at_least_float32(out(features)), targets)
         count = len(targets)
         return {
             "loss": Mean(nll + self.smooth(features, targets), count),

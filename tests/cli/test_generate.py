@@ -11,7 +11,7 @@ import dlref
 from dlref.cli.main import main
 from dlref.data.text import Tokenizer
 from dlref.models.mlp import MLP
-from tests.conftest import SMALL
+from tests.conftest import SMALL, assert_one_sentence
 
 Train = Callable[..., tuple[int, str]]
 
@@ -144,11 +144,7 @@ def test_fault_29_an_empty_prompt_begins_a_line_and_unknown_words_are_named(
 def test_fault_29_a_wrong_command_is_one_sentence(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["generate", *arguments]) == code
-    out, errors = capsys.readouterr()
-    assert said in errors
-    assert len(errors.splitlines()) == 1
-    assert not out
+    assert_one_sentence(["generate", *arguments], code, said, capsys)
 
 
 @pytest.mark.faults

@@ -15,7 +15,7 @@ import dlref
 from dlref.cli.main import main
 from dlref.data.sides import Side
 from dlref.reports.translation import translated
-from tests.conftest import SMALL, start
+from tests.conftest import SMALL, assert_one_sentence, start
 
 Train = Callable[..., tuple[int, str]]
 PAIRS = {
@@ -189,11 +189,7 @@ def test_fault_29_what_is_no_text_or_not_there_is_said_in_a_sentence(
 def test_fault_29_a_wrong_command_is_one_sentence(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["translate", *arguments]) == code
-    out, errors = capsys.readouterr()
-    assert said in errors
-    assert len(errors.splitlines()) == 1
-    assert not out
+    assert_one_sentence(["translate", *arguments], code, said, capsys)
 
 
 @pytest.mark.faults

@@ -51,7 +51,10 @@ def real(batches: list[Pairs]) -> float:
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
 
-def a_pass(data: ParallelText, first: int = 0, shard: Shard = Shard()) -> list[Pairs]:  # noqa: B008
+ALONE = Shard()
+
+
+def a_pass(data: ParallelText, first: int = 0, shard: Shard = ALONE) -> list[Pairs]:
     return list(islice(data.train_batches(NET, shard, first), int(data.batches_per_pass)))
 
 
@@ -242,18 +245,19 @@ def test_fault_17_two_files_that_do_not_belong_together(tmp_path: Path, content:
 
 
 def test_impossible_settings_are_refused(files: list[Path]) -> None:
-    impossible = [{"eval_share": 0.6, "test_share": 0.5}, {"minimum": 0, "level": "words"}, {"pieces": 9000},
+    impossible: list[Any] = [{"eval_share": 0.6, "test_share": 0.5}, {"minimum": 0, "level": "words"}, {"pieces": 9000},
                   {"batch_size": 0}, {"eval": files[:1]}]  # fmt: skip
     for settings in impossible:
         with pytest.raises(ConfigError):
-            ParallelFiles(files, **settings)  # type: ignore[arg-type]
+            ParallelFiles(files, **settings)
     with pytest.raises(DataError, match=r"longer than data\.longest=1"):
         ParallelFiles(files, level="words", longest=1)
     with pytest.raises(ConfigError, match="both de"):
         Multi30k(source="de", target="de")
-    for settings in ({"size": 10**6}, {"size": 100, "eval_size": 60, "test_size": 60}):
+    sizes: list[Any] = [{"size": 10**6}, {"size": 100, "eval_size": 60, "test_size": 60}]
+    for settings in sizes:
         with pytest.raises(ConfigError):
-            Dates(**settings)  # type: ignore[arg-type]
+            Dates(**settings)
 
 
 def date_of(text: str) -> str:

@@ -22,15 +22,15 @@ VISIBLE = torch.tensor([[True] * words + [False] * (S - words) for words in (3, 
 class Shares(Attention):
     """The attention that is trained, from what it looks at rather than from the keys it makes of that."""
 
-    def forward(self, q: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(q, self.keys(memory), VISIBLE)
+    def forward(self, q: Tensor, memory: Tensor, visible: Tensor) -> Tensor:
+        return super().forward(q, self.keys(memory), visible)
 
 
 def trained(score: Score, q: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
     """Its shares with these weights, in the order of its parameters."""
     net = Shares(score, H)
     named = dict(zip([name for name, _ in net.named_parameters()], weights, strict=True))
-    return torch.func.functional_call(net, named, (q, k))
+    return torch.func.functional_call(net, named, (q, k, VISIBLE))
 
 
 def score_is_trained(score: Score, given: Callable[..., Callable[[Tensor, Tensor], Tensor]], *weights: Tensor) -> None:
@@ -106,7 +106,8 @@ def encoded(
 ) -> tuple[Tensor, Tensor]:
     """What the network's encoder makes of these words: h at every place that is no padding, and after the last word."""
     ways = 2 if bidirectional else 1
-    net = Encoder(kind.__name__.lower(), [D, ways * H], [0.0], False, bidirectional, reversed)  # type: ignore[arg-type]
+    cell: Any = kind.__name__.lower()
+    net = Encoder(cell, [D, ways * H], [0.0], False, bidirectional, reversed)
     named = dict(zip([name for name, _ in net.named_parameters()], weights, strict=True))
     h, (end,) = torch.func.functional_call(net, named, (x, VISIBLE))
     return h * VISIBLE[:, :, None], end

@@ -154,7 +154,8 @@ def networks(cell: str, score: str | None) -> list[tuple[str, Any]]:
     for values in itertools.product(*[(False, True)] * 3, (1, 2)):
         torch.manual_seed(5)
         settings: Any = dict(zip(names, values, strict=True))
-        net = Seq2Seq(WORDS, SIZE, 4, 6, cell=cell, attention=score, **settings)  # type: ignore[arg-type]
+        kind: Any = {"cell": cell, "attention": score}
+        net = Seq2Seq(WORDS, SIZE, 4, 6, **kind, **settings)
         found.append((str(settings), net.double()))
     return found
 
