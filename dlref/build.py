@@ -34,7 +34,7 @@ BASES: dict[str, Any] = {
     "schedule": Schedule,
     "reports": Report,
 }
-SUPPLIED = {"data": {"seed"}, "objective": {"net"}, "optimizer": {"params"}}  # by build, never by a config
+SUPPLIED = {"data": {"seed"}, "objective": {"net"}, "optimizer": {"params", "tables"}}  # by build, never by a config
 TOP: dict[str, Any] = {
     "name": str | None,
     "goal": str | None,
@@ -85,15 +85,20 @@ def build_trainer(
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = make(
-        config["optimizer"], "optimizer", plugins, params=[g for g in groups if g["params"]] if decay else trained
-    )
+    params = [group for group in groups if group["params"]] if decay else trained
+    optimizer = make(config["optimizer"], "optimizer", plugins, params=params, tables=tables(objective.net))
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(
             f"optimizer {config['optimizer']['_target_']} evaluates the loss itself; choose a first-order one"
         )
     return optimizer, make(config["schedule"], "schedule", plugins), Trainer(**config["trainer"] | limits)
+
+
+def tables(net: nn.Module) -> list[Any]:
+    """The matrices with a row for each thing that is looked up or scored, which some optimizers treat in another way."""
+    looked_up = [layer.weight for layer in net.modules() if isinstance(layer, nn.Embedding)]
+    return looked_up + [layer.weight for layer in [getattr(net, "out", None)] if isinstance(layer, nn.Linear)]
 
 
 def make_network(config: Mapping[str, Any], sizes: Mapping[str, int], plugins: Sequence[str] = ()) -> nn.Module:

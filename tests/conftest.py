@@ -62,6 +62,30 @@ SMALL = {
         "data.test_size=20",
         "data.batch_size=20",
     ],
+    "transformer": [
+        "model=transformer",
+        "network.width=8",
+        "network.layers=1",
+        "network.heads=2",
+        "network.dropout=0.2",
+        "objective.smoothing=0.1",
+        "data.size=150",
+        "data.eval_size=20",
+        "data.test_size=20",
+        "data.batch_size=20",
+    ],
+    "transformer_lm": [
+        "model=transformer_lm",
+        "network.width=8",
+        "network.layers=1",
+        "network.heads=2",
+        "network.dropout=0.2",
+        "data.batch_size=12",
+        "data.length=10",
+        "data.minimum=20",
+        "data.eval_stride=6",
+        "trainer.ema=0.8",
+    ],
     "word2vec": [
         "model=word2vec",
         "trainer.passes=null",
@@ -104,7 +128,8 @@ SMALL = {
 
 
 # The faults that treat all models alike: those that share data and objective with another one, or nearly, wait for CI.
-MODELS = [pytest.param(m, marks=pytest.mark.slow) if m in ("reinforce", "actor_critic") else m for m in SMALL]
+ALIKE = ("transformer", "reinforce", "actor_critic")
+MODELS = [pytest.param(m, marks=pytest.mark.slow) if m in ALIKE else m for m in SMALL]
 
 
 @pytest.fixture(autouse=True)

@@ -159,7 +159,11 @@ def test_a_report_that_is_null_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "data"), [("lstm_lm", "dates"), ("word2vec", "addition"), ("mlp", "dates"), ("seq2seq", "python_docs")]
+    ("model", "data"),
+    [
+        *(("lstm_lm", "dates"), ("word2vec", "addition"), ("mlp", "dates"), ("seq2seq", "python_docs")),
+        *(("transformer_lm", "dates"), ("transformer", "python_docs")),
+    ],
 )
 def test_a_model_for_other_data_is_told_which_size_they_lack(model: str, data: str) -> None:
     """Pairs have two vocabularies, by names of their own, so that a model of one does not take them."""

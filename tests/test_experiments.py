@@ -29,6 +29,7 @@ MODEL_OF = {
     "q_learning": "dqn",
     "denoising": "ladder",
     **dict.fromkeys(("python_docs", "markov_chain", "text", "ptb", "tiny_shakespeare", "text8"), "lstm_lm"),
+    **dict.fromkeys(("python_docs_windows", "tiny_shakespeare_windows"), "transformer_lm"),
     "play": "dqn",
     "cartpole": "dqn",
     "frozen_lake": "dqn",
@@ -118,7 +119,7 @@ def test_fault_23_every_part_can_be_chosen(
     if option in ("text8", "text8_long_pieces"):  # which is not at hand: a short one in its place
         small_text8(tmp_path, monkeypatch)
         settings += [f"data.root={tmp_path}"]
-    if option in ("ptb", "ptb_short_pieces", "tiny_shakespeare"):
+    if option in ("ptb", "ptb_short_pieces", "tiny_shakespeare", "tiny_shakespeare_windows"):
         settings += [f"data.root={request.getfixturevalue('datasets')}", "data.eval_columns=1000", "network.width=8"]
     if option in NEEDS_MNIST:
         datasets = request.getfixturevalue("datasets")

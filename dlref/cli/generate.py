@@ -73,7 +73,11 @@ def generate(
     if not writes(net) or not {"tokenizer", "vocabulary"} <= set(about):
         raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm makes one")
     tokenizer, vocabulary = Tokenizer.described(about["tokenizer"]), Vocabulary(about["vocabulary"])
-    if lacking := [repr(word) for word in dict.fromkeys(tokenizer(prompt)) if word not in vocabulary]:
+    tokens, context = tokenizer(prompt), getattr(net, "context", None)
+    if context is not None and len(tokens) > context:
+        told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
+        logger.warning(told, f"{len(tokens):,}", f"{context:,}")
+    if lacking := [repr(word) for word in dict.fromkeys(tokens) if word not in vocabulary]:
         named = ", ".join(lacking[:MOST]) + (f" and {len(lacking) - MOST} more" if len(lacking) > MOST else "")
         logger.warning("the vocabulary of %d lacks %s, read as <unk>", len(vocabulary), named)
     for text in range(count):

@@ -22,7 +22,7 @@ HELP = """usage: dlref translate RUN_OR_CHECKPOINT [FILE…] [--beam 1] [--penal
   FILE…             UTF-8 text, plain or .gz, to translate, each line to a line; without, what comes by standard input
   --beam 1          how many sequences are followed at a time; 1 takes the likeliest token always
   --penalty 0.6     how much a beam prefers long translations; 0 for not at all
-  --length-limit N  most tokens that a line becomes; without, twice as many as it has and ten
+  --length-limit N  most tokens that a line becomes, at most the network's context; without, twice those it has and ten
   --batch 256       lines at a time; fewer need less memory
   --unknown         lets the model write <unk>, which is every word that its vocabulary lacks"""
 LINES = 4096  # are read ahead, so that those of about one length are translated together

@@ -67,9 +67,10 @@ class TextFiles(EncodedText):
         length: int = 35,
         eval_columns: int = 1,
         order: Order = "fixed",
+        eval_stride: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         if not 0 <= eval_share + test_share < 1:
             raise ConfigError(
                 f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
@@ -90,9 +91,10 @@ class PennTreebank(EncodedText):
         length: int = 35,
         eval_columns: int = 1,
         order: Order = "fixed",
+        eval_stride: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         self.root = data_root(root)
         self.take(encode({split: fetch(file, self.root) for split, file in PTB_FILES.items()}, "words"))
 
@@ -109,9 +111,10 @@ class TinyShakespeare(EncodedText):
         length: int = 128,
         eval_columns: int = 1,
         order: Order = "fixed",
+        eval_stride: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         self.root = data_root(root)
         file = fetch(SHAKESPEARE, self.root)
         self.take(encode({"train": file}, level, pieces=pieces, shares={"test": 0.1, "eval": 0.045}))
@@ -130,9 +133,10 @@ class Text8(EncodedText):
         length: int = 35,
         eval_columns: int = 1,
         order: Order = "fixed",
+        eval_stride: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         self.root = data_root(root)
         file = fetch(TEXT8, self.root)
         self.take(encode({"train": file}, level, minimum, pieces=pieces, shares={"test": 0.05, "eval": 0.05}))

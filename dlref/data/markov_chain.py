@@ -26,9 +26,10 @@ class MarkovChain(LanguageModelText):
         length: int = 35,
         eval_columns: int = 1,
         order: Order = "fixed",
+        eval_stride: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         if words < 2 or tokens < 100:
             raise ConfigError(f"data.words is {words}, 2 or more, and tokens {tokens}, 100 or more")
         drawn = 2 * torch.randn(words, words, generator=generator(chain), dtype=torch.float64)

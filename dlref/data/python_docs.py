@@ -23,9 +23,10 @@ class PythonDocs(LanguageModelText):
         length: int = 35,
         eval_columns: int = 1,
         order: Order = "fixed",
+        eval_stride: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         if minimum < 1:
             raise ConfigError(f"data.minimum is {minimum}; it takes 1 or more")
         from pydoc_data.topics import topics

@@ -38,7 +38,8 @@ class LanguageModelling(Carrying):
             penalty = self.penalty(features, before)
         else:
             logits, state = self.net(batch.tokens, state)
-            nll, hits = cross_entropy(at_least_float32(logits).flatten(0, 1), targets)
+            foretold = logits[:, -batch.targets.shape[1] :]  # the others are there to be seen
+            nll, hits = cross_entropy(at_least_float32(foretold).flatten(0, 1), targets)
         # The gradient stops here: the state is carried over, its history is not.
         self.states[self.training] = tuple(part.detach() for part in state)
         count = len(targets)

@@ -1,6 +1,7 @@
 """Translations, and how near they come to what people have written."""
 
 import logging
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -24,8 +25,15 @@ def translates(net: Any, data: Any) -> bool:
     return hasattr(net, "begin") and hasattr(net, "step") and all(hasattr(data, name) for name in ("source", "target"))
 
 
+def written(net: Any, source: Any, target: Any, lines: Sequence[str], **settings: Any) -> list[list[int]]:
+    """The ids that are written for each of the lines, as one batch; `settings` are those of `write`."""
+    found, cut = write(net, source, target, lines, **settings)
+    tell(cut, len(lines), net)
+    return found
+
+
 @torch.no_grad()
-def written(
+def write(
     net: Any,
     source: Any,
     target: Any,
@@ -34,15 +42,19 @@ def written(
     penalty: float = PENALTY,
     limit: int | None = None,
     unknown: bool = False,
-) -> list[list[int]]:
-    """The ids that are written for each of the lines, as one batch: up to `<eos>`, or `limit` of them.
+) -> tuple[list[list[int]], list[int]]:
+    """The ids that are written for each of the lines, as one batch: up to `<eos>`, or `limit` of them. And how many tokens
+    those lines have that were too long for the network.
 
-    Without a limit, a line may become twice as many tokens as it has, and ten. `<unk>` is written only if `unknown`.
+    Without a limit, a line may become twice as many tokens as it has, and ten. `<unk>` is written only if `unknown`. A
+    network with a `context` reads and writes no more tokens than that: of a longer line the first ones, and `<eos>`.
     """
     ids, visible = (part.to(place_of(net)[0]) for part in source.encode(lines))
-    words = target.vocabulary
+    words, lengths, context = target.vocabulary, visible.sum(1), getattr(net, "context", sys.maxsize)
     forbidden = [words[word] for word in ([PAD, BEGIN] if unknown else [PAD, BEGIN, UNKNOWN])]
-    limits = 2 * visible.sum(1) + 10 if limit is None else torch.full_like(ids[:, 0], limit)
+    limits = (2 * lengths + 10 if limit is None else torch.full_like(lengths, limit)).clamp(max=context)
+    ids, visible, cut = ids[:, :context], visible[:, :context], lengths > context
+    ids[cut, -1] = source.vocabulary[END]
     state, token = net.begin(ids, visible), torch.full_like(ids[:, 0], words[BEGIN])
     if beam == 1:
         longest = int(limits.max())
@@ -51,7 +63,14 @@ def written(
     else:
         found, _ = beam_search(net, state, token, limits, beam, words[END], penalty, forbidden)
     rows = [row[:most] for row, most in zip(found.tolist(), limits.tolist(), strict=True)]
-    return [row[: row.index(words[END]) + 1] if words[END] in row else row for row in rows]
+    return [row[: row.index(words[END]) + 1] if words[END] in row else row for row in rows], lengths[cut].tolist()
+
+
+def tell(cut: Sequence[int], lines: int, net: Any) -> None:
+    """A warning of the lines that were cut, which had so many tokens."""
+    if cut:
+        what = f"{len(cut):,} of {lines:,} lines are longer than the network's context of {net.context:,} tokens"
+        logger.warning("%s, up to %s with their ends; what is too much of them is left out", what, f"{max(cut):,}")
 
 
 def translated(
@@ -61,17 +80,19 @@ def translated(
 
     At most `batch` sequences are written at a time. `source` and `target` encode and decode, as `data.sides.Side` does. The
     likeliest token is written always, or with `beam` above 1 the best sequence that a search of this width finds. `settings`
-    are those of `written`.
+    are those of `write`.
     """
-    texts = [""] * len(lines)
+    texts, cut = [""] * len(lines), list[int]()
     # Lines of about one length end at about one time, and need little padding.
     left = sorted((number for number, line in enumerate(lines) if line.strip()), key=lambda number: len(lines[number]))
     while left:
         rows = max(1, min(batch, LETTERS // len(lines[left[-1]])) // beam)
         part, left[-rows:] = left[-rows:], []
-        found = written(net, source, target, [lines[number] for number in part], beam, **settings)
+        found, longer = write(net, source, target, [lines[number] for number in part], beam, **settings)
+        cut += longer
         for number, ids in zip(part, found, strict=True):
             texts[number] = target.decode(ids)
+    tell(cut, len(lines), net)
     return texts
 
 

@@ -68,11 +68,13 @@ def test_what_was_learned_by_heart_is_written(run: list[str], capsys: pytest.Cap
     assert text("--top-k", "1") == text("--temperature", "0") == text("--top-p", "1e-6")
 
 
+@pytest.mark.parametrize("model", ["lstm_lm", "transformer_lm"])
 def test_what_is_written_is_what_the_network_says_of_all_before_it(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(tmp_path / "run")
-    assert train(*SMALL["lstm_lm"], "trainer.max_steps=20", "optimizer.lr=0.1", f"run_dir={run}")[0] == 0
+    settings = [*SMALL[model], "data.length=12", "trainer.max_steps=20", "optimizer.lr=0.1"]
+    assert train(*settings, f"run_dir={run}")[0] == 0
     net: Any = dlref.load(run)
     words = net.description["vocabulary"]
     tokens = torch.tensor([[words.index(word) for word in ("this", "is", "the")]])
@@ -102,6 +104,33 @@ def test_fault_19_a_prompt_longer_than_any_piece_of_training_is_read(
     assert written.startswith(prompt)
     assert written != f"{prompt}\n"
     assert not said
+
+
+@pytest.mark.faults
+def test_fault_19_a_prompt_longer_than_the_context_is_said_to_be_and_goes_on_for_long(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a prompt as long as the context nothing is said, nor of an empty one or one that no word is known of."""
+    run, length = tmp_path / "run", 25  # and a context of 10
+    train(*SMALL["transformer_lm"], "trainer.max_steps=2", f"run_dir={run}")
+    for words in (0, 1, 10, 11, 4000):
+        prompt = " ".join(["return"] * words)
+        assert main(["generate", str(run), "--prompt", prompt, "--length", str(length), "--count", "2"]) == 0
+        written, said = capsys.readouterr()
+        assert written.startswith(prompt)
+        assert len(Tokenizer("english")(written.partition("\n\n")[0])) >= words + length
+        sees = (
+            f"the prompt has {words:,} tokens, and the network sees 10 at most; of what comes first it knows nothing\n"
+        )
+        assert said == sees * (words > 10)
+    assert main(["generate", str(run), "--prompt", "zebra gnu " * 6, "--length", "9"]) == 0
+    written, said = capsys.readouterr()
+    assert written.startswith("<unk> " * 12)
+    net: Any = dlref.load(run)
+    assert [line.split(", ")[0] for line in said.splitlines()] == [
+        "the prompt has 12 tokens",
+        f"the vocabulary of {len(net.description['vocabulary'])} lacks 'zebra'",
+    ]
 
 
 @pytest.mark.faults
@@ -153,7 +182,7 @@ def test_fault_29_a_model_of_something_else_is_refused(
 ) -> None:
     for method in ("begin", "step"):  # as of a network that writes something else
         monkeypatch.setattr(MLP, method, None, raising=False)
-    for model in ("mlp", "word2vec"):
+    for model in ("mlp", "word2vec", "transformer"):
         train(*SMALL[model], "trainer.max_steps=2", f"run_dir={tmp_path / model}")
         assert main(["generate", str(tmp_path / model)]) == 4
         assert "is no language model; dlref train model=lstm_lm makes one" in capsys.readouterr().err

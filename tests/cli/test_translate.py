@@ -30,24 +30,27 @@ class Input(io.TextIOWrapper):
     """Standard input, which a test may take for a terminal."""
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Four sentences learned by heart."""
-    folder = tmp_path_factory.mktemp("by_heart")
+def learned(folder: Path, *network: str) -> str:
+    """Four sentences, by heart."""
     for name, lines in (("a.de", PAIRS), ("a.en", PAIRS.values())):
         (folder / name).write_text("\n".join([*lines] * 30), encoding="utf-8")
-    line = ["model=seq2seq", "data=parallel", f"data.train=[{folder / 'a.de'},{folder / 'a.en'}]", "data.level=words"]
-    line += [
-        "data.batch_size=8",
-        "data.jitter=9",
-        "network.width=16",
-        "network.hidden=24",
-        "optimizer.lr=0.01",
-        "reports=null",
-    ]
+    line = ["data=parallel", f"data.train=[{folder / 'a.de'},{folder / 'a.en'}]", "data.level=words"]
+    line += ["data.batch_size=8", "data.jitter=9", "network.width=16", "optimizer.lr=0.01", "reports=null"]
     line += ["trainer.max_steps=200", "device=cpu", "threads=1", f"run_dir={folder / 'run'}"]
-    assert main(["train", *line]) == 0
+    assert main(["train", *line, *network]) == 0
     return str(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return learned(tmp_path_factory.mktemp("by_heart"), "model=seq2seq", "network.hidden=24")
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One that sees 12 tokens at most."""
+    network = ("model=transformer", "network.heads=2", "network.context=12", "optimizer.lr=0.02")
+    return learned(tmp_path_factory.mktemp("by_heart"), *network)
 
 
 @pytest.fixture
@@ -88,6 +91,25 @@ def test_fault_19_a_line_longer_than_any_of_training_is_translated(translate: Ca
     written = translate("\n".join(lines), "--length-limit", "40").splitlines()
     assert 0 < len(written[0].split()) <= 40
     assert written[1:] == [*PAIRS.values()]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("arguments", [[], ["--beam", "4"], ["--batch", "1"], ["--length-limit", "40"]], ids=" ".join)
+def test_fault_19_a_line_longer_than_the_context_is_cut_and_the_others_are_translated(
+    arguments: list[str], transformer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [*PAIRS, "ein hund schläft " * 1500, "", "zebra " * 12, "zebra " * 11, "die matte " * 6]
+    (tmp_path / "lines").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["translate", transformer, str(tmp_path / "lines"), *arguments]) == 0
+    written, said = capsys.readouterr()
+    texts = written.splitlines()
+    assert len(texts) == len(lines)
+    assert texts[:4] == [*PAIRS.values()]
+    assert [0 < len(text.split()) <= 12 for text in texts[4:]] == [True, False, True, True, True]
+    assert said.startswith(
+        "3 of 9 lines are longer than the network's context of 12 tokens, up to 4,501 with their ends"
+    )
+    assert len(said.splitlines()) == 1
 
 
 def test_flags_reach_the_search(translate: Callable[..., str], run: str) -> None:
@@ -196,7 +218,7 @@ def test_fault_29_a_wrong_command_is_one_sentence(
 def test_fault_29_a_model_of_something_else_is_refused(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for model in ("mlp", "lstm_lm"):
+    for model in ("mlp", "lstm_lm", "transformer_lm"):
         train(*SMALL[model], "trainer.max_steps=2", f"run_dir={tmp_path / model}")
         assert main(["translate", str(tmp_path / model)]) == 4
         assert "is no translator; dlref train model=seq2seq makes one" in capsys.readouterr().err

@@ -14,17 +14,38 @@ from dlref.data.markov_chain import MarkovChain
 from dlref.data.python_docs import PythonDocs
 from dlref.data.text import Vocabulary
 from dlref.errors import ConfigError, DataError
+from dlref.models.transformer_lm import TransformerLM
+from dlref.objectives.language_modelling import LanguageModelling
 
 NET = nn.Linear(1, 1)
 
 
 class Numbers(LanguageModelText):
     def __init__(
-        self, tokens: int, batch_size: int, length: int, eval_columns: int = 1, order: Order = "fixed"
+        self,
+        tokens: int,
+        batch_size: int,
+        length: int,
+        eval_columns: int = 1,
+        order: Order = "fixed",
+        eval_stride: int | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed=0)
+        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
         self.vocabulary = Vocabulary(["<unk>"])
         self.splits = {"train": torch.arange(tokens), "eval": torch.arange(tokens)}
+
+
+class Windowed(nn.Linear):
+    """Sees so many tokens at most."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(1, 1)
+        self.context = context
+
+
+def same(one: Piece, other: Piece) -> bool:
+    return one.begins == other.begins and all(map(torch.equal, one[:2], other[:2]))
 
 
 @given(st.integers(2, 200), st.integers(1, 7), st.integers(1, 9), st.integers(1, 5))
@@ -68,6 +89,93 @@ def test_evaluation_predicts_each_token_but_the_first_once(tokens: int, columns:
     assert torch.equal(torch.cat(targets).sort().values, torch.arange(1, tokens))
 
 
+@given(st.integers(2, 130), st.integers(1, 5), st.integers(1, 9))
+def test_shuffled_batches_have_one_shape_and_a_pass_reads_nearly_all_and_nothing_twice(
+    tokens: int, size: int, length: int
+) -> None:
+    data = Numbers(tokens, size, length, order="shuffled")
+    batches = data.train_batches(NET, Shard(), 0)
+    if tokens // length - 1 < size:
+        with pytest.raises(
+            DataError, match=f"train split is too short: {tokens} tokens are .* batches of {size}; lower"
+        ):
+            next(batches)
+        return
+    for _ in range(3):
+        pieces: list[Piece] = list(islice(batches, int(data.batches_per_pass)))
+        for piece in pieces:
+            assert piece.begins
+            assert piece.tokens.shape == (size, length)
+            assert torch.equal(piece.tokens, piece.tokens[:, :1] + torch.arange(length))
+            assert torch.equal(piece.targets, piece.tokens + 1)
+            assert piece.targets.max() < tokens
+        read = torch.cat([piece.tokens.flatten() for piece in pieces])
+        assert len(read.unique()) == len(read) == data.units_per_batch(1) * len(pieces)
+        assert tokens - len(read) < (size + 1) * length
+
+
+def test_shuffled_passes_are_cut_and_mixed_anew_by_the_seed_and_begin_anywhere() -> None:
+    data = Numbers(100, 3, 5, order="shuffled")  # six batches a pass
+    batches: list[Piece] = list(islice(data.train_batches(NET, Shard(), 0), 30))
+    passes = [torch.cat([batch.tokens[:, 0] for batch in batches[at : at + 6]]) for at in range(0, 30, 6)]
+    assert len({int(starts[0]) % 5 for starts in passes}) > 2  # where the text is cut
+    assert len({tuple((starts // 5).tolist()) for starts in passes}) == 5
+    assert not any(torch.equal(starts, starts.sort().values) for starts in passes)
+    again, other = (Numbers(100, 3, 5, order="shuffled", seed=seed) for seed in (0, 1))
+    assert all(map(same, again.train_batches(NET, Shard(), 0), batches))
+    assert not any(map(same, other.train_batches(NET, Shard(), 0), batches))
+    for first in (1, 5, 6, 17):
+        assert [*map(same, data.train_batches(NET, Shard(), first), batches[first:])] == [True] * (30 - first)
+    ranks = [data.train_batches(NET, Shard(rank, 2), 4) for rank in range(2)]
+    for whole, one, two in zip(batches[4:], *ranks, strict=False):
+        assert same(Piece(torch.cat([one.tokens, two.tokens]), torch.cat([one.targets, two.targets]), True), whole)
+
+
+@given(
+    st.integers(2, 150),
+    st.integers(1, 12),
+    st.none() | st.integers(1, 15),
+    st.integers(1, 3),
+    st.sampled_from([16_384, 10]),
+)
+def test_windows_predict_each_token_but_the_first_once_with_enough_before_it(
+    tokens: int, context: int, stride: int | None, ranks: int, together: int
+) -> None:
+    data, net = Numbers(tokens, 1, 5, eval_stride=stride), Windowed(context)
+    new = min(stride or context, context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dlref.data.language.EVAL_WINDOWS", together)
+        pieces: list[Piece] = [p for rank in range(ranks) for p in data.batches("eval", net, Shard(rank, ranks))]
+    assert torch.equal(torch.cat([piece.targets.flatten() for piece in pieces]).sort().values, torch.arange(1, tokens))
+    assert sum(len(piece.tokens) for piece in pieces) == 1 + max(0, -(-(tokens - 1 - context) // new))  # no more
+    for piece in pieces:
+        assert piece.begins
+        assert piece.tokens.shape[1] == min(context, tokens - 1)
+        assert piece.tokens.numel() <= max(together, context)
+        assert torch.equal(piece.tokens, piece.tokens[:, :1] + torch.arange(piece.tokens.shape[1]))
+        assert torch.equal(piece.targets, piece.tokens[:, -piece.targets.shape[1] :] + 1)
+        seen = piece.targets - piece.tokens[:, :1]
+        assert (seen > context - new).all() or piece.tokens[0, 0] == 0
+
+
+@pytest.mark.parametrize("stride", [None, 1, 3])
+def test_nats_over_windows_are_those_of_each_token_after_what_its_window_shows(stride: int | None) -> None:
+    torch.manual_seed(0)
+    net = TransformerLM(vocab_size=7, context=5, width=8, layers=2, heads=2, zero_init=False).double()
+    text, data = torch.randint(7, (24,)), Numbers(24, 1, 5, eval_stride=stride)
+    data.splits["eval"] = text
+    nats, new = 0.0, stride or 5
+    for place in range(1, 24):
+        start = min(-(-max(place - 5, 0) // new) * new, 23 - 5)
+        scores = net(text[None, start:place])[0][0, -1].detach()
+        nats -= float(scores.log_softmax(0)[text[place]])
+    objective = LanguageModelling(net).eval()
+    for ranks in (1, 2):
+        totals = [objective(p)["nll"] for r in range(ranks) for p in data.batches("eval", net, Shard(r, ranks))]
+        assert sum(total.count for total in totals) == 23
+        assert sum(total.total.item() for total in totals) == pytest.approx(nats, rel=1e-12)
+
+
 def test_the_help_texts_share_no_paragraph_between_splits() -> None:
     data = PythonDocs()
     end = data.vocabulary["<eos>"]
@@ -84,6 +192,8 @@ def test_the_help_texts_share_no_paragraph_between_splits() -> None:
 def test_impossible_columns_are_refused() -> None:
     with pytest.raises(ConfigError, match="length 0"):
         Numbers(10, 1, 0)
+    with pytest.raises(ConfigError, match="eval_stride 0"):
+        Numbers(10, 1, 5, eval_stride=0)
 
 
 def test_the_chain_has_the_entropy_that_it_says() -> None:

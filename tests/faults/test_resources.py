@@ -215,6 +215,8 @@ def test_fault_12_eight_runs_of_one_second_are_eight_directories(train_child: St
         ("mlp", "widths=[400000,400000]"),
         ("lstm_lm", "width=400000"),
         ("seq2seq", "hidden=400000"),
+        ("transformer", "hidden=400000000"),
+        ("transformer_lm", "width=400000"),
         ("dqn", "widths=[400000,400000]"),
     ],
 )
@@ -271,6 +273,8 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     from dlref.models.mlp import MLP
     from dlref.models.recurrent import RecurrentLM
     from dlref.models.seq2seq import Seq2Seq
+    from dlref.models.transformer import Transformer
+    from dlref.models.transformer_lm import TransformerLM
     from dlref.objectives.word2vec import SkipGram
 
     def run_out(*_: Any) -> None:
@@ -278,7 +282,8 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
 
     settings = [*SMALL[model], "~reports", "trainer.save_every=3", "trainer.monitor=null"]
     assert train(*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=3")[0] == 0
-    network: type = {"cnn": CNN, "word2vec": SkipGram, "lstm_lm": RecurrentLM, "seq2seq": Seq2Seq}.get(model, MLP)
+    networks: dict[str, type] = {"cnn": CNN, "word2vec": SkipGram, "lstm_lm": RecurrentLM, "seq2seq": Seq2Seq}
+    network = (networks | {"transformer": Transformer, "transformer_lm": TransformerLM}).get(model, MLP)
     monkeypatch.setattr(network, "read" if hasattr(network, "read") else "forward", run_out)
     code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
     assert code == 6

@@ -8,9 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlref.equations import attention, gradients, layers, losses, ngram, optimizers, recurrent, reinforcement, words
+from dlref.equations import (
+    attention,
+    gradients,
+    layers,
+    losses,
+    ngram,
+    optimizers,
+    recurrent,
+    reinforcement,
+    transformer,
+    words,
+)
 
-MODULES: list[ModuleType] = [layers, losses, gradients, optimizers, reinforcement, words, ngram, recurrent, attention]
+MODULES: list[ModuleType] = [
+    *(layers, losses, gradients, optimizers, reinforcement, words, ngram, recurrent, attention, transformer)
+]
 EQUATIONS: dict[str, Callable[..., Any]] = {
     f"{module.__name__.removeprefix('dlref.equations.')}.{name}": function
     for module in MODULES

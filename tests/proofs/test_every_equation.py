@@ -18,6 +18,7 @@ from tests.proofs import (  # noqa: F401  they fill PROOFS
     test_optimizer_equations,
     test_recurrent_equations,
     test_reinforcement_equations,
+    test_transformer_equations,
     test_word_equations,
 )
 from tests.proofs.harness import EQUATIONS, PROOFS

@@ -1,24 +1,24 @@
 """Translations are what the network writes, one by one or together, and their scores are those of the papers."""
 
-import itertools
 import logging
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import Tensor, nn
 
 from dlref.data.sides import Side
 from dlref.data.text import Tokenizer, Vocabulary
 from dlref.errors import ConfigError
+from dlref.generation import PENALTY, beam_search
 from dlref.models.seq2seq import Seq2Seq
-from dlref.reports.attention_maps import AttentionMaps, attended, drawn
+from dlref.models.transformer import Transformer
 from dlref.reports.translation import Translation, scores_of, translated, written
 
 SPECIALS = ["<pad>", "<unk>", "<bos>", "<eos>"]
@@ -65,10 +65,10 @@ def data_of(pairs: list[tuple[str, str]]) -> Any:
     return SimpleNamespace(source=SOURCE, target=TARGET, texts=lambda split: pairs)
 
 
-def untrained(**settings: Any) -> Seq2Seq:
+def untrained(kind: Any = Seq2Seq, **settings: Any) -> Any:
     """Writes different tokens, and does not stop by itself."""
     draw, size = torch.Generator().manual_seed(3), len(SOURCE.vocabulary)
-    net = Seq2Seq(source_vocab_size=size, target_vocab_size=size, width=6, **settings).eval().requires_grad_(False)
+    net = kind(source_vocab_size=size, target_vocab_size=size, width=6, **settings).eval().requires_grad_(False)
     for parameter in net.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=draw))
     net.out.bias[3] -= 9
@@ -82,9 +82,13 @@ def test_each_line_has_its_translation_in_its_place(beam: int, batch: int) -> No
     assert translated(Dictionary(), SOURCE, TARGET, [], beam, batch) == []
 
 
+KINDS = [Seq2Seq, partial(Transformer, layers=1, heads=3, positions="rotary")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("beam", [1, 4])
-def test_lines_together_become_what_they_become_alone(beam: int) -> None:
-    net = untrained()
+def test_lines_together_become_what_they_become_alone(beam: int, kind: Any) -> None:
+    net = untrained(kind)
     together = translated(net, SOURCE, TARGET, LINES, beam)
     assert together == [translated(net, SOURCE, TARGET, [line], beam)[0] for line in LINES]
     assert max(len(text.split()) for text in together) > 9
@@ -94,8 +98,9 @@ def test_lines_together_become_what_they_become_alone(beam: int) -> None:
     assert max(len(text.split()) for text in short) == 3
 
 
-def test_the_likeliest_tokens_are_those_of_reading_all_of_them_again() -> None:
-    net = untrained()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_likeliest_tokens_are_those_of_reading_all_of_them_again(kind: Any) -> None:
+    net = untrained(kind)
     ids, visible = SOURCE.encode(["die katze und"])
     tokens = [2]
     for _ in range(9):
@@ -104,6 +109,48 @@ def test_the_likeliest_tokens_are_those_of_reading_all_of_them_again() -> None:
         tokens.append(int(scores.argmax()))
     assert written(net, SOURCE, TARGET, ["die katze und", "hund"], limit=9)[0] == tokens[1:]
     assert len({*tokens}) > 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_beam_finds_has_the_chance_that_the_network_gives_it_at_once(kind: Any) -> None:
+    net = untrained(kind).double()
+    net.out.bias[3] += 12  # now and then it stops
+    ids, visible = SOURCE.encode(LINES)
+    begin = torch.full((len(LINES), 1), 2)
+    found, scores = beam_search(net, net.begin(ids, visible), begin[:, 0], 8, 5, stop=3)
+    lengths = ((found != 3).sum(1) + 1).clamp(max=8)
+    assert len({*lengths.tolist()}) > 1
+    logs = net(ids, visible, torch.cat([begin, found[:, :-1]], 1)).log_softmax(2)
+    chosen = logs.gather(2, found[:, :, None])[:, :, 0] * (torch.arange(found.shape[1]) < lengths[:, None])
+    torch.testing.assert_close(scores, chosen.sum(1) / ((5 + lengths) / 6) ** PENALTY)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("batch", [1, 256])
+def test_fault_19_lines_longer_than_the_context_are_cut_to_it_and_one_warning_says_so(
+    beam: int, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    net = Dictionary()
+    net.context = 4
+    texts = translated(net, SOURCE, TARGET, LINES, beam, batch)
+    assert texts == [by_hand(" ".join(line.split()[:3])) for line in LINES]  # and an end
+    said = "2 of 7 lines are longer than the network's context of 4 tokens, up to 8 with their ends; "
+    assert [text.startswith(said) for text in caplog.messages] == [True]
+    assert translated(net, SOURCE, TARGET, LINES[2:4], beam, batch) == ["the cat", "dog"]
+    assert len(caplog.messages) == 1
+    assert written(net, SOURCE, TARGET, [LINES[0]], beam=beam)[0][-1] == 3
+    assert caplog.messages[1].startswith("1 of 1 lines are longer than the network's context of 4 tokens, up to 5 ")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_fault_19_no_more_is_written_than_the_context_takes(beam: int, positions: str) -> None:
+    net = untrained(partial(Transformer, layers=1, heads=3), positions=positions, context=5)
+    for limit in (None, 4, 5, 6, 50):
+        lengths = [len(ids) for ids in written(net, SOURCE, TARGET, LINES, beam=beam, limit=limit)]
+        assert lengths == [min(limit or 5, 5)] * len(LINES)
 
 
 def test_special_tokens_are_not_written_and_unknown_ones_only_on_request() -> None:
@@ -201,77 +248,12 @@ def test_scores_come_where_they_are_asked_for_and_without_sacrebleu_a_remedy(
 
 def test_what_does_not_translate_has_nothing_to_report() -> None:
     data = data_of([("hund", "dog")])
-    for report in (Translation(), AttentionMaps()):
-        assert report(nn.Linear(1, 1), data, "eval") == {}
-        assert report(Dictionary(), SimpleNamespace(), "eval") == {}
-        assert report(Dictionary(), data_of([]), "eval") == {}
-    assert AttentionMaps()(untrained(attention=None), data, "eval") == {}
+    assert Translation()(nn.Linear(1, 1), data, "eval") == {}
+    assert Translation()(Dictionary(), SimpleNamespace(), "eval") == {}
+    assert Translation()(Dictionary(), data_of([]), "eval") == {}
 
 
 @pytest.mark.parametrize("settings", [{"beam": 0}, {"penalty": -1.0}, {"samples": -1}, {"limit": 0}])
 def test_values_that_say_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(settings.values())))):
         Translation(**settings)
-
-
-def test_attention_is_that_of_the_line_and_the_tokens_written_for_it() -> None:
-    shares, across, down = attended(Dictionary(), SOURCE, TARGET, "die katze schläft")
-    assert (across, down) == (["die", "katze", "schläft", "<eos>"], ["the", "cat", "sleeps", "<eos>"])
-    assert torch.equal(shares, torch.eye(4))
-    net = untrained()
-    shares, across, down = attended(net, SOURCE, TARGET, "die katze zebra", limit=7)
-    assert across == ["die", "katze", "<unk>", "<eos>"]
-    assert len(down) == 7
-    assert len({*down}) > 2
-    read = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
-    torch.testing.assert_close(shares, net.attention(*SOURCE.encode(["die katze zebra"]), read)[0])
-    torch.testing.assert_close(shares.sum(1), torch.ones(7))
-
-
-def test_heads_are_averaged() -> None:
-    class Heads(Dictionary):
-        def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
-            one = super().attention(source, visible, tokens)
-            return torch.stack([one, torch.full_like(one, 0.25)], dim=1)  # [B, heads, T, S]
-
-    shares, _, _ = attended(Heads(), SOURCE, TARGET, "die katze schläft")
-    torch.testing.assert_close(shares, (torch.eye(4) + 0.25) / 2)
-
-
-def test_maps_are_of_the_first_lines_that_are_short_enough() -> None:
-    found: Any = AttentionMaps(lines=2, most=4)(Dictionary(), data_of([(line, "") for line in LINES]), "eval")
-    assert [*found] == ["attention_1", "attention_2"]
-    names = [[label.get_text() for label in figure.axes[0].get_xticklabels()] for figure in found.values()]
-    assert names == [["die", "katze", "<eos>"], ["hund", "<eos>"]]
-
-
-@pytest.mark.parametrize(
-    ("across", "down"),
-    [
-        (["zwei", "junge", "donaudampfschifffahrtsgesellschaften", "<eos>"], ["two", "$", "young", "$x$", "<eos>"]),
-        ([*"5 april 2019", "<eos>"], [*"2019-04-05", "<eos>"]),
-        (["a", "<eos>"], ["<eos>"]),
-        ([f"wort{number}" for number in range(40)], ["incomprehensibilities", *"abcdefgh" * 4]),
-    ],
-)
-def test_every_name_on_a_map_can_be_read(across: list[str], down: list[str]) -> None:
-    shares = torch.rand(len(down), len(across), generator=torch.Generator().manual_seed(0)).softmax(1)
-    figure: Any = drawn(shares, across, down)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    axes, scale = figure.axes
-    assert torch.equal(torch.as_tensor(axes.images[0].get_array().data), shares)
-    assert axes.images[0].get_clim() == (0, 1)
-    names = [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-    assert names == [name.replace(" ", "␣") for name in (*across, *down)]
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels(), *scale.get_yticklabels()):
-        box = label.get_window_extent()
-        assert min(box.x0, box.y0) >= 0
-        assert box.x1 <= figure.bbox.x1
-        assert box.y1 <= figure.bbox.y1
-    for label in axes.get_xticklabels():
-        assert not label.get_parse_math()  # $x$ is a token
-        assert (label.get_rotation() == 0) == (len(label.get_text()) == 1)
-    for row in (axes.get_yticklabels(), [label for label in axes.get_xticklabels() if len(label.get_text()) == 1]):
-        boxes = [label.get_window_extent() for label in row]
-        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))

@@ -1,0 +1,134 @@
+"""The Transformer: Vaswani et al. 2017.
+
+B batch, S source time, T target time, D width, V vocabulary of the target.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+from dlref.models.transformer_layers import (
+    NORMS,
+    Activation,
+    Block,
+    Embedding,
+    Norm,
+    Positions,
+    initialize,
+    require_shape,
+)
+
+# Which source tokens are real [B, S]; each decoder layer's keys and values of the source, then those of its own tokens.
+State = tuple[Tensor, ...]
+
+
+class Transformer(nn.Module):
+    """An encoder, and a decoder that attends to what it yields, of `layers` blocks each, or the decoder of `decoder_layers`.
+
+    `context` is how many tokens either side takes at most. Feed-forward layers have `hidden` units, four times the width
+    where it is not set. `tied` scores use the target's token vectors again (Press & Wolf 2017); `joint` sides have one
+    vocabulary, and its vectors are the same. `dropout` is the share dropped of the token vectors and of what each part of a
+    block adds. For `positions`, `norm`, `prenorm`, `activation`, `qk_norm` and `zero_init` see
+    `dlref.models.transformer_layers`. Raises ConfigError for sizes and shares that make no sense.
+    """
+
+    attends = True
+
+    def __init__(
+        self,
+        source_vocab_size: int,
+        target_vocab_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        decoder_layers: int | None = None,
+        hidden: int | None = None,
+        context: int = 512,
+        positions: Positions = "sinusoidal",
+        norm: Norm = "layer",
+        prenorm: bool = True,
+        activation: Activation = "relu",
+        qk_norm: bool = False,
+        zero_init: bool = False,
+        tied: bool = False,
+        joint: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden = 4 * width if hidden is None else hidden
+        decoder_layers = layers if decoder_layers is None else decoder_layers
+        require_shape(width, heads, min(layers, decoder_layers), context, hidden, positions)
+        if joint and source_vocab_size != target_vocab_size:
+            sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
+            raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
+        self.context, self.heads = context, heads
+        embedding = partial(Embedding, width=width, heads=heads, context=context, positions=positions, dropout=dropout)
+        self.embed = embedding(target_vocab_size)
+        self.embed_source = self.embed if joint else embedding(source_vocab_size)
+        block = partial(Block, width, heads, hidden, norm, prenorm, activation, qk_norm, bias, dropout)
+        self.encoder = nn.ModuleList(block() for _ in range(layers))
+        self.decoder = nn.ModuleList(block(cross=True) for _ in range(decoder_layers))
+        for blocks in (self.encoder, self.decoder):
+            initialize(list(blocks), zero_init)
+        self.source_norm, self.norm = (NORMS[norm](width) if prenorm else nn.Identity() for _ in range(2))
+        self.out = nn.Linear(width, target_vocab_size)
+        nn.init.zeros_(self.out.bias)
+        if tied:
+            self.out.weight = self.embed.tokens.weight
+        else:
+            nn.init.normal_(self.out.weight, 0.0, width**-0.5)
+
+    def forward(
+        self, source: Tensor, visible: Tensor, tokens: Tensor
+    ) -> Tensor:  # [B, S], [B, S] bool, [B, T] -> [B, T, V]
+        return self.out(self.read(source, visible, tokens))
+
+    def read(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        """What `out` makes scores of [B, T, D]."""
+        return self.follow(tokens, self.begin(source, visible))[0]
+
+    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        """To which share each target token attends to each place of the source, by layer and head [B, layers, heads, T, S]."""
+        memory = self.encode(source, visible)
+        x, angles = self.embed(tokens)
+        found = []
+        block: Any
+        for block in self.decoder:
+            known = block.other.remember(memory)
+            asking = block.before(1, block.attend(x, angles, causal=True)[0])
+            found.append(block.other.shares(asking, known, visible=visible))
+            x, _ = block(x, angles, None, True, None, known, visible)
+        return torch.stack(found, 1)
+
+    def encode(self, source: Tensor, visible: Tensor) -> Tensor:  # [B, S], [B, S] bool -> [B, S, D]
+        x, angles = self.embed_source(source)
+        for block in self.encoder:
+            x, _ = block(x, angles, visible=visible)
+        return self.source_norm(x)
+
+    def begin(self, source: Tensor, visible: Tensor) -> State:
+        """The state after reading sources [B, S], of which those are real that are `visible`."""
+        memory = self.encode(source, visible)
+        nothing = memory.new_zeros(len(memory), self.heads, 0, memory.shape[2] // self.heads)
+        decoder: Any = self.decoder
+        known = [part for block in decoder for part in (*block.other.remember(memory), nothing, nothing)]
+        return (visible, *known)
+
+    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
+        features, state = self.follow(token[:, None], state)
+        return self.out(features[:, -1]), state
+
+    def follow(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Features [B, T, D] of target tokens and the state behind them: of one, or of all from the first on."""
+        visible, before = state[0], state[3].shape[2]
+        x, angles = self.embed(tokens, before)
+        known: list[Tensor] = []
+        for number, block in enumerate(self.decoder):
+            memory, past = (state[1 + 4 * number + 2 * part :][:2] for part in range(2))
+            x, own = block(x, angles, past, not before, None, memory, visible)
+            known += [*memory, *own]
+        return self.norm(x), (visible, *known)

@@ -1,0 +1,244 @@
+"""Layers of Transformers: Vaswani et al. 2017, with what has been found since to choose from.
+
+B batch, T tokens, S places that are attended to, D width, H heads of K = D / H numbers each.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError
+from dlref.models.fused_attention import attend
+from dlref.models.layers import Dropout
+
+Positions = Literal["sinusoidal", "learned", "rotary"]
+Norm = Literal["layer", "rms"]
+Activation = Literal["relu", "relu2", "gelu", "swiglu"]
+Pair = tuple[Tensor, Tensor]  # keys and values [B, H, S, K] each, or cosines and sines [T, K / 2] each
+NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+WAVE = 10_000.0  # the longest wave of positions is 2π times as many tokens long
+
+
+def require_shape(width: int, heads: int, layers: int, context: int, hidden: int, positions: Positions) -> None:
+    """Raise ConfigError for sizes that make no network."""
+    if min(width, heads, layers, context, hidden) < 1:
+        sizes = f"network.width {width}, heads {heads}, layers {layers}, hidden {hidden} and context {context}"
+        raise ConfigError(f"{sizes} take 1 or more")
+    if width % heads:
+        raise ConfigError(f"network.width {width} does not split into {heads} heads; choose a multiple of {heads}")
+    if positions == "rotary" and width // heads % 2:
+        raise ConfigError(
+            f"rotary positions turn pairs of numbers, and a head has {width // heads}; choose network.heads for an even one"
+        )
+    if positions == "sinusoidal" and width % 2:
+        raise ConfigError(f"sinusoidal positions are pairs of numbers; network.width is {width}, choose an even one")
+
+
+def waves(positions: int, numbers: int) -> Pair:  # [P, N / 2] each, in float64
+    """cos and sin of t / 10000^(2i / N) at position t, the pair i of N numbers (Vaswani et al. 2017, section 3.5)."""
+    rates = WAVE ** (-torch.arange(0, numbers, 2, dtype=torch.float64) / numbers)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates
+    return angles.cos(), angles.sin()
+
+
+class Embedding(nn.Module):
+    """Vectors of tokens and of where they stand; `angles` are those by which `rotary` ones turn queries and keys instead.
+
+    Token vectors begin normal with deviation 1 / √D, so that they serve as the scores' weights too, and are multiplied by √D
+    (Vaswani et al. 2017, section 3.4).
+    """
+
+    def __init__(
+        self, vocab_size: int, width: int, heads: int, context: int, positions: Positions, dropout: float
+    ) -> None:
+        super().__init__()
+        self.positions, self.context = positions, context
+        self.tokens = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.tokens.weight, 0.0, width**-0.5)
+        self.drop = Dropout(dropout)
+        if positions == "learned":
+            self.places = nn.Embedding(context, width)
+            nn.init.normal_(self.places.weight, 0.0, width**-0.5)
+        elif positions == "sinusoidal":
+            cos, sin = waves(context, width)
+            self.waves = nn.Buffer(torch.stack([sin, cos], 2).flatten(1), persistent=False)
+        else:
+            cos, sin = waves(context, width // heads)
+            self.cos, self.sin = nn.Buffer(cos, persistent=False), nn.Buffer(sin, persistent=False)
+
+    def forward(self, tokens: Tensor, start: int = 0) -> tuple[Tensor, Pair | None]:
+        """Vectors of tokens [B, T] that stand at `start` and after it, and the angles of these places, if rotary."""
+        x = self.tokens(tokens) * math.sqrt(self.tokens.embedding_dim)
+        here = slice(start, start + tokens.shape[1])
+        if here.stop > self.context:
+            raise ConfigError(
+                f"{here.stop:,} tokens are more than network.context {self.context:,} is made for; shorten them, or train "
+                "with more"
+            )
+        if self.positions == "rotary":
+            return self.drop(x), (self.cos[here].to(x.dtype), self.sin[here].to(x.dtype))
+        place = self.places.weight if self.positions == "learned" else self.waves
+        return self.drop(x + place[here].to(x.dtype)), None
+
+
+def turn(x: Tensor, angles: Pair) -> Tensor:
+    """Each number i and the one half of the K later as a point of the plane, turned by its angle (Su et al. 2021, section
+    3.2.2, where they are neighbours). [B, H, T, K]."""
+    cos, sin = (part.to(x.dtype) for part in angles)
+    one, other = x.chunk(2, 3)
+    return torch.cat([one * cos - other * sin, one * sin + other * cos], 3)
+
+
+class MultiHeadAttention(nn.Module):
+    """Vaswani et al. 2017, section 3.2.2. With `qk_norm`, queries and keys have a root mean square of 1 in each head, times
+    gains (Henry et al. 2020; Dehghani et al. 2023, section 2)."""
+
+    def __init__(self, width: int, heads: int, bias: bool, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias) for _ in range(4))
+        self.norms = nn.ModuleList(nn.RMSNorm(width // heads) for _ in range(2 * qk_norm))
+
+    def split(self, x: Tensor) -> Tensor:  # [B, T, D] -> [B, H, T, K]
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def placed(self, x: Tensor, norms: Iterable[Any], angles: Pair | None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
+        x = self.split(x)
+        for norm in norms:
+            x = F.rms_norm(x, x.shape[3:], norm.weight.to(x.dtype))  # torch is slow where their types differ
+        return x if angles is None else turn(x, angles)
+
+    def remember(self, x: Tensor, angles: Pair | None = None) -> Pair:
+        """Keys and values of what may be attended to [B, S, D]."""
+        return self.placed(self.key(x), self.norms[1:], angles), self.split(self.value(x))
+
+    def forward(
+        self, x: Tensor, known: Pair, angles: Pair | None = None, causal: bool = False, visible: Tensor | None = None
+    ) -> Tensor:  # [B, T, D] -> [B, T, D]
+        """What `x` finds among keys and values: all of them, those that are `visible` [B, S], or, if `causal`, T tokens
+        among themselves, of which each sees those up to itself."""
+        found = attend(self.placed(self.query(x), self.norms[:1], angles), *known, causal, visible)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+    def shares(
+        self, x: Tensor, known: Pair, angles: Pair | None = None, causal: bool = False, visible: Tensor | None = None
+    ) -> Tensor:  # [B, T, D] -> [B, H, T, S]
+        """To which share each head attends to each place, where `forward` is called with the same."""
+        query = self.placed(self.query(x), self.norms[:1], angles)
+        scores = query @ known[0].mT / math.sqrt(query.shape[3])
+        hidden = (
+            torch.ones_like(scores, dtype=torch.bool).triu(1) if causal else torch.zeros_like(scores, dtype=torch.bool)
+        )
+        if visible is not None:
+            hidden = hidden | ~visible[:, None, None]
+        return scores.masked_fill(hidden, -math.inf).softmax(3)
+
+
+class FeedForward(nn.Module):
+    """Two affine layers with an activation between (Vaswani et al. 2017, section 3.3): `relu`, `relu2`, its square (So et
+    al. 2021), `gelu` (Hendrycks & Gimpel 2016), or `swiglu`, whose units are multiplied by others (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(width, hidden * (2 if activation == "swiglu" else 1), bias)
+        self.down = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.activation == "swiglu":
+            gate, x = x.chunk(2, 2)
+            return self.down(F.silu(gate) * x)
+        if self.activation == "gelu":
+            return self.down(F.gelu(x))
+        x = F.relu(x)
+        return self.down(x.square() if self.activation == "relu2" else x)
+
+
+class Block(nn.Module):
+    """Self-attention, with `cross` then attention to another sequence, and a feed-forward layer, each added to what it was
+    given: of its norm if `prenorm` (Xiong et al. 2020), else the sum is normalised (Vaswani et al. 2017, section 3.1)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        norm: Norm = "layer",
+        prenorm: bool = True,
+        activation: Activation = "relu",
+        qk_norm: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+        cross: bool = False,
+    ) -> None:
+        super().__init__()
+        self.prenorm, self.cross = prenorm, cross
+        self.itself = MultiHeadAttention(width, heads, bias, qk_norm)
+        if cross:
+            self.other = MultiHeadAttention(width, heads, bias, qk_norm)
+        self.feed_forward = FeedForward(width, hidden, activation, bias)
+        self.norms = nn.ModuleList(NORMS[norm](width) for _ in range(2 + cross))
+        self.drop = Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: Pair | None,
+        past: Pair | None = None,
+        causal: bool = False,
+        visible: Tensor | None = None,
+        memory: Pair | None = None,
+        memory_visible: Tensor | None = None,
+    ) -> tuple[Tensor, Pair]:  # [B, T, D] -> [B, T, D], and its own keys and values so far
+        x, known = self.attend(x, angles, past, causal, visible)
+        if self.cross:
+            assert memory is not None
+            x = self.after(1, x, self.other(self.before(1, x), memory, visible=memory_visible))
+        return self.after(-1, x, self.feed_forward(self.before(-1, x))), known
+
+    def attend(
+        self,
+        x: Tensor,
+        angles: Pair | None,
+        past: Pair | None = None,
+        causal: bool = False,
+        visible: Tensor | None = None,
+    ) -> tuple[Tensor, Pair]:
+        """The first part of it, the self-attention."""
+        given = self.before(0, x)
+        known = self.itself.remember(given, angles)
+        if past is not None and past[0].shape[2]:
+            known = torch.cat([past[0], known[0]], 2), torch.cat([past[1], known[1]], 2)
+        return self.after(0, x, self.itself(given, known, angles, causal, visible)), known
+
+    def shares(self, x: Tensor, angles: Pair | None) -> Tensor:
+        """To which share each head of a causal self-attention attends to each place [B, H, T, T]."""
+        given = self.before(0, x)
+        return self.itself.shares(given, self.itself.remember(given, angles), angles, causal=True)
+
+    def before(self, part: int, x: Tensor) -> Tensor:
+        return self.norms[part](x) if self.prenorm else x
+
+    def after(self, part: int, x: Tensor, found: Tensor) -> Tensor:
+        x = x + self.drop(found)
+        return x if self.prenorm else self.norms[part](x)
+
+
+def initialize(blocks: Sequence[Any], zero: bool) -> None:
+    """Affine layers begin normal with deviation √(1 / inputs), shifts at 0; what is added to the residual stream by the
+    last layer of each part, at 0 if `zero` (Zhang et al. 2019), else divided by the root of how many parts are added
+    (Radford et al. 2019, section 2.3)."""
+    parts = sum(len(block.norms) for block in blocks)
+    for block in blocks:
+        for name, layer in block.named_modules():
+            if isinstance(layer, nn.Linear):
+                last = name.endswith(("out", "down"))
+                deviation = layer.in_features**-0.5 * (parts**-0.5 if last else 1)
+                nn.init.normal_(layer.weight, 0.0, 0.0 if last and zero else deviation)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)

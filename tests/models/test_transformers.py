@@ -1,0 +1,226 @@
+"""Transformers: which settings make one, how it begins, and what it takes to train it."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlref.errors import ConfigError, ResourceError
+from dlref.models import fused_attention
+from dlref.models.transformer import Transformer
+from dlref.models.transformer_lm import TransformerLM
+from dlref.training.devices import require_memory
+from tests.conftest import SMALL, assert_one_sentence
+from tests.faults.processes import refusal
+from tests.reports.test_translation import LINES, SOURCE
+
+Train = Callable[..., tuple[int, str]]
+LM: Any = functools.partial(TransformerLM, vocab_size=7, context=5, width=8, layers=3, heads=2)
+MT: Any = functools.partial(Transformer, source_vocab_size=9, target_vocab_size=7, width=8, layers=3, heads=2)
+
+
+def sources(rows: int = 2, places: int = 4) -> tuple[Tensor, Tensor]:
+    return torch.randint(9, (rows, places)), torch.ones(rows, places, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("made", [LM, MT], ids=["language model", "translator"])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"heads": 3}, "network.width 8 does not split into 3 heads; choose a multiple of 3"),
+        ({"heads": 8, "positions": "rotary"}, "rotary positions turn pairs of numbers, and a head has 1;"),
+        ({"width": 9, "heads": 3, "positions": "rotary"}, "and a head has 3; choose network.heads for an even one"),
+        ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "network.width is 9, choose an even one"),
+        ({"width": 0}, "network.width 0, .* take 1 or more"),
+        ({"heads": 0}, "heads 0, .* take 1 or more"),
+        ({"layers": 0}, "layers 0, .* take 1 or more"),
+        ({"hidden": 0}, "hidden 0 .* take 1 or more"),
+        ({"context": 0}, "context 0 take 1 or more"),
+        ({"context": -1}, "context -1 take 1 or more"),
+        ({"dropout": 1.0}, "network.* 1.0"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_network_are_refused(made: Any, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        made(**settings)
+
+
+def test_a_translator_has_a_decoder_and_one_vocabulary_if_it_is_to_be_joint() -> None:
+    with pytest.raises(ConfigError, match=r"layers 0, .* take 1 or more"):
+        MT(decoder_layers=0)
+    with pytest.raises(ConfigError, match=r"network\.joint is for one vocabulary, not two of 9 and 7; set it to false"):
+        MT(joint=True)
+    net = MT(joint=True, source_vocab_size=7)
+    assert net.embed_source is net.embed
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("model", ["transformer", "transformer_lm"])
+def test_fault_22_heads_that_do_not_divide_the_width_are_one_sentence(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", *SMALL[model], "device=cpu", "network.heads=3"]
+    assert_one_sentence(line, 2, "network.width 8 does not split into 3 heads", capsys)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_fault_19_more_tokens_than_the_context_are_refused_with_both_numbers(positions: str) -> None:
+    said = "6 tokens are more than network.context 5 is made for; shorten them"
+    net = LM(positions=positions)
+    assert net(torch.zeros(2, 5, dtype=torch.int64))[0].shape == (2, 5, 7)
+    with pytest.raises(ConfigError, match=said):
+        net(torch.zeros(2, 6, dtype=torch.int64))
+    net = MT(positions=positions, context=5)
+    for source, target in ((5, 6), (6, 5)):
+        with pytest.raises(ConfigError, match=said):
+            net(*sources(2, source), torch.zeros(2, target, dtype=torch.int64))
+    state = net.begin(*sources(2, 5))
+    for _ in range(5):
+        _, state = net.step(state, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=said):
+        net.step(state, torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.faults
+def test_fault_19_pairs_longer_than_the_context_end_the_run_with_a_sentence(train: Train, tmp_path: Path) -> None:
+    code, said = train(*SMALL["transformer"], "network.context=10", f"run_dir={tmp_path / 'run'}")
+    assert code == 2
+    assert " tokens are more than network.context 10 is made for; shorten them, or train with more" in refusal(said)
+
+
+@pytest.mark.faults
+def test_fault_16_fewer_pairs_than_a_batch_are_one_and_too_little_text_is_said_to_be(
+    train: Train, tmp_path: Path
+) -> None:
+    line = ["data.batch_size=50000", "trainer.max_steps=2", "reports=null"]
+    assert train(*SMALL["transformer"], *line, f"run_dir={tmp_path / 'pairs'}")[0] == 0
+    code, said = train(*SMALL["transformer_lm"], *line, f"run_dir={tmp_path / 'text'}")
+    assert code == 3
+    assert "pieces of 10 and the one that is cut anew, for batches of 50000; lower data.batch_size" in refusal(said)
+
+
+@pytest.mark.faults
+def test_fault_16_no_source_is_all_padding() -> None:
+    """Each has an end, even of an empty line, so that there is something to attend to."""
+    ids, visible = SOURCE.encode(["", *LINES])
+    assert visible.any(1).all()
+    assert MT(source_vocab_size=len(SOURCE.vocabulary))(ids, visible, torch.zeros(len(ids), 3).long()).isfinite().all()
+
+
+def drawn(net: nn.Module) -> Any:
+    """All of whose numbers have an effect."""
+    for p in net.parameters():
+        nn.init.normal_(p)
+    return net
+
+
+def test_the_least_that_is_said_makes_todays_language_model() -> None:
+    """Squares of rectified units, turned queries and keys, gains without shifts, and scores by the words' own vectors."""
+    net = drawn(LM())
+    assert net.out.weight is net.embed.tokens.weight
+    assert [name for name, _ in net.named_parameters() if name.endswith("bias")] == ["out.bias"]
+    explicit = LM(hidden=32, positions="rotary", norm="rms", prenorm=True, activation="relu2", qk_norm=True, zero_init=True,
+                  tied=True, bias=False, dropout=0.0)  # fmt: skip
+    explicit.load_state_dict(net.state_dict())
+    tokens = torch.randint(7, (2, 5))
+    assert torch.equal(explicit(tokens)[0], net(tokens)[0])
+
+
+def test_the_least_that_is_said_makes_the_translator_of_the_paper_but_for_where_it_normalises() -> None:
+    net = drawn(MT())
+    assert len(net.encoder) == len(net.decoder) == 3
+    assert net.context == 512
+    explicit = MT(decoder_layers=3, hidden=32, context=512, positions="sinusoidal", norm="layer", prenorm=True,
+                  activation="relu", qk_norm=False, zero_init=False, tied=False, joint=False, bias=True,
+                  dropout=0.0)  # fmt: skip
+    explicit.load_state_dict(net.state_dict())
+    batch = *sources(), torch.randint(7, (2, 3))
+    assert torch.equal(explicit(*batch), net(*batch))
+    assert [len(part) for part in (MT(decoder_layers=1).encoder, MT(decoder_layers=1).decoder)] == [3, 1]
+
+
+@pytest.mark.parametrize("width", [16, 128])
+def test_before_training_the_loss_is_about_that_of_a_guess(width: int) -> None:
+    """Exactly so for a language model whose scores begin at 0; others' scores are about normal."""
+    torch.manual_seed(0)
+    tokens, guess = torch.randint(500, (16, 33)), math.log(500)
+    batch = torch.randint(500, (16, 20)), torch.ones(16, 20, dtype=torch.bool), tokens[:, :-1]
+    sizes = {"width": width, "layers": 2, "heads": 4}
+
+    def loss(scores: Tensor) -> float:
+        return F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten()).item()
+
+    def language_model(zero_init: bool) -> TransformerLM:
+        return TransformerLM(500, 32, **sizes, tied=False, zero_init=zero_init)
+
+    assert loss(language_model(True)(batch[2])[0]) == pytest.approx(guess, rel=1e-6)
+    assert loss(language_model(False)(batch[2])[0]) == pytest.approx(guess + 0.5, abs=0.2)
+    for zero_init in (True, False):
+        assert loss(Transformer(500, 500, **sizes, zero_init=zero_init)(*batch)) == pytest.approx(guess + 0.5, abs=0.2)
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_a_network_has_as_many_numbers_as_on_paper() -> None:
+    words, shifts = 7 * 8, 7
+    block = (
+        4 * 8 * 8 + 2 * 8 * 32 + 2 * 8 + 2 * 4
+    )  # four projections, two layers, gains of norms and of two heads' q and k
+    assert count(LM()) == words + shifts + 3 * block + 8
+    assert count(LM(tied=False, positions="learned", qk_norm=False)) == count(LM()) + words + 5 * 8 - 3 * 2 * 4
+    assert count(LM(hidden=5, activation="swiglu")) == words + shifts + 3 * (block - 2 * 8 * 32 + 3 * 8 * 5) + 8
+    attention, forward, norm = 4 * (8 * 8 + 8), 8 * 32 + 32 + 32 * 8 + 8, 2 * 8
+    encoder, decoder = attention + forward + 2 * norm, 2 * attention + forward + 3 * norm
+    assert count(MT(decoder_layers=2)) == 9 * 8 + 7 * 8 + 3 * encoder + 2 * decoder + 2 * norm + 8 * 7 + 7
+    assert count(MT(prenorm=False)) == count(MT()) - 2 * norm
+    assert count(MT(source_vocab_size=7, joint=True, tied=True)) == count(MT()) - 9 * 8 - 7 * 8
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("made", [LM, MT], ids=["language model", "translator"])
+def test_fault_20_what_a_network_takes_is_known_before_it_is_made(made: Any, positions: str) -> None:
+    cpu = torch.device("cpu")
+    require_memory(lambda: made(positions=positions), cpu)
+    with pytest.raises(ResourceError, match="training this network takes "):
+        require_memory(lambda: made(positions=positions, width=2**20), cpu)
+
+
+def kept_for_the_gradient(net: nn.Module, *inputs: Tensor) -> int:
+    """Bytes of what is neither weights nor buffers."""
+    own = {part.untyped_storage().data_ptr() for part in (*net.parameters(), *net.buffers())}
+    found: dict[int, int] = {}
+
+    def pack(part: Tensor) -> Tensor:
+        storage = part.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return part
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
+        scores = net(*inputs)  # which holds all that is kept, so that no place is used twice
+    assert (scores[0] if isinstance(scores, tuple) else scores).requires_grad
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["language model", "translator"])
+def test_memory_of_training_grows_in_a_line_with_the_context(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scores of T × T are kept, but for those of texts of so few tokens that they do not matter."""
+    monkeypatch.setattr(fused_attention, "BLOCK", 32)
+    net, bytes_of = (LM(context=256) if causal else MT(context=256)), {}
+    for context in (64, 128, 256):
+        tokens = torch.zeros(3, context, dtype=torch.int64)
+        inputs = (tokens,) if causal else (tokens, torch.ones_like(tokens, dtype=torch.bool), tokens)
+        bytes_of[context] = kept_for_the_gradient(net, *inputs)
+    assert 1.9 < bytes_of[128] / bytes_of[64] <= 2.1
+    assert 1.9 < bytes_of[256] / bytes_of[128] <= 2.1
