@@ -45,11 +45,11 @@ class Word2Vec(Carrying):
     """What skip-gram and CBOW have in common: which words are kept, what their windows are, what is drawn as noise.
 
     From a text in columns each word is dropped with the chance that `subsample` t gives it, 1 - √(t/f) - t/f for a share f
-    of the text; a window reaches `window` words of those left to each side, with `dynamic` 1 to `window`, drawn for each
-    word anew, and never over the `end` of a sentence. `unknown` words are left out; either is a number of the vocabulary,
-    and null makes it a word like any other. Without `negatives` the loss is the full softmax; with k of them each pair is
-    told from k words drawn by their frequency to the `power` (Mikolov et al. 2013, equation 4). A block of consecutive words
-    shares `shared` such words, each weighed so that they count as k for each pair.
+    of the text; a window reaches `window` words of those left to each side, with `dynamic` `shortest` to `window`, drawn
+    for each word anew, and never over the `end` of a sentence. `unknown` words are left out; either is a number of the
+    vocabulary, and null makes it a word like any other. Without `negatives` the loss is the full softmax; with k of them
+    each pair is told from k words drawn by their frequency to the `power` (Mikolov et al. 2013, equation 4). A block of
+    consecutive words shares `shared` such words, each weighed so that they count as k for each pair.
 
     `loss` is in nats per word of the text, dropped ones included. A window that reaches into the next batch waits for it:
     carried are the last 2w words kept of each column [B, 2w], their sentences, and the sentence that goes on [B, 1].
@@ -69,6 +69,7 @@ class Word2Vec(Carrying):
         shared: int = 32,
         unknown: int | None = 0,
         end: int | None = 1,
+        shortest: int = 1,
     ) -> None:
         super().__init__(net)
         if min(window, block, shared, 1 if negatives is None else negatives) < 1 or (
@@ -78,11 +79,13 @@ class Word2Vec(Carrying):
                 f"objective.window is {window}, negatives {negatives}, block {block} and shared {shared}, 1 or more, and "
                 f"subsample {subsample}, above 0"
             )
+        if not 1 <= shortest <= window:
+            raise ConfigError(f"objective.shortest is {shortest}; it takes 1 to objective.window, which is {window}")
         if not all(isinstance(getattr(net, name, None), nn.Embedding) for name in ("input", "output")):
             raise ConfigError(f"word2vec learns WordVectors, not {type(net).__name__}; choose model=word2vec")
         if negatives is None and self.net.output.sparse:
             raise ConfigError("the full softmax changes every row at each step; set network.sparse=false, or negatives")
-        self.window, self.dynamic, self.subsample = window, dynamic, subsample
+        self.window, self.dynamic, self.shortest, self.subsample = window, dynamic, shortest, subsample
         self.negatives, self.power, self.block, self.shared = negatives, power, block, shared
         self.unknown, self.end = unknown, end
         if max(unknown or 0, end or 0) >= self.net.input.num_embeddings:
@@ -161,7 +164,8 @@ class Word2Vec(Carrying):
         whole[torch.cat([starts + near, stops - 1 - near], 1).flatten()] = False
         whole[len(words) - pad :] = False
         here = slice(w, w + size)
-        reach = torch.randint(1, w + 1, (size,), device=device, generator=self.random) if self.dynamic else w
+        low = self.shortest
+        reach = torch.randint(low, w + 1, (size,), device=device, generator=self.random) if self.dynamic else w
         reach = whole[here] * reach
         # How far a sentence goes on to both sides of each word. Columns meet where no window is whole.
         breaks = sentences[1:] != sentences[:-1]

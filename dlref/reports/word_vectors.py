@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from dlref.reports import Embedding, Report
 
 logger = logging.getLogger("dlref")
 
+Measure = Literal["cosines", "products"]
 ADDRESS = "https://raw.githubusercontent.com/piskvorky/gensim/develop/gensim/test/test_data"
 PAIRS = {
     "wordsim353": RemoteFile(
@@ -36,17 +37,25 @@ QUESTIONS = RemoteFile(
 
 
 class Words:
-    """Vectors of length 1 by word, which are compared by their cosine."""
+    """Vectors of length 1 by word, which are compared by their cosine, and the lengths that they had [V]."""
 
     def __init__(self, words: Sequence[str], vectors: Tensor) -> None:
         self.words, self.vectors = list(words), F.normalize(vectors.float(), dim=1)
+        self.lengths = torch.linalg.vector_norm(vectors.float(), dim=1)
         self.ids = {word: id for id, word in enumerate(self.words)}
 
-    def nearest(self, plus: Sequence[str], minus: Sequence[str] = (), count: int = 10) -> list[tuple[str, float]]:
-        """The words nearest to the sum of `plus` without `minus`, none of these, and their cosines; all must be known."""
+    def nearest(
+        self, plus: Sequence[str], minus: Sequence[str] = (), count: int = 10, by: Measure = "cosines"
+    ) -> list[tuple[str, float]]:
+        """The words nearest to the sum of `plus` without `minus`, none of these, and how near; all must be known.
+
+        By `cosines` of all vectors at length 1, or by `products` of vectors as long as they are with the direction of their
+        sum, by which long vectors, of words that were seen often, come first.
+        """
         given = [self.ids[word] for word in [*plus, *minus]]
-        signs = torch.tensor([1.0] * len(plus) + [-1.0] * len(minus)).to(self.vectors)
-        alike = self.vectors @ F.normalize((self.vectors[given] * signs[:, None]).sum(0), dim=0)
+        lengths = self.lengths if by == "products" else torch.ones_like(self.lengths)
+        signs = torch.tensor([1.0] * len(plus) + [-1.0] * len(minus)).to(lengths)
+        alike = lengths * (self.vectors @ F.normalize((lengths[given] * signs) @ self.vectors[given], dim=0))
         alike[given] = -torch.inf
         top = alike.topk(min(count, len(self.words) - len(set(given))))
         return [(self.words[id], value) for id, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
@@ -131,29 +140,31 @@ def answered(known: Words, path: Path) -> Tensor:  # [Q] bool
 
 
 class Neighbours(Report):
-    """The words nearest to some, and the answers to analogies `a : b = c : ?`, as a table to read.
+    """The words nearest to some by cosines, and the answers to analogies `a : b = c : ?` `by` either, as a table to read.
 
     Without `words` those of the vocabulary at the ranks 100, 200, 400 and so on are shown.
     """
 
     while_training = True
 
-    def __init__(self, words: Sequence[str] = (), analogies: Sequence[str] = (), count: int = 5) -> None:
-        self.words, self.analogies, self.count = words, analogies, count
+    def __init__(
+        self, words: Sequence[str] = (), analogies: Sequence[str] = (), count: int = 5, by: Measure = "cosines"
+    ) -> None:
+        self.words, self.analogies, self.count, self.by = words, analogies, count, by
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
         if (known := vectors_of(net, data)) is None:
             return {}
         ranks = [100 * 2**power for power in range(8)]
         words = self.words or [known.words[rank] for rank in ranks if rank < len(known.words)]
-        asked: list[tuple[str, list[str], list[str]]] = [(word, [word], []) for word in words]
+        asked: list[tuple[str, list[str], list[str], Measure]] = [(word, [word], [], "cosines") for word in words]
         for question in self.analogies:
             a, b, c = question.split()
-            asked.append((f"{a} : {b} = {c} :", [b, c], [a]))
+            asked.append((f"{a} : {b} = {c} :", [b, c], [a], self.by))
         lines = []
-        for what, plus, minus in asked:
+        for what, plus, minus, by in asked:
             unknown = [word for word in [*plus, *minus] if word not in known.ids]
-            near = [] if unknown else known.nearest(plus, minus, self.count)
+            near = [] if unknown else known.nearest(plus, minus, self.count, by)
             told = ", ".join(f"{word} {alike:.2f}" for word, alike in near) or f"unknown: {' '.join(unknown)}"
             lines.append(f"{what:<24} {told}")
         return {"neighbours": "\n".join(lines)}

@@ -87,6 +87,18 @@ def test_words_like_any_other_and_windows_across_sentences() -> None:
     )
 
 
+@pytest.mark.parametrize("shortest", [1, 3, 5])
+def test_windows_are_drawn_from_the_shortest_to_the_window_alike(shortest: int) -> None:
+    text = torch.arange(6000).remainder(7)[None] + 2
+    objective = made(window=5, dynamic=True, shortest=shortest)
+    objective.fit([Piece(text, text, True)])
+    windows = objective.windows(Piece(text, text, True))
+    reach = windows.pairs[windows.counts[..., 0] > 0][:, 6:].sum(1)  # after each word; before the first stands nobody
+    drawn = Counter(reach.tolist())
+    assert sorted(drawn) == list(range(shortest, 6))
+    assert all(times == pytest.approx(len(reach) / len(drawn), rel=0.15) for times in drawn.values())
+
+
 def test_training_and_evaluation_carry_their_own_words() -> None:
     text = torch.arange(2, 9)[None]
     objective = made()
@@ -179,7 +191,13 @@ def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
 def test_what_does_not_suit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"network\.sparse=false"):
         made(negatives=None)
-    for typed, said in (({"window": 0}, "window is 0"), ({"negatives": 0}, "negatives 0"), ({"end": 9}, "end 9")):
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"window": 0}, "window is 0"),
+        ({"negatives": 0}, "negatives 0"),
+        ({"end": 9}, "end 9"),
+        ({"shortest": 3}, "shortest is 3.*which is 2"),
+    )
+    for typed, said in refused:
         with pytest.raises(ConfigError, match=said):
             made(**typed)
     for kind in (SkipGram, Counting):

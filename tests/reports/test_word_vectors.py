@@ -33,6 +33,32 @@ def test_a_king_without_a_man_with_a_woman_is_a_queen() -> None:
     assert not {"king", "man", "woman"} & {word for word, _ in others}
 
 
+def test_by_products_words_are_ranked_as_in_the_book() -> None:
+    """Word by word, at their full lengths: the matrix times b - a + c of length 1, without the words that were given."""
+    words = [f"{number}" for number in range(30)]
+    rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 2, 30)[:, None]
+    query = [float(rows[1, i] - rows[2, i] + rows[3, i]) for i in range(4)]
+    length = sum(part**2 for part in query) ** 0.5
+    products = {w: sum(float(x) * y for x, y in zip(rows[int(w)], query, strict=True)) / length for w in words}
+    best = sorted(set(words) - {"1", "2", "3"}, key=lambda word: -products[word])[:6]
+    known = Words(words, rows)
+    near = known.nearest(["1", "3"], ["2"], 6, by="products")
+    assert [word for word, _ in near] == best
+    assert [value for _, value in near] == pytest.approx([products[word] for word in best], rel=1e-5)
+    assert best != [word for word, _ in known.nearest(["1", "3"], ["2"], 6)]
+
+
+def test_neighbours_are_nearest_by_cosines_however_analogies_are_ranked() -> None:
+    net, data = trained()
+    with torch.no_grad():
+        net.input.weight[WORDS.index("apple")] *= 100
+    ask = ["woman queen man"]
+    told = Neighbours(["king"], ask, 1, by="products")(net, data, "test")["neighbours"].splitlines()
+    assert told[0].split() == ["king", "apple", "0.07"]
+    assert told[1].split()[-2:] == ["apple", "7.07"]  # 10 / √2, and the king has √2
+    assert Neighbours(["king"], ask, 1)(net, data, "test")["neighbours"].split()[-2:] == ["king", "1.00"]
+
+
 def test_neighbours_and_labels_are_words(tmp_path: Path) -> None:
     net, data = trained()
     told = Neighbours(["king", "pear"], ["man king woman"], count=1)(net, data, "test")["neighbours"].splitlines()
