@@ -97,6 +97,43 @@ BENCHMARKS = {
         ],
         ["lstm_lm.py", "{data}/ptb/ptb.train.txt", "100"],
     ),
+    "transformer_lm": Benchmark(
+        "tokens",
+        [
+            *(
+                "model=transformer_lm",
+                "data=tiny_shakespeare",
+                "data.order=shuffled",
+                "data.length=64",
+                "data.batch_size=12",
+            ),
+            *("network.layers=4", "network.positions=learned", "network.norm=layer", "network.activation=gelu"),
+            *(
+                "network.qk_norm=false",
+                "network.zero_init=false",
+                "network.dropout=0",
+                "trainer.compile=true",
+                "threads=2",
+            ),
+            *("optimizer=adamw", "optimizer.weight_decay=0.1", "schedule=cosine", "trainer.max_steps=2000"),
+        ],
+        ["transformer_lm.py", "{data}/tiny_shakespeare/input.txt", "500"],
+    ),
+    "transformer": Benchmark(
+        "tokens",
+        [
+            *(
+                "model=transformer",
+                "data=multi30k",
+                "data.level=english",
+                "data.batch_size=128",
+                "objective.smoothing=0.1",
+            ),
+            *("network.width=256", "network.layers=3", "network.heads=8", "network.hidden=512", "network.dropout=0.1"),
+            *("network.prenorm=false", "optimizer.lr=5e-4", "schedule=constant", "threads=2", "trainer.max_steps=100"),
+        ],
+        ["translation.py", "{data}/multi30k", "30"],
+    ),
     "word2vec": words(ENGLISH, "optimizer.lr=1600", "objective.shared=38"),
     # A third of the words, a third of the steps, which may be longer; <unk> is a word there, for the peer too.
     "word2vec_ptb": words(PTB, "optimizer.lr=2667", "optimizer.longest=1", "objective.unknown=null"),

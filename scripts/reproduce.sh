@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rows=(mlp lstm_lm lstm_lm_ptb lstm_lm_ptb_fast ngram_ptb seq2seq_dates seq2seq_addition seq2seq_multi30k word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
+rows=(mlp lstm_lm lstm_lm_ptb lstm_lm_ptb_fast ngram_ptb seq2seq_dates seq2seq_addition seq2seq_multi30k transformer transformer_multi30k transformer_lm transformer_lm_shakespeare_fast transformer_lm_shakespeare transformer_lm_options word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
     mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
 seeds=(0 1 2)
 dlref=dlref
@@ -89,7 +89,19 @@ for row in "$@"; do
             reproduce seq2seq_addition-peeky test "$book network.reversed=false"
             reproduce seq2seq_addition-both test "$book"
             ;;
-        seq2seq_multi30k) (seeds=(0); reproduce seq2seq_multi30k "eval test" experiment=seq2seq_multi30k) ;;
+        seq2seq_multi30k | transformer_multi30k) (seeds=(0); reproduce "$row" "eval test" "experiment=$row") ;;
+        transformer | transformer_lm) reproduce "$row" "eval test" "model=$row" ;;
+        transformer_lm_shakespeare_fast) reproduce "$row" "eval test" "experiment=$row" ;;
+        transformer_lm_shakespeare) (seeds=(0); reproduce "$row" "eval test" "experiment=$row") ;;
+        # One thing changed at a time, in equally many steps.
+        transformer_lm_options)
+            for change in "" network.norm=layer network.positions={learned,sinusoidal} network.qk_norm=false \
+                network.activation={relu,gelu} "network.activation=swiglu network.hidden=341" network.zero_init=false \
+                network.tied=false "optimizer=adamw optimizer.lr=2e-3"; do
+                reproduce "transformer_lm_options-${change// /-}" eval \
+                    "experiment=transformer_lm_shakespeare_fast trainer.max_seconds=null trainer.max_steps=1400 $change"
+            done
+            ;;
         cbow_ptb) reproduce cbow_ptb test experiment=cbow_ptb ;;
         dqn) reproduce dqn test model=dqn data.episodes=100 ;;
         dqn_cartpole)

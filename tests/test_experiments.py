@@ -43,7 +43,8 @@ MODEL_OF = {
 
 def marked(option: str) -> Any:
     """Large networks take seconds for their two steps, and evaluating a large text does."""
-    slow = option.startswith(("cnn_mnist_deep", "dqn_pong", "lstm_lm_ptb", "ngram_ptb", "seq2seq_multi30k"))
+    large = ("cnn_mnist_deep", "dqn_pong", "lstm_lm_ptb", "ngram_ptb", "seq2seq_multi30k", "transformer_multi30k")
+    slow = option.startswith(large)
     return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
 
 

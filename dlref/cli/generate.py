@@ -71,7 +71,7 @@ def generate(
     net: Any = dlref.load(run, plugins)
     about = net.description
     if not writes(net) or not {"tokenizer", "vocabulary"} <= set(about):
-        raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm makes one")
+        raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm or transformer_lm makes one")
     tokenizer, vocabulary = Tokenizer.described(about["tokenizer"]), Vocabulary(about["vocabulary"])
     tokens, context = tokenizer(prompt), getattr(net, "context", None)
     if context is not None and len(tokens) > context:

@@ -113,9 +113,8 @@ def has_other_data(
     if other := [f"{k} {v}" for k, v in changes.items() if k in switches and k.startswith("optimizer.")]:
         raise CheckpointError(f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one")
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
-    if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(
-        json.dumps([data.sizes, data.describe()])
-    ):
+    sizes = {name: data.sizes.get(name) for name in manifest["sizes"]}
+    if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(json.dumps([sizes, data.describe()])):
         data_changes = ["its files or its vocabulary"]
     if data_changes and not trainer.allow_other_data:
         raise CheckpointError(

@@ -1,5 +1,6 @@
 """dlref train: compose, build or restore, train, and leave a run directory that says what happened."""
 
+import inspect
 import logging
 import os
 import sys
@@ -284,7 +285,8 @@ def introduce(
         f"{trainer.max_steps:,} steps" if trainer.max_steps else "",
         f"{trainer.max_seconds:g} s" if trainer.max_seconds else "",
     ]
-    sizes = ", ".join(f"{name} {size:,}" for name, size in data.sizes.items())
+    taken = inspect.signature(type(objective.net)).parameters
+    sizes = ", ".join(f"{name} {size:,}" for name, size in data.sizes.items() if name in taken)
     precision = devices.resolve(trainer.precision, trainer.device, objective)
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])

@@ -66,7 +66,7 @@ def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins:
     net: Any = dlref.load(run, plugins)
     about = net.description
     if not {"source", "target"} <= set(about):
-        raise CheckpointError(f"{run} is no translator; dlref train model=seq2seq makes one")
+        raise CheckpointError(f"{run} is no translator; dlref train model=seq2seq or transformer makes one")
     source, target = (Side.described(about[side]) for side in ("source", "target"))
     lines = read(files)
     # Who types a line waits for its translation.

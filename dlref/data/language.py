@@ -13,7 +13,7 @@ from dlref.errors import ConfigError, DataError
 
 Order = Literal["fixed", "shifted", "rotated", "shuffled"]
 EVAL_LENGTH = 256  # tokens a piece, without any effect on the figures: the state is carried over
-EVAL_WINDOWS = 16_384  # tokens a batch of windows, likewise
+EVAL_WINDOWS = 4_096  # tokens a batch of windows, likewise
 
 
 class Piece(NamedTuple):
@@ -41,7 +41,8 @@ class LanguageModelText:
 
     Evaluation predicts every token but the first once, in `eval_columns` columns: with 1 each token sees all that came
     before it; more are faster, and begin without a past. A network with a `context`, which carries nothing, sees windows of
-    so many tokens; each window predicts the `eval_stride` that are new in it, or all of them where that is not set.
+    so many tokens, whatever `eval_columns` says; each window predicts the `eval_stride` that are new in it, or all of them
+    where that is not set. Recurrent networks need no windows.
     """
 
     unit = "tokens"
@@ -55,6 +56,10 @@ class LanguageModelText:
         if min(batch_size, length, eval_columns, 1 if eval_stride is None else eval_stride) < 1:
             values = f"data.batch_size is {batch_size}, length {length}, eval_columns {eval_columns}"
             raise ConfigError(f"{values} and eval_stride {eval_stride}; they take 1 or more, eval_stride also null")
+        if eval_stride is not None and eval_stride > length:
+            raise ConfigError(
+                f"data.eval_stride is {eval_stride}; it takes at most data.length, which is {length}, or null"
+            )
         self.batch_size, self.length, self.eval_columns = batch_size, length, eval_columns
         self.order, self.seed, self.eval_stride = order, seed, eval_stride
 
@@ -94,6 +99,7 @@ class LanguageModelText:
         text = self.split("train").to(device)
         if self.order == "shuffled":
             yield from self.shuffled(text, shard, first_batch)
+            return
         column, pieces = self.column("train"), int(self.batches_per_pass)
         rows, number = shard.share(0, self.batch_size), first_batch
         length = -(-column // pieces)  # all alike, where the last of them would else be short

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK = 256  # queries whose scores are in memory at a time
 
@@ -17,7 +18,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, visible: Tenso
     """What queries [B, H, T, K] find at keys and values [B, H, S, K]: of all places, of those that are `visible` [B, S], or,
     if `causal`, of as many as there are queries, each those up to its own.
 
-    On a CPU torch's own takes up to five times as long for the gradient in bfloat16.
+    torch's own is used but for gradients on a CPU, where it is slow in bfloat16. There scores and shares are rounded to the
+    type of the queries.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
         return Attention.apply(q, k, v, causal, visible)
@@ -52,6 +54,7 @@ class Attention(torch.autograd.Function):
         return torch.cat(found, 2) if len(found) > 1 else found[0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, visible, kept = ctx.saved_tensors
         of_q, of_k, of_v = [], torch.zeros_like(k), torch.zeros_like(v)

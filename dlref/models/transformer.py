@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.models.transformer_layers import (
-    NORMS,
     Activation,
     Block,
     Embedding,
     Norm,
     Positions,
     initialize,
+    make_norm,
     require_shape,
 )
 
@@ -61,7 +61,9 @@ class Transformer(nn.Module):
         super().__init__()
         hidden = 4 * width if hidden is None else hidden
         decoder_layers = layers if decoder_layers is None else decoder_layers
-        require_shape(width, heads, min(layers, decoder_layers), context, hidden, positions)
+        require_shape(width, heads, layers, context, hidden, positions)
+        if decoder_layers < 1:
+            raise ConfigError(f"network.decoder_layers is {decoder_layers}; it takes 1 or more")
         if joint and source_vocab_size != target_vocab_size:
             sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
             raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
@@ -74,13 +76,13 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(block(cross=True) for _ in range(decoder_layers))
         for blocks in (self.encoder, self.decoder):
             initialize(list(blocks), zero_init)
-        self.source_norm, self.norm = (NORMS[norm](width) if prenorm else nn.Identity() for _ in range(2))
+        self.source_norm, self.norm = (make_norm(norm, width, bias) if prenorm else nn.Identity() for _ in range(2))
         self.out = nn.Linear(width, target_vocab_size)
         nn.init.zeros_(self.out.bias)
         if tied:
             self.out.weight = self.embed.tokens.weight
         else:
-            nn.init.normal_(self.out.weight, 0.0, width**-0.5)
+            nn.init.normal_(self.out.weight, 0.0, 0.0 if zero_init else width**-0.5)
 
     def forward(
         self, source: Tensor, visible: Tensor, tokens: Tensor
@@ -98,10 +100,10 @@ class Transformer(nn.Module):
         found = []
         block: Any
         for block in self.decoder:
-            known = block.other.remember(memory)
+            known = block.cross_attention.remember(memory)
             asking = block.before(1, block.attend(x, angles, causal=True)[0])
-            found.append(block.other.shares(asking, known, visible=visible))
-            x, _ = block(x, angles, None, True, None, known, visible)
+            found.append(block.cross_attention.shares(asking, known, visible=visible))
+            x, _ = block(x, angles, causal=True, memory=known, memory_visible=visible)
         return torch.stack(found, 1)
 
     def encode(self, source: Tensor, visible: Tensor) -> Tensor:  # [B, S], [B, S] bool -> [B, S, D]
@@ -115,7 +117,7 @@ class Transformer(nn.Module):
         memory = self.encode(source, visible)
         nothing = memory.new_zeros(len(memory), self.heads, 0, memory.shape[2] // self.heads)
         decoder: Any = self.decoder
-        known = [part for block in decoder for part in (*block.other.remember(memory), nothing, nothing)]
+        known = [part for block in decoder for part in (*block.cross_attention.remember(memory), nothing, nothing)]
         return (visible, *known)
 
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
@@ -125,10 +127,11 @@ class Transformer(nn.Module):
     def follow(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Features [B, T, D] of target tokens and the state behind them: of one, or of all from the first on."""
         visible, before = state[0], state[3].shape[2]
+        assert not before or tokens.shape[1] == 1
         x, angles = self.embed(tokens, before)
         known: list[Tensor] = []
-        for number, block in enumerate(self.decoder):
-            memory, past = (state[1 + 4 * number + 2 * part :][:2] for part in range(2))
-            x, own = block(x, angles, past, not before, None, memory, visible)
+        for block, *parts in zip(self.decoder, *(state[first::4] for first in range(1, 5)), strict=True):
+            memory, past = parts[:2], parts[2:]
+            x, own = block(x, angles, past, not before, memory=memory, memory_visible=visible)
             known += [*memory, *own]
         return self.norm(x), (visible, *known)

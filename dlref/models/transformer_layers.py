@@ -4,7 +4,7 @@ B batch, T tokens, S places that are attended to, D width, H heads of K = D / H 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.fused_attention import attend
+from dlref.models.fused_attention import attend, chances
 from dlref.models.layers import Dropout
 
 Positions = Literal["sinusoidal", "learned", "rotary"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "relu2", "gelu", "swiglu"]
 Pair = tuple[Tensor, Tensor]  # keys and values [B, H, S, K] each, or cosines and sines [T, K / 2] each
-NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 WAVE = 10_000.0  # the longest wave of positions is 2π times as many tokens long
 
 
@@ -32,10 +31,15 @@ def require_shape(width: int, heads: int, layers: int, context: int, hidden: int
         raise ConfigError(f"network.width {width} does not split into {heads} heads; choose a multiple of {heads}")
     if positions == "rotary" and width // heads % 2:
         raise ConfigError(
-            f"rotary positions turn pairs of numbers, and a head has {width // heads}; choose network.heads for an even one"
+            f"rotary positions turn pairs of numbers, and a head has {width // heads}; choose network.heads for an even number"
         )
     if positions == "sinusoidal" and width % 2:
         raise ConfigError(f"sinusoidal positions are pairs of numbers; network.width is {width}, choose an even one")
+
+
+def make_norm(norm: Norm, width: int, bias: bool) -> nn.Module:
+    """Layer norm (Ba et al. 2016), with a shift if `bias`, or RMS norm (Zhang & Sennrich 2019), which has none."""
+    return nn.RMSNorm(width) if norm == "rms" else nn.LayerNorm(width, bias=bias)
 
 
 def waves(positions: int, numbers: int) -> Pair:  # [P, N / 2] each, in float64
@@ -76,8 +80,8 @@ class Embedding(nn.Module):
         here = slice(start, start + tokens.shape[1])
         if here.stop > self.context:
             raise ConfigError(
-                f"{here.stop:,} tokens are more than network.context {self.context:,} is made for; shorten them, or train "
-                "with more"
+                f"{here.stop:,} tokens are more than the network's context of {self.context:,}; shorten the line or the "
+                "text (data.longest leaves out longer lines of training), or train with a larger context"
             )
         if self.positions == "rotary":
             return self.drop(x), (self.cos[here].to(x.dtype), self.sin[here].to(x.dtype))
@@ -101,41 +105,38 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias) for _ in range(4))
-        self.norms = nn.ModuleList(nn.RMSNorm(width // heads) for _ in range(2 * qk_norm))
+        self.query_norm, self.key_norm = (nn.RMSNorm(width // heads) if qk_norm else None for _ in range(2))
 
     def split(self, x: Tensor) -> Tensor:  # [B, T, D] -> [B, H, T, K]
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def placed(self, x: Tensor, norms: Iterable[Any], angles: Pair | None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
+    def placed(self, x: Tensor, norm: nn.RMSNorm | None, angles: Pair | None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
         x = self.split(x)
-        for norm in norms:
-            x = F.rms_norm(x, x.shape[3:], norm.weight.to(x.dtype))  # torch is slow where their types differ
+        if norm is not None:  # in one type: torch is slow where that of the gains is another
+            x = F.rms_norm(x, x.shape[3:], norm.weight.to(x.dtype)).to(x.dtype)
         return x if angles is None else turn(x, angles)
+
+    def ask(self, x: Tensor, angles: Pair | None = None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
+        """Queries."""
+        return self.placed(self.query(x), self.query_norm, angles)
 
     def remember(self, x: Tensor, angles: Pair | None = None) -> Pair:
         """Keys and values of what may be attended to [B, S, D]."""
-        return self.placed(self.key(x), self.norms[1:], angles), self.split(self.value(x))
+        return self.placed(self.key(x), self.key_norm, angles), self.split(self.value(x))
 
     def forward(
         self, x: Tensor, known: Pair, angles: Pair | None = None, causal: bool = False, visible: Tensor | None = None
     ) -> Tensor:  # [B, T, D] -> [B, T, D]
         """What `x` finds among keys and values: all of them, those that are `visible` [B, S], or, if `causal`, T tokens
         among themselves, of which each sees those up to itself."""
-        found = attend(self.placed(self.query(x), self.norms[:1], angles), *known, causal, visible)
-        return self.out(found.transpose(1, 2).flatten(2))
+        return self.out(attend(self.ask(x, angles), *known, causal, visible).transpose(1, 2).flatten(2))
 
     def shares(
         self, x: Tensor, known: Pair, angles: Pair | None = None, causal: bool = False, visible: Tensor | None = None
     ) -> Tensor:  # [B, T, D] -> [B, H, T, S]
-        """To which share each head attends to each place, where `forward` is called with the same."""
-        query = self.placed(self.query(x), self.norms[:1], angles)
-        scores = query @ known[0].mT / math.sqrt(query.shape[3])
-        hidden = (
-            torch.ones_like(scores, dtype=torch.bool).triu(1) if causal else torch.zeros_like(scores, dtype=torch.bool)
-        )
-        if visible is not None:
-            hidden = hidden | ~visible[:, None, None]
-        return scores.masked_fill(hidden, -math.inf).softmax(3)
+        """Each head's attention weights, where `forward` is called with the same."""
+        query = self.ask(x, angles)
+        return chances(query * query.shape[3] ** -0.5, known[0], causal, visible)
 
 
 class FeedForward(nn.Module):
@@ -178,11 +179,11 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.prenorm, self.cross = prenorm, cross
-        self.itself = MultiHeadAttention(width, heads, bias, qk_norm)
+        self.self_attention = MultiHeadAttention(width, heads, bias, qk_norm)
         if cross:
-            self.other = MultiHeadAttention(width, heads, bias, qk_norm)
+            self.cross_attention = MultiHeadAttention(width, heads, bias, qk_norm)
         self.feed_forward = FeedForward(width, hidden, activation, bias)
-        self.norms = nn.ModuleList(NORMS[norm](width) for _ in range(2 + cross))
+        self.norms = nn.ModuleList(make_norm(norm, width, bias) for _ in range(2 + cross))
         self.drop = Dropout(dropout)
 
     def forward(
@@ -198,7 +199,7 @@ class Block(nn.Module):
         x, known = self.attend(x, angles, past, causal, visible)
         if self.cross:
             assert memory is not None
-            x = self.after(1, x, self.other(self.before(1, x), memory, visible=memory_visible))
+            x = self.after(1, x, self.cross_attention(self.before(1, x), memory, visible=memory_visible))
         return self.after(-1, x, self.feed_forward(self.before(-1, x))), known
 
     def attend(
@@ -211,15 +212,15 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Pair]:
         """The first part of it, the self-attention."""
         given = self.before(0, x)
-        known = self.itself.remember(given, angles)
+        known = self.self_attention.remember(given, angles)
         if past is not None and past[0].shape[2]:
             known = torch.cat([past[0], known[0]], 2), torch.cat([past[1], known[1]], 2)
-        return self.after(0, x, self.itself(given, known, angles, causal, visible)), known
+        return self.after(0, x, self.self_attention(given, known, angles, causal, visible)), known
 
     def shares(self, x: Tensor, angles: Pair | None) -> Tensor:
         """To which share each head of a causal self-attention attends to each place [B, H, T, T]."""
         given = self.before(0, x)
-        return self.itself.shares(given, self.itself.remember(given, angles), angles, causal=True)
+        return self.self_attention.shares(given, self.self_attention.remember(given, angles), angles, causal=True)
 
     def before(self, part: int, x: Tensor) -> Tensor:
         return self.norms[part](x) if self.prenorm else x

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dlref.models.transformer_layers import (
-    NORMS,
     Activation,
     Block,
     Embedding,
     Norm,
     Positions,
     initialize,
+    make_norm,
     require_shape,
 )
 
@@ -58,7 +58,7 @@ class TransformerLM(nn.Module):
             Block(width, heads, hidden, norm, prenorm, activation, qk_norm, bias, dropout) for _ in range(layers)
         )
         initialize(list(self.blocks), zero_init)
-        self.norm = NORMS[norm](width) if prenorm else nn.Identity()
+        self.norm = make_norm(norm, width, bias) if prenorm else nn.Identity()
         self.out = nn.Linear(width, vocab_size)
         nn.init.zeros_(self.out.bias)
         if tied:
@@ -71,7 +71,8 @@ class TransformerLM(nn.Module):
         return self.out(features), state
 
     def read(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
-        """What `out` makes scores of [B, T, D], twice, since nothing is dropped of it; nothing is carried to the next piece."""
+        """What `out` makes scores of [B, T, D], twice, since nothing is dropped of it, and no state, since none is carried."""
+        assert not state
         x, angles = self.embed(tokens)
         for block in self.blocks:
             x, _ = block(x, angles, causal=True)
@@ -89,11 +90,9 @@ class TransformerLM(nn.Module):
         return torch.stack(found, 1)
 
     def begin(self, context: Tensor) -> State:
-        """The state behind tokens [B, T], of which there may be none: as if they were read one by one."""
-        count, half = context.shape[1], self.context // 2
-        if count > self.context:
-            count = half + 1 + (count - self.context - 1) % (self.context - half)
-        return self.follow(context[:, context.shape[1] - count :], self.empty(len(context)))[1]
+        """The state behind tokens [B, T], of which there may be none; of many, the last that leave room for one more count."""
+        kept = context[:, max(context.shape[1] - self.context + 1, 0) :]
+        return self.follow(kept, self.empty(len(kept)))[1]
 
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
         """Where the context is full, its first half is forgotten, and the rest is read anew, from position 0."""
@@ -113,6 +112,7 @@ class TransformerLM(nn.Module):
     def follow(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Features [B, T, D] of tokens behind a state, one of them or as many as there are behind the empty one."""
         before = state[0].shape[1]
+        assert not before or tokens.shape[1] == 1
         x, angles = self.embed(tokens, before)
         known: list[Tensor] = []
         block: Any

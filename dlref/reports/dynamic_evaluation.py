@@ -25,7 +25,7 @@ class DynamicEvaluation(Report):
         self.lr, self.decay, self.length, self.clip_norm = lr, decay, length, clip_norm
 
     def __call__(self, net: Any, data: Any, split: str) -> dict[str, Any]:
-        if not hasattr(net, "read") or not hasattr(data, "vocabulary"):
+        if not hasattr(net, "recurrent") or not hasattr(data, "vocabulary"):
             return {}
         learner: Any = copy.deepcopy(net)
         weights, trained = list(learner.parameters()), list(net.parameters())

@@ -16,7 +16,8 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:  # [G, N, M] -> 
     """Near U Vᵀ of each U S Vᵀ, with singular values of about 0.7 to 1.2, in bfloat16: `equations.optimizers.orthogonal`."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
+    x = x if x.dtype == torch.float64 else x.bfloat16()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         square = x @ x.mT
@@ -25,36 +26,41 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:  # [G, N, M] -> 
 
 
 class Matrices(torch.optim.Muon):
-    """torch.optim.Muon, of whose matrices those of one shape are made orthogonal together, in a tenth of the time."""
+    """torch.optim.Muon, of whose matrices those of one shape are made orthogonal together, which is faster."""
+
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        loss = closure() if closure is not None else None
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
             for p in parameters:
-                self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             gradients = [p.grad for p in parameters]
             means = [self.state[p]["momentum_buffer"] for p in parameters]
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, means, group["momentum"])
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             shapes: dict[torch.Size, list[int]] = {}
             for number, p in enumerate(parameters):
                 shapes.setdefault(p.shape, []).append(number)
             for (rows, columns), numbers in shapes.items():
-                made = orthogonalized(torch.stack([updates[number] for number in numbers]), group["ns_steps"])
+                made = orthogonalized(torch.stack([updates[number] for number in numbers]))
                 rate = group["lr"] * max(1, rows / columns) ** 0.5
                 torch._foreach_add_(
                     [parameters[number] for number in numbers], list(made.to(updates[0].dtype)), alpha=-rate
                 )
-        return loss
 
 
 class Muon(torch.optim.Optimizer):
-    """One optimizer of both, whose groups and state are theirs.
+    """One optimizer of both, whose groups and state are theirs: it has none of its own, and is not set up as torch's are.
 
     `lr` is that of the matrices, whose updates have singular values of about 1; `others_lr` that of AdamW for what `tables`
     names (what is looked up by words, or scores them) and for all that is no matrix. Weight decay is the same for both.
@@ -102,6 +108,6 @@ class Muon(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         parts = state_dict.get("parts")
         if not isinstance(parts, list) or len(parts) != len(self.parts):
-            raise ValueError("it is none of Muon")
+            raise ValueError("it is not a state of Muon")
         for part, saved in zip(self.parts, parts, strict=True):
             part.load_state_dict(saved)

@@ -45,3 +45,15 @@ class Cosine(Schedule):
 
     def shape(self, share: float) -> float:
         return (1 + math.cos(math.pi * share)) / 2
+
+
+class InverseSquareRoot(Schedule):
+    """√(warmup / share): Vaswani et al. 2017, equation 3, in shares of the run in place of steps."""
+
+    def __init__(self, warmup: float = 0.1) -> None:
+        super().__init__(warmup)
+        if not warmup:
+            raise ConfigError("schedule.warmup is 0; an inverse square root falls from the end of a warm-up, as 0.1")
+
+    def shape(self, share: float) -> float:
+        return math.sqrt(self.warmup / (self.warmup + (1 - self.warmup) * share))

@@ -185,4 +185,4 @@ def test_fault_29_a_model_of_something_else_is_refused(
     for model in ("mlp", "word2vec", "transformer"):
         train(*SMALL[model], "trainer.max_steps=2", f"run_dir={tmp_path / model}")
         assert main(["generate", str(tmp_path / model)]) == 4
-        assert "is no language model; dlref train model=lstm_lm makes one" in capsys.readouterr().err
+        assert "is no language model; dlref train model=lstm_lm or transformer_lm makes one" in capsys.readouterr().err

@@ -141,7 +141,7 @@ def test_shuffled_passes_are_cut_and_mixed_anew_by_the_seed_and_begin_anywhere()
 def test_windows_predict_each_token_but_the_first_once_with_enough_before_it(
     tokens: int, context: int, stride: int | None, ranks: int, together: int
 ) -> None:
-    data, net = Numbers(tokens, 1, 5, eval_stride=stride), Windowed(context)
+    data, net = Numbers(tokens, 1, 15, eval_stride=stride), Windowed(context)
     new = min(stride or context, context)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dlref.data.language.EVAL_WINDOWS", together)
@@ -194,6 +194,8 @@ def test_impossible_columns_are_refused() -> None:
         Numbers(10, 1, 0)
     with pytest.raises(ConfigError, match="eval_stride 0"):
         Numbers(10, 1, 5, eval_stride=0)
+    with pytest.raises(ConfigError, match="eval_stride is 6; it takes at most data.length, which is 5"):
+        Numbers(10, 1, 5, eval_stride=6)
 
 
 def test_the_chain_has_the_entropy_that_it_says() -> None:

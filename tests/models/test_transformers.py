@@ -35,7 +35,7 @@ def sources(rows: int = 2, places: int = 4) -> tuple[Tensor, Tensor]:
     [
         ({"heads": 3}, "network.width 8 does not split into 3 heads; choose a multiple of 3"),
         ({"heads": 8, "positions": "rotary"}, "rotary positions turn pairs of numbers, and a head has 1;"),
-        ({"width": 9, "heads": 3, "positions": "rotary"}, "and a head has 3; choose network.heads for an even one"),
+        ({"width": 9, "heads": 3, "positions": "rotary"}, "and a head has 3; choose network.heads for an even number"),
         ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "network.width is 9, choose an even one"),
         ({"width": 0}, "network.width 0, .* take 1 or more"),
         ({"heads": 0}, "heads 0, .* take 1 or more"),
@@ -53,7 +53,7 @@ def test_settings_that_make_no_network_are_refused(made: Any, settings: dict[str
 
 
 def test_a_translator_has_a_decoder_and_one_vocabulary_if_it_is_to_be_joint() -> None:
-    with pytest.raises(ConfigError, match=r"layers 0, .* take 1 or more"):
+    with pytest.raises(ConfigError, match=r"network\.decoder_layers is 0; it takes 1 or more"):
         MT(decoder_layers=0)
     with pytest.raises(ConfigError, match=r"network\.joint is for one vocabulary, not two of 9 and 7; set it to false"):
         MT(joint=True)
@@ -73,7 +73,7 @@ def test_fault_22_heads_that_do_not_divide_the_width_are_one_sentence(
 @pytest.mark.faults
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
 def test_fault_19_more_tokens_than_the_context_are_refused_with_both_numbers(positions: str) -> None:
-    said = "6 tokens are more than network.context 5 is made for; shorten them"
+    said = "6 tokens are more than the network's context of 5; shorten the line or the text"
     net = LM(positions=positions)
     assert net(torch.zeros(2, 5, dtype=torch.int64))[0].shape == (2, 5, 7)
     with pytest.raises(ConfigError, match=said):
@@ -93,7 +93,9 @@ def test_fault_19_more_tokens_than_the_context_are_refused_with_both_numbers(pos
 def test_fault_19_pairs_longer_than_the_context_end_the_run_with_a_sentence(train: Train, tmp_path: Path) -> None:
     code, said = train(*SMALL["transformer"], "network.context=10", f"run_dir={tmp_path / 'run'}")
     assert code == 2
-    assert " tokens are more than network.context 10 is made for; shorten them, or train with more" in refusal(said)
+    assert " tokens are more than the network's context of 10; shorten the line or the text (data.longest" in refusal(
+        said
+    )
 
 
 @pytest.mark.faults
@@ -149,7 +151,7 @@ def test_the_least_that_is_said_makes_the_translator_of_the_paper_but_for_where_
 
 @pytest.mark.parametrize("width", [16, 128])
 def test_before_training_the_loss_is_about_that_of_a_guess(width: int) -> None:
-    """Exactly so for a language model whose scores begin at 0; others' scores are about normal."""
+    """Exactly so where scores begin at 0; others' scores are about normal."""
     torch.manual_seed(0)
     tokens, guess = torch.randint(500, (16, 33)), math.log(500)
     batch = torch.randint(500, (16, 20)), torch.ones(16, 20, dtype=torch.bool), tokens[:, :-1]
@@ -161,10 +163,13 @@ def test_before_training_the_loss_is_about_that_of_a_guess(width: int) -> None:
     def language_model(zero_init: bool) -> TransformerLM:
         return TransformerLM(500, 32, **sizes, tied=False, zero_init=zero_init)
 
-    assert loss(language_model(True)(batch[2])[0]) == pytest.approx(guess, rel=1e-6)
-    assert loss(language_model(False)(batch[2])[0]) == pytest.approx(guess + 0.5, abs=0.2)
-    for zero_init in (True, False):
-        assert loss(Transformer(500, 500, **sizes, zero_init=zero_init)(*batch)) == pytest.approx(guess + 0.5, abs=0.2)
+    def translator(zero_init: bool) -> Transformer:
+        return Transformer(500, 500, **sizes, zero_init=zero_init)
+
+    for scores in (language_model(True)(batch[2])[0], translator(True)(*batch)):
+        assert loss(scores) == pytest.approx(guess, rel=1e-6)
+    for scores in (language_model(False)(batch[2])[0], translator(False)(*batch)):
+        assert loss(scores) == pytest.approx(guess + 0.5, abs=0.2)
 
 
 def count(net: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """Each objective, against the same sum done one sample, one token or one transition at a time."""
 
 import math
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
 from dlref.models.recurrent import RecurrentLM
 from dlref.models.seq2seq import Seq2Seq
+from dlref.models.transformer import Transformer
+from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives import Objective
 from dlref.objectives.cross_entropy import LinearCrossEntropy
 from dlref.objectives.ladder import Denoising
@@ -330,11 +333,16 @@ def test_fault_16_an_empty_batch_adds_nothing() -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("attention", [None, "dot", "additive"])
-def test_fault_16_no_pair_of_lines_adds_nothing_and_one_is_as_any(attention: Any) -> None:
+@pytest.mark.parametrize(
+    "translator",
+    [
+        *(partial(Seq2Seq, attention=kind, bidirectional=True) for kind in (None, "dot", "additive")),
+        *(partial(Transformer, layers=2, heads=2, positions=kind) for kind in ("sinusoidal", "learned", "rotary")),
+    ],
+)
+def test_fault_16_no_pair_of_lines_adds_nothing_and_one_is_as_any(translator: Any) -> None:
     """A rank has none of a batch of fewer pairs than there are ranks."""
-    torch.manual_seed(0)
-    objective = Translation(Seq2Seq(9, 7, 4, attention=attention, bidirectional=True), smoothing=0.1)
+    objective = Translation(translator(9, 7, 4), smoothing=0.1)
     source, tokens = torch.randint(4, 7, (3, 5)), torch.randint(4, 7, (3, 6))
     whole = Pairs(source, torch.ones(3, 5, dtype=torch.bool), tokens[:, :-1], tokens[:, 1:], torch.ones(3, 5).bool())
     none = objective(Pairs(*(part[:0] for part in whole)))
@@ -343,6 +351,19 @@ def test_fault_16_no_pair_of_lines_adds_nothing_and_one_is_as_any(attention: Any
     assert not any(p.grad.any() for p in objective.parameters() if p.grad is not None)
     each = [objective(Pairs(*(part[row : row + 1] for part in whole)))["loss"].total for row in range(3)]
     torch.testing.assert_close(sum(each), objective(whole)["loss"].total)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("writer", [RecurrentLM, partial(TransformerLM, context=8, layers=2, heads=2)])
+def test_fault_16_no_row_of_text_adds_nothing_and_one_is_as_any(writer: Any) -> None:
+    objective = LanguageModelling(writer(vocab_size=11, width=4))
+    text = torch.randint(11, (3, 9))
+    none = objective(Piece(text[:0, :-1], text[:0, 1:], True))
+    none["loss"].total.backward()
+    assert (float(none["loss"].total), none["loss"].count, objective.summarize(none)) == (0.0, 0, {})
+    assert not any(p.grad.any() for p in objective.parameters() if p.grad is not None)
+    each = [objective(Piece(row[None, :-1], row[None, 1:], True))["loss"].total for row in text]
+    torch.testing.assert_close(sum(each), objective(Piece(text[:, :-1], text[:, 1:], True))["loss"].total)
 
 
 def test_adversarial_inputs_lie_at_that_length_where_the_loss_is_larger() -> None:

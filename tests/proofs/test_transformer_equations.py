@@ -250,3 +250,19 @@ def test_what_a_head_does_not_see_changes_nothing() -> None:
         padded, _ = transformer.head(q, k, v, lambda b, t, s, words=words: s < words)
         alone, _ = transformer.head(q, k[:, :words], v[:, :words], lambda b, t, s: True)
         torch.testing.assert_close(padded, alone, **EXACT)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_half_precision_is_that_in_double_to_its_rounding(
+    causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients, over several blocks of queries."""
+    monkeypatch.setattr(fused_attention, "BLOCK", 4)
+    q, k, v, slope = (random(2, 3, 10, 8, seed=seed) for seed in range(4))
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        y = fused_attention.attend(*leaves, causal=causal)
+        found.append([y, *torch.autograd.grad(y, leaves, slope.to(dtype))])
+    for exact, half in zip(*found, strict=True):
+        assert (exact - half).abs().max() < 0.03 * exact.abs().max()

@@ -74,7 +74,7 @@ def test_each_map_of_a_language_model_is_the_attention_of_its_head_and_layer() -
     data = text_of("words", TEXT)
     net = language_model(len(data.vocabulary))
     found = maps(SelfAttentionMaps(most=5)(net, data, "eval")["attention"])
-    layers = [block.itself for block in net.blocks]
+    layers = [block.self_attention for block in net.blocks]
     given = asked(net, layers, data.split("eval")[None, :5])
     assert len(found) == 6
     for number, (layer, x) in enumerate(zip(layers, given, strict=True), 1):
@@ -97,7 +97,7 @@ def test_each_map_of_a_translation_is_the_attention_of_its_head_and_layer_to_the
     assert across == [*line.split(), "<eos>"]
     source, visible = SOURCE.encode([line])
     read = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
-    layers = [block.other for block in net.decoder]
+    layers = [block.cross_attention for block in net.decoder]
     given = asked(net, layers, source, visible, read)
     assert len(found) == 6
     for number, (layer, x) in enumerate(zip(layers, given, strict=True), 1):

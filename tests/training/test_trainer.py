@@ -17,7 +17,7 @@ from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective
 from dlref.training import gradients
 from dlref.training.log import Log
-from dlref.training.schedules import Constant, Cosine, Linear, Schedule
+from dlref.training.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 from dlref.training.trainer import Trainer
 from tests.conftest import SMALL
 
@@ -136,6 +136,7 @@ def test_the_averaged_weights_are_the_running_mean() -> None:
         (Constant(warmup=0.5), [0, 0.5, 1, 1]),
         (Linear(), [1, 0.75, 0.5, 0.25]),
         (Linear(warmup=0.5, final=0.2), [0, 0.5, 1, 0.6]),
+        (InverseSquareRoot(warmup=0.25), [0, 1, math.sqrt(1 / 2), math.sqrt(1 / 3)]),
         (Cosine(), [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
     ],
 )
