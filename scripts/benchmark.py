@@ -115,9 +115,9 @@ BENCHMARKS = {
                 "trainer.compile=true",
                 "threads=2",
             ),
-            *("optimizer=adamw", "optimizer.weight_decay=0.1", "schedule=cosine", "trainer.max_steps=2000"),
+            *("optimizer=adamw", "optimizer.weight_decay=0.1", "schedule=cosine", "trainer.max_steps=1000"),
         ],
-        ["transformer_lm.py", "{data}/tiny_shakespeare/input.txt", "500"],
+        ["transformer_lm.py", "{data}/tiny_shakespeare/input.txt", "300"],
     ),
     "transformer": Benchmark(
         "tokens",

@@ -42,8 +42,8 @@ MODEL_OF = {
 
 
 def marked(option: str) -> Any:
-    """Large networks take seconds for their two steps, and evaluating a large text does."""
-    large = ("cnn_mnist_deep", "dqn_pong", "lstm_lm_ptb", "ngram_ptb", "seq2seq_multi30k", "transformer_multi30k")
+    """Large networks take seconds for their two steps, and evaluating a large text or compiling does."""
+    large = ("cnn_mnist_deep", "dqn_pong", "lstm_lm_ptb", "ngram_ptb", "seq2seq_multi30k", "transformer_")
     slow = option.startswith(large)
     return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
 
@@ -64,7 +64,7 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     assert config["goal"], "it says what it should reach"
     kind = config["data"]["_target_"].rpartition(".")[2]
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
-    if kind in ("MNIST", "PennTreebank", "Multi30k"):
+    if kind in ("MNIST", "PennTreebank", "Multi30k", "TinyShakespeare"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
     if kind == "PennTreebank":
         settings += ["data.eval_columns=1000"]

@@ -194,7 +194,7 @@ def test_impossible_columns_are_refused() -> None:
         Numbers(10, 1, 0)
     with pytest.raises(ConfigError, match="eval_stride 0"):
         Numbers(10, 1, 5, eval_stride=0)
-    with pytest.raises(ConfigError, match="eval_stride is 6; it takes at most data.length, which is 5"):
+    with pytest.raises(ConfigError, match=r"eval_stride is 6; it takes at most data\.length, which is 5"):
         Numbers(10, 1, 5, eval_stride=6)
 
 
