@@ -70,9 +70,10 @@ for row in "$@"; do
             ;;
         word2vec) reproduce word2vec test model=word2vec ;;
         ppmi_svd) reproduce ppmi_svd test "model=ppmi_svd data=ptb" ;;
-        lstm_lm_ptb) (seeds=(0); reproduce lstm_lm_ptb "eval test" experiment=lstm_lm_ptb) ;;
-        lstm_lm_ptb_fast) reproduce lstm_lm_ptb_fast "eval test" experiment=lstm_lm_ptb_fast ;;
-        ngram_ptb) (seeds=(0); reproduce ngram_ptb "eval test" experiment=ngram_ptb) ;;
+        lstm_lm_ptb | ngram_ptb | seq2seq_multi30k | transformer_multi30k | transformer_lm_shakespeare)
+            (seeds=(0); reproduce "$row" "eval test" "experiment=$row")
+            ;;
+        lstm_lm_ptb_fast | transformer_lm_shakespeare_fast) reproduce "$row" "eval test" "experiment=$row" ;;
         # The book's decoders, which know the encoder's last state alone, and attention.
         seq2seq_dates)
             reproduce seq2seq_dates test experiment=seq2seq_dates
@@ -89,10 +90,7 @@ for row in "$@"; do
             reproduce seq2seq_addition-peeky test "$book network.reversed=false"
             reproduce seq2seq_addition-both test "$book"
             ;;
-        seq2seq_multi30k | transformer_multi30k) (seeds=(0); reproduce "$row" "eval test" "experiment=$row") ;;
         transformer | transformer_lm) reproduce "$row" "eval test" "model=$row" ;;
-        transformer_lm_shakespeare_fast) reproduce "$row" "eval test" "experiment=$row" ;;
-        transformer_lm_shakespeare) (seeds=(0); reproduce "$row" "eval test" "experiment=$row") ;;
         # One thing changed at a time, in equally many steps.
         transformer_lm_options)
             for change in "" network.norm=layer network.positions={learned,sinusoidal} network.qk_norm=false \

@@ -60,6 +60,13 @@ def require_units(widths: Sequence[int]) -> None:
         raise ConfigError(f"network.widths is {list(widths)}; each hidden layer takes 1 unit or more")
 
 
+def require_one_vocabulary(source_vocab_size: int, target_vocab_size: int) -> None:
+    """Raise ConfigError for sides that are to be joint and have two vocabularies."""
+    if source_vocab_size != target_vocab_size:
+        sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
+        raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
+
+
 class Noise(nn.Module):
     """Adds normal noise of the given deviation in training."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.models.attention import Attention, Score
-from dlref.models.layers import Dropout, Init, initialize
+from dlref.models.layers import Dropout, Init, initialize, require_one_vocabulary
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, require_sizes
 
 State = tuple[Tensor, ...]  # the decoder's own, each [B, H]; then what it knows of the source, each [B, ...]
@@ -105,9 +105,8 @@ class Seq2Seq(nn.Module):
         super().__init__()
         hidden = width if hidden is None else hidden
         require_sizes(width, hidden, layers)
-        if joint and source_vocab_size != target_vocab_size:
-            sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
-            raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
+        if joint:
+            require_one_vocabulary(source_vocab_size, target_vocab_size)
         drops = [dropout if input_dropout is None else input_dropout, *[dropout] * (layers - 1)]
         widths = [width, *[hidden] * layers]
         self.peeky, self.attends = peeky, attention is not None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
+from dlref.models.layers import require_one_vocabulary
 from dlref.models.transformer_layers import (
     Activation,
     Block,
@@ -19,6 +20,7 @@ from dlref.models.transformer_layers import (
     initialize,
     make_norm,
     require_shape,
+    scores,
 )
 
 # Which source tokens are real [B, S]; each decoder layer's keys and values of the source, then those of its own tokens.
@@ -64,9 +66,8 @@ class Transformer(nn.Module):
         require_shape(width, heads, layers, context, hidden, positions)
         if decoder_layers < 1:
             raise ConfigError(f"network.decoder_layers is {decoder_layers}; it takes 1 or more")
-        if joint and source_vocab_size != target_vocab_size:
-            sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
-            raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
+        if joint:
+            require_one_vocabulary(source_vocab_size, target_vocab_size)
         self.context, self.heads = context, heads
         embedding = partial(Embedding, width=width, heads=heads, context=context, positions=positions, dropout=dropout)
         self.embed = embedding(target_vocab_size)
@@ -77,12 +78,7 @@ class Transformer(nn.Module):
         for blocks in (self.encoder, self.decoder):
             initialize(list(blocks), zero_init)
         self.source_norm, self.norm = (make_norm(norm, width, bias) if prenorm else nn.Identity() for _ in range(2))
-        self.out = nn.Linear(width, target_vocab_size)
-        nn.init.zeros_(self.out.bias)
-        if tied:
-            self.out.weight = self.embed.tokens.weight
-        else:
-            nn.init.normal_(self.out.weight, 0.0, 0.0 if zero_init else width**-0.5)
+        self.out = scores(self.embed, tied, zero_init)
 
     def forward(
         self, source: Tensor, visible: Tensor, tokens: Tensor

@@ -89,6 +89,19 @@ class Embedding(nn.Module):
         return self.drop(x + place[here].to(x.dtype)), None
 
 
+def scores(embed: Embedding, tied: bool, zero: bool) -> nn.Linear:
+    """The layer that scores each token that `embed` has a vector of: by that vector, if `tied`; else its weights begin at 0, if
+    `zero`, or normal with deviation 1 / √D, and its shifts at 0."""
+    vocab_size, width = embed.tokens.weight.shape
+    layer = nn.Linear(width, vocab_size)
+    nn.init.zeros_(layer.bias)
+    if tied:
+        layer.weight = embed.tokens.weight
+    else:
+        nn.init.normal_(layer.weight, 0.0, 0.0 if zero else width**-0.5)
+    return layer
+
+
 def turn(x: Tensor, angles: Pair) -> Tensor:
     """Each number i and the one half of the K later as a point of the plane, turned by its angle (Su et al. 2021, section
     3.2.2, where they are neighbours). [B, H, T, K]."""

@@ -17,6 +17,7 @@ from dlref.models.transformer_layers import (
     initialize,
     make_norm,
     require_shape,
+    scores,
 )
 
 State = tuple[Tensor, ...]  # the tokens read [B, T]; of each layer its keys and its values [B, heads, T, D / heads]
@@ -59,12 +60,7 @@ class TransformerLM(nn.Module):
         )
         initialize(list(self.blocks), zero_init)
         self.norm = make_norm(norm, width, bias) if prenorm else nn.Identity()
-        self.out = nn.Linear(width, vocab_size)
-        nn.init.zeros_(self.out.bias)
-        if tied:
-            self.out.weight = self.embed.tokens.weight
-        else:
-            nn.init.normal_(self.out.weight, 0.0, 0.0 if zero_init else width**-0.5)
+        self.out = scores(self.embed, tied, zero_init)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
         features, _, state = self.read(tokens, state)

@@ -31,17 +31,17 @@ class LanguageModelling(Carrying):
         state = None if batch.begins else self.states[self.training]
         targets, new = batch.targets.flatten(), slice(-batch.targets.shape[1], None)  # the others are there to be seen
         penalty: Tensor | float = 0.0
-        if self.training and hasattr(self.net, "read"):
+        if hasattr(self.net, "read"):
             features, before, state = self.net.read(batch.tokens, state)
-            out = self.net.out
+            out, features = self.net.out, features[:, new]
+            logits = None if self.training else out(features)
+        else:
+            logits, state = self.net(batch.tokens, state)
+            logits = logits[:, new]
+        if logits is None:
             nll, hits = LinearCrossEntropy.apply(features.flatten(0, 1), out.weight, out.bias, targets)
             penalty = self.penalty(features, before)
         else:
-            if hasattr(self.net, "read"):
-                features, _, state = self.net.read(batch.tokens, state)
-                logits = self.net.out(features[:, new])
-            else:
-                logits, state = self.net(batch.tokens, state)
             nll, hits = cross_entropy(at_least_float32(logits).flatten(0, 1), targets)
         # The gradient stops here: the state is carried over, its history is not.
         self.states[self.training] = tuple(part.detach() for part in state)

@@ -13,18 +13,15 @@ from dlref.training import distributed
 def evaluate(
     objective: Objective, data: Any, split: str, shard: Any, autocast: Callable[[], Any], device: torch.device
 ) -> dict[str, float]:
-    """The objective's figures over one pass of a split, over all ranks; random state and training mode are put back.
-
-    Without a compiled objective: its last batches have shapes of their own, each of which would be compiled.
-    """
+    """The objective's figures over one pass of a split, over all ranks; random state and training mode are put back."""
     totals: Totals = {}
     was_training = objective.training
     objective.eval()
-    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with torch.no_grad(), forked, torch.compiler.set_stance("force_eager"):
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for batch in data.batches(split, objective.net, shard):
             with autocast():
-                part = objective(batch)
+                # Not as it may be compiled: the last batches have shapes of their own, each of which would be.
+                part = objective.forward(batch)
             totals = add(totals, read(part))
     objective.train(was_training)
     return objective.summarize(distributed.sum_over_ranks(distributed.same_names(totals))[0])

@@ -124,13 +124,17 @@ def projection(equation: Any) -> None:
     )
 
 
-class Attending(MultiHeadAttention):
+class Attending(nn.Module):
     """The attention that is trained, from what it looks at, and its shares."""
 
-    def forward(self, x: Tensor, memory: Tensor, rotary: bool, *how: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def __init__(self, *sizes: int, **settings: bool) -> None:
+        super().__init__()
+        self.trained = MultiHeadAttention(*sizes, **settings)
+
+    def forward(self, x: Tensor, memory: Tensor, rotary: bool, *how: Any) -> tuple[Tensor, Tensor]:
         angles = waves(T, K) if rotary else None
-        known = self.remember(memory, angles)
-        return super().forward(x, known, angles, *how), self.shares(x, known, angles, *how)
+        known = self.trained.remember(memory, angles)
+        return self.trained(x, known, angles, *how), self.trained.shares(x, known, angles, *how)
 
 
 @proves(transformer.multi_head)
