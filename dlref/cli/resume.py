@@ -10,6 +10,13 @@ from typing import Any
 from dlref.cli.configs import compose, differences, first_line, flatten, split_key
 from dlref.errors import CheckpointError, ConfigError
 
+BITS = (
+    "threads",
+    "git_commit",
+    "versions.torch",
+    "hardware.cpu",
+    "hardware.gpu",
+)  # on which the last bits of sums depend
 logger = logging.getLogger("dlref")
 
 
@@ -125,10 +132,12 @@ def has_other_data(
         logger.info("resuming with %s: %s", key, change)
     if data_changes:
         logger.info("the data begin anew: nothing that was carried or stored of the others is taken over")
-    for name in ("threads", "torch", "git_commit"):
-        then, now = (said["versions"].get(name) if name == "torch" else said.get(name) for said in (manifest, facts))
-        if then != now:
-            logger.warning("%s was %s and is %s: the rest of this run is not bit-exact", name, then, now)
+    then, now = flatten(manifest), flatten(facts)
+    for name in BITS:
+        if then.get(name) != now.get(name):
+            logger.warning(
+                "%s was %s and is %s: the rest of this run is not bit-exact", name, then.get(name), now.get(name)
+            )
     return bool(data_changes)
 
 

@@ -176,7 +176,7 @@ def run(
                 "data": data.describe(),
             }
             manifest |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
-            manifest |= {name: facts[name] for name in ("versions", "git_commit", "threads")}
+            manifest |= {name: facts[name] for name in ("versions", "hardware", "git_commit", "threads")}
             common = {"weights.pt": weights(trainer.shown)}
             if kind == "best":
                 checkpoints.save("best", trainer.progress.step, manifest, {}, common)

@@ -68,7 +68,7 @@ class RecurrentLayers(nn.Module):
         """One layer over all time steps, whatever is dropped of its weights: every h [B, T, H], and its last state."""
         layer: Any = self.layers[number]
         weights = [layer.weight_ih_l0, self.weight_drop(layer.weight_hh_l0), layer.bias_ih_l0, layer.bias_hh_l0]
-        first = [part[None] for part in state]
+        first = [part[None].to(x.dtype) for part in state]  # which a run in another precision may have left
         h, *last = LAYERS[self.cell][1](
             x, first if self.cell == "lstm" else first[0], weights, True, 1, 0.0, self.training, False, True
         )

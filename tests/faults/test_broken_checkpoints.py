@@ -16,6 +16,7 @@ import dlref
 from dlref.cli.main import main
 from dlref.errors import CheckpointError
 from dlref.training.checkpoint import Checkpoints, manifest_digest, open_checkpoint
+from dlref.training.run import processor
 from tests.conftest import MODELS, SMALL
 from tests.faults.processes import refusal
 from tests.training.test_resume import assert_same, everything
@@ -56,10 +57,15 @@ def say(checkpoint: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
     ("what", "then"),
-    [("threads", {"threads": 7}), ("torch", {"versions": {"torch": "1.13"}})],
-    ids=["threads", "torch"],
+    [
+        ("threads was 7", {"threads": 7}),
+        ("torch was 1.13", {"versions": {"torch": "1.13"}}),
+        ("gpu was H100", {"hardware": {"cpu": processor(), "gpu": "H100"}}),
+        ("cpu was abacus", {"hardware": {"cpu": "abacus", "gpu": None}}),
+    ],
+    ids=["threads", "torch", "gpu", "cpu"],
 )
-def test_fault_05_other_threads_or_torch_are_warned_of_and_go_on(
+def test_fault_05_other_threads_torch_or_hardware_are_warned_of_and_go_on(
     model: str, what: str, then: dict[str, Any], copy: Copy, train: Train
 ) -> None:
     run = copy(model)
@@ -69,7 +75,7 @@ def test_fault_05_other_threads_or_torch_are_warned_of_and_go_on(
     say(run / "checkpoints" / "step-00000009", **then)
     code, said = train(f"resume={run}", "trainer.max_steps=10")
     assert code == 0
-    assert f"{what} was {'7' if what == 'threads' else '1.13'} and is " in said
+    assert f"{what} and is " in said
     assert "not bit-exact" in said
     assert everything(run)["training.pt"]["progress"]["step"] == 10
 

@@ -293,6 +293,18 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(
     assert "no C++ compiler" in said
 
 
+@pytest.mark.parametrize("model", ["lstm_lm", "transformer_lm", "seq2seq"])
+@pytest.mark.parametrize("one", ["bf16", "float32"])
+def test_a_run_goes_on_in_another_precision(
+    model: str, one: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    other = {"bf16": "float32", "float32": "bf16"}[one]
+    assert train(*SMALL[model], f"trainer.precision={one}", "trainer.max_steps=3", f"run_dir={tmp_path}")[0] == 0
+    code, said = train(f"resume={tmp_path}", f"trainer.precision={other}", "trainer.max_steps=5")
+    assert code == 0
+    assert f"trainer.precision: {one} → {other}" in said
+
+
 @pytest.mark.parametrize(("widths", "precision"), [([50], "float32"), ([1000], "bf16")])
 def test_half_precision_is_for_large_products(
     widths: list[int], precision: str, monkeypatch: pytest.MonkeyPatch
