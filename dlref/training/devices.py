@@ -31,6 +31,9 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         index = local_rank if name == "cuda" else int(name[5:])
         if index < count:
             torch.cuda.set_device(index)
+            torch.backends.cuda.enable_cudnn_sdp(
+                False
+            )  # which plans anew for each shape, and batches of lines have many
             return torch.device("cuda", index)
         raise ConfigError(f"device={name} is not there; this machine has {there}: write device=auto or one of these")
     raise ConfigError(f"device={name} is unknown; write auto, cpu, cuda or cuda:N (here: {there})")
