@@ -51,6 +51,11 @@ def evaluate(path: str, settings: list[str]) -> int:
     device = devices.choose_device(config["device"])
     with as_data(checkpoint), devices.explained():
         model = build.build(config, device, plugins)
+    trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
+    if trained and wanted and wanted > trained:  # of which positions that are computed would tell nothing
+        raise ConfigError(
+            f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
+        )
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
     if any(described.get(name) != here.get(name) for name in ("vocabulary", "source", "target")):

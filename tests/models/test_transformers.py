@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref.cli.main import main
 from dlref.errors import ConfigError, ResourceError
 from dlref.models import fused_attention
 from dlref.models.transformer import Transformer
@@ -87,6 +88,17 @@ def test_fault_19_more_tokens_than_the_context_are_refused_with_both_numbers(pos
         _, state = net.step(state, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ConfigError, match=said):
         net.step(state, torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_fault_19_more_context_than_was_trained_is_refused_in_evaluation(
+    positions: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*SMALL["transformer_lm"], f"network.positions={positions}", "trainer.max_steps=2"]
+    assert train(*line, f"run_dir={tmp_path / 'run'}")[0] == 0
+    assert main(["evaluate", str(tmp_path / "run"), "data.length=11"]) == 2
+    assert "data.length is 11, and the network was trained to see 10 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.faults
