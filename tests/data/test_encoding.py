@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +161,9 @@ def test_published_texts_have_their_published_sizes(datasets: Path) -> None:
     assert sum(len(plays.split(s)) for s in ("train", "eval", "test")) == 1_115_394
     assert len(plays.split("train")) + len(plays.split("eval")) == int(0.9 * 1_115_394)
     assert plays.tokenizer.join(plays.vocabulary.lookup_tokens(plays.split("train")[:14].tolist())) == "First Citizen:"
+    whole = TinyShakespeare(datasets, held_out=False)
+    assert torch.equal(whole.split("train"), torch.cat([plays.split("train"), plays.split("eval")]))
+    assert torch.equal(whole.split("test"), plays.split("test"))
 
 
 def test_text8_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
