@@ -1,15 +1,24 @@
 """dlref doctor: what this machine has, and a remedy for what is missing."""
 
+import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dlref.cli.main import take_flags
+import filelock
 
-HELP = "usage: dlref doctor      checks versions, device, compiler, data sets and the runs folder; exit code 1 if one fails"
+from dlref.cli.main import take_flags
+from dlref.data.download import RemoteFile, data_root, offline, partial, sha256
+
+HELP = """usage: dlref doctor      checks versions, device, compiler, data sets, encoded texts and the runs folder
+exit code 1 if one fails"""
+Finding = tuple[bool | None, str, str]  # whether it is fine (None: worth knowing), what was found, what to do about it
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,8 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     return int(failed)
 
 
-def findings() -> Iterator[tuple[bool | None, str, str]]:
-    """Whether it is fine (None: worth knowing), what was found, and what to do about it."""
+def findings() -> Iterator[Finding]:
     from dlref.training.run import processor, versions
 
     found = versions()
@@ -39,18 +47,14 @@ def findings() -> Iterator[tuple[bool | None, str, str]]:
     for name in ("gymnasium", "hydra-core", "numpy"):
         missing = found[name] == "not installed"
         yield not missing, f"{name} {found[name]}", f"pip install {name}" if missing else ""
-    compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None) or os.environ.get("CXX")
-    yield (
-        (True if compiler else None),
-        f"C++ compiler: {compiler or 'none'}",
-        "" if compiler else "trainer.compile=true needs one: install g++",
-    )
+    yield compiler()
     yield None, f"processor: {processor()}, {os.cpu_count()} cores", ""
     yield from data_sets()
-    yield from runs()
+    yield from encoded_texts()
+    yield runs()
 
 
-def torch_and_device(found: dict[str, str]) -> Iterator[tuple[bool | None, str, str]]:
+def torch_and_device(found: dict[str, str]) -> Iterator[Finding]:
     import torch
 
     from dlref.training import devices
@@ -59,15 +63,29 @@ def torch_and_device(found: dict[str, str]) -> Iterator[tuple[bool | None, str, 
     device = devices.choose_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no CUDA"
     yield True, f"device {device} ({name}), precision auto is {devices.resolve('auto', device)}", ""
-    if device.type == "cpu" and shutil.which("nvidia-smi"):
-        yield (
-            False,
-            "there is a GPU, but this torch cannot use it",
-            "install a CUDA build: pip install --force-reinstall torch",
-        )
+    if device.type == "cuda" or not (card := gpu()):
+        return
+    if torch.version.cuda is None:
+        remedy = "pip install --force-reinstall torch, in the build that https://pytorch.org/get-started names for CUDA"
+        yield False, f"{card}, but this torch is built without CUDA", remedy
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        yield None, f"{card}, which CUDA_VISIBLE_DEVICES hides", "unset CUDA_VISIBLE_DEVICES to use it"
+    else:
+        remedy = f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, or install torch for an older CUDA"
+        yield False, f"{card}, but this torch cannot use it", remedy
 
 
-def torchtext(version: str) -> Iterator[tuple[bool | None, str, str]]:
+def gpu() -> str:
+    """The first card that NVIDIA's driver knows, or nothing; asked without torch, which may be what is wrong."""
+    try:
+        command = ["nvidia-smi", "--list-gpus"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return next((line.partition(" (UUID")[0] for line in listed.splitlines() if line.startswith("GPU ")), "")
+
+
+def torchtext(version: str) -> Iterator[Finding]:
     from dlref.data.text import Tokenizer
     from dlref.errors import ConfigError
 
@@ -80,33 +98,118 @@ def torchtext(version: str) -> Iterator[tuple[bool | None, str, str]]:
         yield good, f"torchtext {version}", "" if good else "pip install torchtext==0.6.0"
 
 
-def data_sets() -> Iterator[tuple[bool | None, str, str]]:
-    from dlref.data.download import data_root, sha256
-    from dlref.data.images import FILES
+def compiler() -> Finding:
+    named = os.environ.get("CXX", "").split()[:1]  # which torch takes before any other
+    found = next(filter(None, map(shutil.which, named or ("g++", "clang++"))), None)
+    if found:
+        return True, f"C++ compiler: {found}", ""
+    missing = f"none, though CXX names {named[0]}" if named else "none"
+    return None, f"C++ compiler: {missing}", "trainer.compile=true needs one: install g++, or set CXX to yours"
 
-    root = data_root(None)
-    for name, files in {"mnist": FILES}.items():
-        there = [file for file in files if (root / file.name).is_file()]
-        wrong = [file.name for file in there if sha256(root / file.name) != file.sha256]
-        if wrong:
-            yield False, f"data {name}: {', '.join(wrong)} under {root} is damaged", "remove it; it is downloaded again"
-        elif len(there) < len(files):
-            yield (
-                None,
-                f"data {name}: {len(there)} of {len(files)} files under {root}",
-                "the rest is downloaded on first use; DLREF_DATA names another folder",
-            )
+
+def known_files() -> list[RemoteFile]:
+    """All that can be downloaded."""
+    from dlref.data import corpora, images, translation
+    from dlref.reports import word_vectors
+
+    texts = [*corpora.PTB_FILES.values(), corpora.SHAKESPEARE, corpora.TEXT8, *translation.FILES.values()]
+    return [*images.FILES, *texts, *word_vectors.PAIRS.values(), word_vectors.QUESTIONS]
+
+
+def data_sets() -> Iterator[Finding]:
+    root, sets = data_root(None), dict[str, list[RemoteFile]]()
+    for file in known_files():
+        sets.setdefault(file.name.split("/")[0], []).append(file)
+    for name, files in sets.items():
+        try:
+            yield from data_set(name, files, root)
+        except OSError as error:
+            yield False, f"data {name}: {error}", "make it readable, or set DLREF_DATA to another folder"
+
+
+def data_set(name: str, files: Sequence[RemoteFile], root: Path) -> Iterator[Finding]:
+    there = [file for file in files if (root / file.name).is_file()]
+    wrong = [file for file in there if sha256(root / file.name) != file.sha256]
+    for file in wrong:
+        yield (
+            False,
+            f"data {name}: {root / file.name} is damaged",
+            f"{remove(root / file.name)}; it is downloaded again",
+        )
+    if len(there) < len(files):
+        rest = "it" if not there else "the rest"
+        remedy = f"{rest} is downloaded on first use; DLREF_DATA names another folder"
+        if offline():
+            remedy = f"DLREF_OFFLINE is set: put {rest} there by hand, or unset it"
+        yield None, f"data {name}: {len(there)} of {len(files)} files under {root}", remedy
+    elif not wrong:
+        yield True, f"data {name}: complete under {root}", ""
+    for path in (root / file.name for file in files):
+        part = partial(path)
+        if part.is_file() and not held(path.with_name(path.name + ".lock")):
+            unfinished = f"data {name}: the download {part} has stopped after {part.stat().st_size:,} bytes"
+            yield None, unfinished, f"the next run that needs it goes on with it, or {remove(part)}"
+
+
+def encoded_texts() -> Iterator[Finding]:
+    from dlref.data.encoding import cache_folder
+
+    home, whole = cache_folder(), 0
+    for folder in sorted(home.glob("*")):
+        if not re.fullmatch(r"[0-9a-f]{32}(\.part)?", folder.name):
+            continue  # it may be anybody's
+        if wrong := ailment(folder):
+            yield None, f"encoded text {folder} {wrong}", f"{remove(folder)}; what is needed is made again"
         else:
-            yield True, f"data {name}: complete under {root}", ""
+            whole += 1
+    yield True, f"encoded texts: {whole} under {home}", ""
 
 
-def runs() -> Iterator[tuple[bool | None, str, str]]:
-    folder = Path("runs")
+def ailment(folder: Path) -> str:
+    """Why no run will use an encoded text, or nothing."""
+    from dlref.data import encoding
+    from dlref.data.text import english
+    from dlref.errors import ConfigError, DlrefError
+
+    if folder.suffix == ".part":
+        return "" if held(folder.with_suffix(".lock")) else "is unfinished: its run was killed"
     try:
-        with tempfile.NamedTemporaryFile(dir=folder if folder.is_dir() else Path(), prefix=".dlref"):
-            pass
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        if (found := about.get("format", 1)) != encoding.FORMAT:  # the first one was not written down
+            return f"is of format {found}, and runs make and read {encoding.FORMAT}"
+        if about["tokenizer"]["level"] == "english":
+            english()
+        return "" if encoding.load(folder) else "is damaged"
+    except ConfigError:
+        return ""  # torchtext does not load, which is a finding of its own
+    except (DlrefError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return "is damaged"
+
+
+def held(lock: Path) -> bool:
+    """Whether a process is at work on what this file locks."""
+    try:
+        if lock.is_file():
+            filelock.FileLock(lock).acquire(blocking=False).lock.release()
+    except OSError:  # filelock.Timeout is one
+        return True
+    return False
+
+
+def remove(path: Path) -> str:
+    return f"rm {'-r ' * path.is_dir()}{shlex.quote(str(path))}"
+
+
+def runs() -> Finding:
+    folder = Path("runs")
+    where = folder if folder.exists() or folder.is_symlink() else Path()
+    try:
+        with tempfile.TemporaryFile(dir=where, prefix=".dlref") as file:
+            file.write(bytes(4096))
+        free = shutil.disk_usage(where).free / 2**20
     except OSError as error:
-        yield False, f"runs cannot be written to {folder.absolute()}: {error}", "change folder, or set run_dir="
-        return
-    free = shutil.disk_usage(folder if folder.is_dir() else Path()).free / 2**30
-    yield free > 1 or None, f"runs go to {folder.absolute()}, {free:.1f} GiB free", "" if free > 1 else "make room"
+        return False, f"runs cannot be written to {folder.absolute()}: {error}", "change folder, or set run_dir="
+    room = f"{free / 2**10:.1f} GiB" if free >= 1024 else f"{free:.0f} MiB"
+    good = True if free >= 1024 else None if free >= 50 else False
+    remedy = "" if good else "make room, or set run_dir= to a folder on another disk"
+    return good, f"runs go to {folder.absolute()}, {room} free", remedy

@@ -1,11 +1,12 @@
 """Sentences and their translations: published ones by name, and any two files of your own."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from dlref.data.download import RemoteFile, data_root, fetch
+from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.encoding import texts
 from dlref.data.parallel import ParallelText, Texts
 from dlref.data.text import Level
@@ -13,7 +14,6 @@ from dlref.errors import ConfigError, DataError
 
 Language = Literal["de", "en", "fr"]
 Test = Literal["flickr2016", "flickr2017", "mscoco2017"]
-MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 TESTS = {"flickr2016": "test_2016_flickr", "flickr2017": "test_2017_flickr", "mscoco2017": "test_2017_mscoco"}
 HASHES = {
     "test_2016_flickr.de.gz": "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
@@ -31,6 +31,10 @@ HASHES = {
     "val.de.gz": "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
     "val.en.gz": "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
     "val.fr.gz": "ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9",
+}
+FILES = {
+    name: RemoteFile(f"multi30k/{name}", digest, github("multi30k/dataset", "master", f"data/task1/raw/{name}"))
+    for name, digest in HASHES.items()
 }
 
 
@@ -106,9 +110,8 @@ class Multi30k(ParallelText):
         names = {"train": "train", "eval": "val", "test": TESTS[test]}
         splits = {}
         for split, name in names.items():
-            files = [f"{name}.{language}.gz" for language in (source, target)]
-            remote = [RemoteFile(f"multi30k/{file}", HASHES[file], [f"{MULTI30K}/{file}"]) for file in files]
-            splits[split] = read_pairs([fetch(file, self.root) for file in remote], split)
+            files = [FILES[f"{name}.{language}.gz"] for language in (source, target)]
+            splits[split] = read_pairs([fetch(file, self.root) for file in files], split)
         self.take(splits, level, minimum, pieces, lowercase, longest)
 
 
@@ -125,7 +128,7 @@ def read_pairs(files: Sequence[Path], split: str) -> Texts:
 
 
 def read_lines(path: Path, split: str) -> list[str]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; data.{split} takes two texts, plain or as .gz")
     text = "".join(texts(path))
     if not text.strip():

@@ -9,30 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.download import RemoteFile, data_root, fetch
+from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.errors import DataError
 from dlref.reports import Embedding, Report
 
 logger = logging.getLogger("dlref")
 
 Measure = Literal["cosines", "products"]
-ADDRESS = "https://raw.githubusercontent.com/piskvorky/gensim/develop/gensim/test/test_data"
 PAIRS = {
     "wordsim353": RemoteFile(
         "word_similarity/wordsim353.tsv",
         "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d",
-        [f"{ADDRESS}/wordsim353.tsv"],
+        github("piskvorky/gensim", "develop", "gensim/test/test_data/wordsim353.tsv"),
     ),
     "simlex999": RemoteFile(
         "word_similarity/simlex999.txt",
         "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d",
-        [f"{ADDRESS}/simlex999.txt"],
+        github("piskvorky/gensim", "develop", "gensim/test/test_data/simlex999.txt"),
     ),
 }
 QUESTIONS = RemoteFile(
     "word_similarity/questions-words.txt",
     "8c29b3332afc46f3fb8be04cb5297bf96f39aa7131272dff57869b4485b22a36",
-    [f"{ADDRESS}/questions-words.txt"],
+    github("piskvorky/gensim", "develop", "gensim/test/test_data/questions-words.txt"),
 )
 
 
