@@ -68,6 +68,8 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
     if kind == "PennTreebank":
         settings += ["data.eval_columns=1000"]
+    if kind == "TinyShakespeare":
+        settings += ["data.batch_size=2", "data.eval_stride=null"]
     if kind == "Text8":
         small_text8(tmp_path, monkeypatch)
         settings = [f"data.root={tmp_path}"]
