@@ -4,12 +4,14 @@ A config is a plain dictionary here. It may come out of a checkpoint that somebo
 trusted: a `_target_` names a class of dlref, of torch.optim or of a plug-in named on the command line, or it is refused.
 """
 
+import contextlib
 import importlib
 import inspect
+import itertools
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ import torch
 from torch import nn
 
 from dlref.data import Data
-from dlref.errors import ConfigError, did_you_mean
+from dlref.errors import ConfigError, brief, did_you_mean
 from dlref.objectives import Objective
 from dlref.reports import Report
 from dlref.training import devices
@@ -26,6 +28,7 @@ from dlref.training.schedules import Schedule
 from dlref.training.trainer import Trainer
 
 HOMES = ("dlref", "torch.optim")
+MOST_PARTS = 20_000  # layers and parameters of a network: with a mistyped number of layers it would never be built
 BASES: dict[str, Any] = {
     "data": Data,
     "network": nn.Module,
@@ -60,10 +63,9 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     """Data, network and objective, on the device and in the precision of the config; random weights by its seed."""
     check(config, plugins)
     data = make(config["data"], "data", plugins, seed=config["seed"])
-    network = lambda: make_network(config, data.sizes, plugins)  # noqa: E731
-    devices.require_memory(network, device)
     torch.manual_seed(config["seed"])
-    objective: Objective = make(config["objective"], "objective", plugins, net=network())
+    net = make_network(config, data.sizes, plugins, device)
+    objective: Objective = make(config["objective"], "objective", plugins, net=net)
     dtype = torch.float64 if config["trainer"].get("precision") == "float64" else None
     objective = objective.to(device, dtype)
     reports = {name: section for name, section in (config.get("reports") or {}).items() if section is not None}
@@ -101,21 +103,60 @@ def tables(net: nn.Module) -> list[Any]:
     return looked_up + [layer.weight for layer in [getattr(net, "out", None)] if isinstance(layer, nn.Linear)]
 
 
-def make_network(config: Mapping[str, Any], sizes: Mapping[str, int], plugins: Sequence[str] = ()) -> nn.Module:
-    """The network with the sizes that its constructor asks for and the config does not set."""
+def make_network(
+    config: Mapping[str, Any], sizes: Mapping[str, int], plugins: Sequence[str] = (), device: torch.device | None = None
+) -> nn.Module:
+    """The network with the sizes that its constructor asks for and the config does not set.
+
+    Raises ResourceError, before anything is allocated, where there is no memory to train it on `device`, or, without one,
+    for its weights alone.
+    """
+    check_section("network", config.get("network"), "network", plugins)
+    layers = config["network"].get("layers")  # a list with something for each would fill the memory before one is built
+    if isinstance(layers, int) and layers > MOST_PARTS:
+        raise ConfigError(f"network.layers is {layers}; it takes at most {MOST_PARTS:,}")
     cls = resolve(config["network"]["_target_"], "network", plugins)
     parameters = inspect.signature(cls).parameters
     missing = [name for name in parameters if name not in {*config["network"], *sizes} and needed(parameters[name])]
     if missing:
         raise ConfigError(
             f"network {cls.__name__} needs {', '.join(missing)}, and neither network.{missing[0]} is set nor does the data "
-            f"give it (it gives {', '.join(sizes)}); choose data that suits the model"
+            f"give it (it gives {', '.join(map(brief, sizes))}); choose data that suits the model"
         )
     for name in [name for name in sizes if name in config["network"]]:
         if config["network"][name] != sizes[name]:
-            raise ConfigError(f"network.{name} is {config['network'][name]}, the data have {sizes[name]}; leave it out")
+            set_to = config["network"][name]
+            raise ConfigError(f"network.{name} is {set_to!r:.100}, the data have {sizes[name]}; leave it out")
     wanted = {name: size for name, size in sizes.items() if name in parameters and name not in config["network"]}
-    return make(config["network"], "network", plugins, **wanted)
+
+    def network() -> nn.Module:
+        with limited(cls):
+            return make(config["network"], "network", plugins, **wanted)
+
+    with torch.random.fork_rng(devices=[]):  # the weights are the same whether or not it was tried before
+        devices.require_memory(network, device)
+    with devices.explained():
+        return network()
+
+
+@contextlib.contextmanager
+def limited(cls: type) -> Iterator[None]:
+    """A context in which no network of more than `MOST_PARTS` is built."""
+    from torch.nn.modules import module
+
+    parts = itertools.count(1)
+
+    def one_more(*_: Any) -> None:
+        if next(parts) > MOST_PARTS:
+            raise ConfigError(f"network {cls.__name__} has more than {MOST_PARTS:,} parts; choose fewer layers")
+
+    hooks = [module.register_module_module_registration_hook(one_more)]
+    hooks += [module.register_module_parameter_registration_hook(one_more)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def needed(parameter: inspect.Parameter) -> bool:
@@ -133,11 +174,11 @@ def make(section: Mapping[str, Any], group: str, plugins: Sequence[str], /, **su
     try:
         return cls(**given, **{name: value for name, value in supplied.items() if name in accepted})
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {error}") from error
+        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {brief(error, 400)}") from error
     except RuntimeError as error:  # torch's optimizers say so where two settings exclude each other
         if group != "optimizer":
             raise
-        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {error}") from error
+        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {brief(error, 400)}") from error
 
 
 def resolve(target: Any, group: str, plugins: Sequence[str] = ()) -> type:
@@ -147,7 +188,7 @@ def resolve(target: Any, group: str, plugins: Sequence[str] = ()) -> type:
     class must be at home where it was found to be.
     """
     homes = (*HOMES, *plugins)
-    refused = f"{group}._target_ {target!r} is refused"
+    refused = f"{group}._target_ {target!r:.100} is refused"
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
     if not all(part.isidentifier() for part in [*module.split("."), name]) or not within(module, homes):
         raise ConfigError(
@@ -181,7 +222,7 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
             check_value(key, value, TOP[key])
         elif key not in [*BASES, "trainer"]:
             known = [name for name in settings(config, groups, plugins) if name != key]
-            raise ConfigError(f"'{key}' is not a setting{did_you_mean(key, known)}")
+            raise ConfigError(f"'{brief(key)}' is not a setting{did_you_mean(str(key), known)}")
     if missing := [key for key in TOP if key not in config]:
         raise ConfigError(f"{', '.join(missing)} is missing; every config has it")
     for group in BASES:
@@ -191,11 +232,16 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
         elif isinstance(sections, Mapping):
             for name, section in sections.items():
                 if section is not None:  # null leaves a report out
-                    check_section(f"reports.{name}", section, group, plugins)
+                    check_section(f"reports.{brief(name)}", section, group, plugins)
         elif sections is not None:
-            raise ConfigError(f"reports is {sections!r}; it takes reports by name, each with a _target_")
+            raise ConfigError(f"reports is {sections!r:.100}; it takes reports by name, each with a _target_")
+    env = config["data"].get("env")
+    if isinstance(env, str) and ":" in env:  # gymnasium imports what comes before the colon
+        raise ConfigError(
+            f"data.env={brief(env)} names a module; import it in a file that plugins= names, and leave it out here"
+        )
     if not isinstance(config.get("trainer"), Mapping):
-        raise ConfigError(f"trainer is {config.get('trainer')!r}; it takes settings by name")
+        raise ConfigError(f"trainer is {config.get('trainer')!r:.100}; it takes settings by name")
     check_arguments("trainer", config["trainer"], Trainer)
 
 
@@ -225,14 +271,15 @@ def check_arguments(path: str, given: Mapping[str, Any], cls: type, supplied: se
         hints = {}
     for name, value in given.items():
         if name not in parameters:
-            raise ConfigError(f"{path}.{name} is not a setting of {cls.__name__}{did_you_mean(name, parameters)}")
+            meant = did_you_mean(str(name), parameters)
+            raise ConfigError(f"{path}.{brief(name)} is not a setting of {cls.__name__}{meant}")
         check_value(f"{path}.{name}", value, hints.get(name, Any), within(cls.__module__, HOMES))
 
 
 def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> None:
     if value == "???":
         raise ConfigError(f"{path} has no value; set {path}=…")
-    for number in value if isinstance(value, list) else [value]:
+    for number in leaves(value):
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{path} is {number}; it takes a finite number")
         if no_negatives and isinstance(number, (int, float)) and number < 0:
@@ -240,7 +287,18 @@ def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> 
         if isinstance(number, int) and number >= 2**63:
             raise ConfigError(f"{path} is {number}; it takes a number below 2**63")
     if not matches(value, hint):
-        raise ConfigError(f"{path} is {value!r}; it takes {spelled(hint)}")
+        raise ConfigError(f"{path} is {value!r:.200}; it takes {spelled(hint)}")
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What lists and mappings hold in the end, however deep they lie in each other."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list | Mapping):
+            waiting += one.values() if isinstance(one, Mapping) else one
+        else:
+            yield one
 
 
 def matches(value: Any, hint: Any) -> bool:

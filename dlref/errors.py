@@ -44,6 +44,14 @@ class LostRankError(ResourceError):
     """Another rank has gone, and with it the work that was under way between them."""
 
 
+def brief(said: object, most: int = 160) -> str:
+    """What an error says, or somebody has typed, on one line of so many letters, whatever a broken file has put into it."""
+    text = " ".join(str(said)[: 2 * most].split())
+    if not text and isinstance(said, Exception):
+        text = type(said).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'lr'?`, or the choices where nothing is near and they are few, or nothing."""
     choices = sorted(set(known))

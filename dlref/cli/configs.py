@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,18 @@ def spelled_for_hydra(overrides: Sequence[str], known: Mapping[str, list[str]]) 
     return spelled
 
 
+def require_text(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for control characters, of which neither a setting nor a sentence about one has any."""
+    for override in overrides:
+        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in override):
+            raise ConfigError(f"{override!r:.200} is not key=value in letters that can be printed")
+
+
 def quoted(override: str) -> str:
     """Between quotes, where it is a path or holds letters that Hydra's grammar does not know."""
     key, value = split_key(override)
     a_path = "/" in value or not value.isascii() or (key in ("run_dir", "resume") and value != "null")
-    if override.startswith("~") or not a_path or value[0] in "'\"[{":
+    if override.startswith("~") or not a_path or value[:1] in ("", "'", '"', "[", "{"):
         return override
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
     return f"{key}='{escaped}'"
@@ -64,9 +72,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra.errors import MissingConfigException
 
+    require_text(overrides)
     folders = [configs_folder(), *(config_dir(name) for name in config_dirs)]
     known = groups(folders)
     spelled = spelled_for_hydra([o if split_key(o)[0] in known else quoted(o) for o in overrides], known)
@@ -85,13 +93,13 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
             config, choices = plain(composed), composed.hydra.runtime.choices
     except MissingConfigException as error:
         raise ConfigError(f"a config is missing: {first_line(error)}") from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # Hydra's and OmegaConf's own, and what else their parsers raise
         raise ConfigError(
-            f"the command line does not fit: {first_line(error)} (typed: {' '.join(overrides)})"
+            f"the command line does not fit: {first_line(error)[:400]} (typed: {' '.join(overrides)[:400]})"
         ) from None
     finally:
         instance.hydra = sweeping
-    config["name"] = config["name"] or choices["experiment"] or choices["model"]
+    config["name"] = config.get("name") or choices["experiment"] or choices["model"]
     return config
 
 
@@ -107,10 +115,10 @@ def plain(composed: Any) -> dict[str, Any]:
 
 
 def config_dir(name: str) -> Path:
-    folder = Path(os.path.expanduser(name)).resolve()
-    if not folder.is_dir():
+    folder = os.path.expanduser(name)
+    if not os.path.isdir(folder):
         raise ConfigError(f"--config-dir {name} is not a folder")
-    return folder
+    return Path(folder).resolve()
 
 
 def first_line(error: Exception) -> str:
@@ -129,9 +137,11 @@ def load_plugins(files: Sequence[str]) -> list[str]:
     """Import each file of the user's own as a module named after it; the names, which a `_target_` may then use."""
     names = []
     for file in files:
-        path = Path(os.path.expanduser(file)).resolve()
+        there = os.path.isfile(os.path.expanduser(file))
+        path = Path(os.path.expanduser(file)).resolve() if there else Path(file)
         name = path.stem
-        if not path.is_file() or not name.isidentifier() or (name in sys.modules and not loaded_from(name, path)):
+        taken = name in sys.modules and not loaded_from(name, path)
+        if not there or path.suffix != ".py" or not name.isidentifier() or taken:
             raise ConfigError(f"plugins={file} must be a Python file whose name is a module name not yet taken")
         if name not in sys.modules:
             spec = importlib.util.spec_from_file_location(name, path)
@@ -150,7 +160,9 @@ def load_plugins(files: Sequence[str]) -> list[str]:
 
 def plugin_files(overrides: Sequence[str]) -> list[str]:
     """The files that `plugins=a.py` or `plugins=[a.py,b.py]` names, before anything is composed."""
-    values = [value for key, value in map(split_key, overrides) if key == "plugins"]
+    named = [text for text in overrides if split_key(text)[0] == "plugins"]
+    require_text(named)
+    values = [split_key(text)[1] for text in named]
     return [name.strip(" '\"") for name in values[-1].strip("[]").split(",") if name.strip()] if values else []
 
 

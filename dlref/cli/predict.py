@@ -1,5 +1,6 @@
 """dlref predict: what a trained model says of files: rows of a table, or pictures."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files, split_key
 from dlref.cli.main import take_flags, write_rows
-from dlref.errors import CheckpointError, ConfigError, did_you_mean
+from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 
 HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [plugins=my.py]
 
@@ -27,13 +28,15 @@ def main(arguments: Sequence[str]) -> int:
     names = [a for a in rest if not ("=" in a and split_key(a)[0] in SETTINGS)]
     if len(names) < 2:
         raise ConfigError("dlref predict takes a run and the files to look at: dlref predict RUN FILE…")
-    if wrong := [n for n in names[1:] if "=" in n and not Path(n).exists()]:
+    if wrong := [n for n in names[1:] if "=" in n and not os.path.exists(n)]:
         key = split_key(wrong[0])[0]
         raise ConfigError(f"{key} is not a setting of predict{did_you_mean(key, SETTINGS)}, and there is no such file")
     if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
         raise ConfigError(f"invert={invert} is neither true nor false")
     rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)))
-    write_rows(rows, sys.stdout)
+    # A file's name may be of bytes, and the name of a class of anything, that cannot be printed as it is.
+    plain = lambda text: str(text).encode(errors="backslashreplace").decode()  # noqa: E731
+    write_rows([{plain(name): plain(cell) for name, cell in row.items()} for row in rows], sys.stdout)
     return 0
 
 
@@ -45,24 +48,34 @@ def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]
     from dlref.data import images, place_of, tables
     from dlref.objectives.supervised import Supervised
     from dlref.training.checkpoint import as_data, find
+    from dlref.training.devices import explained
 
     checkpoint = find(run)
     net = dlref.load(run, plugins)
     with as_data(checkpoint):
-        objective: Any = build.make(checkpoint.manifest["config"]["objective"], "objective", plugins, net=net)
+        section = checkpoint.manifest["config"].get("objective")
+        build.check_section("objective", section, "objective", plugins)
+        objective: Any = build.make(section, "objective", plugins, net=net)
     about: Any = net.description
     _, dtype = place_of(net)
     if not isinstance(objective, Supervised) or about.get("reads") not in ("table", "image"):
         raise CheckpointError(f"{checkpoint.path} is no model of tables or images; dlref predict reads only these")
     rows: list[dict[str, str]] = []
-    with torch.no_grad():
-        if about["reads"] == "table":
+    try:
+        with torch.no_grad(), explained():
             for file in files:
-                inputs = tables.read_inputs(Path(file), about).to(dtype)
-                rows += tables.read_out(objective.answers(net(inputs)), about)
-            return rows
-        for file in files:
-            shares = objective.answers(net(images.read_image(Path(file), about, invert).to(dtype)))[0]
-            best = int(shares.argmax())
-            rows.append({"file": file, "class": about["classes"][best], "share": f"{float(shares[best]):.4g}"})
+                if about["reads"] == "table":
+                    inputs = tables.read_inputs(Path(file), about).to(dtype)
+                    rows += tables.read_out(objective.answers(net(inputs)), about)
+                    continue
+                shares = objective.answers(net(images.read_image(Path(file), about, invert).to(dtype)))[0]
+                best = int(shares.argmax())
+                rows.append({"file": file, "class": about["classes"][best], "share": f"{float(shares[best]):.4g}"})
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if plugins:  # whose author wants the traceback
+            raise
+        raise CheckpointError(
+            f"{checkpoint.path} does not describe what its network reads ({type(error).__name__}: {brief(error)}); use "
+            "another checkpoint"
+        ) from error
     return rows

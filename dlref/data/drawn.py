@@ -1,5 +1,6 @@
 """Pairs of short lines by a rule, drawn at random or read from a file of *Deep Learning from Scratch 2*."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ class DrawnPairs(ParallelText):
 
 def read_pairs(path: Path) -> Texts:
     """The lines `source_target` of a file, padded by spaces or not; of each source the first."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; data.file takes one of lines as source_target")
     pairs: dict[str, str] = {}
     for number, line in enumerate("".join(texts(path)).removesuffix("\n").split("\n"), start=1):

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from dlref.data.download import sha256
+from dlref.data.reading import PIECE, room, unpackable
 from dlref.data.text import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe
-from dlref.errors import ConfigError, DataError
+from dlref.errors import CheckpointError, ConfigError, DataError, brief
 
-PIECE = 2**22  # bytes that are read at once
 LONGEST = 2**26  # bytes of a word
 FORMAT = 1  # of the cache; a new one where the same settings would give other ids
 
@@ -81,6 +81,8 @@ def encode(
 
 
 def digest(path: Path) -> str:
+    if not os.path.isfile(path):  # of a pipe or a device there may be no end
+        raise DataError(f"{path} cannot be read (there is no such file); bring a text, plain or as .gz")
     try:
         return sha256(path)
     except OSError as error:
@@ -108,7 +110,7 @@ def load(folder: Path) -> Encoded | None:
             ids = np.memmap(path, np.int32, mode="c") if length else np.zeros(0, np.int32)
             splits[split] = torch.from_numpy(ids)
         return Encoded(Tokenizer.described(about["tokenizer"]), Vocabulary(about["words"]), splits)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (CheckpointError, DataError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -117,6 +119,8 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
     level: Level = settings["level"]
     model = None
     if level == "bpe":
+        if not any(map(str.strip, texts(files["train"]))):  # which sentencepiece would say in another way
+            raise DataError(f"{files['train']} holds no text; bring another one for data.train")
         model = learn_bpe(beginning(files["train"], 1 - sum(settings["shares"].values())), settings["pieces"])
     tokenizer = Tokenizer(level, model)
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
@@ -145,6 +149,7 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
     for split in files:
         (folder / split).unlink()
     about = {
+        "format": FORMAT,
         "words": vocabulary.words,
         "tokenizer": tokenizer.describe(),
         "lengths": {split: stop - start for split, (_, start, stop) in parts.items()},
@@ -186,11 +191,15 @@ def texts(path: Path) -> Iterator[str]:
     Line ends are line feeds in what is yielded; a byte order mark is left out. Raises DataError, with file and line, for
     bytes that are no text.
     """
-    line, rest = 1, b""
+    line, rest, length = 1, b"", 0
     try:
+        most = room(path)
         with opened(path) as file:
             while True:
                 block = file.read(PIECE)
+                length += len(block)
+                if length > most:
+                    raise DataError(f"{path} unpacks to more than {most:,} bytes; bring it unpacked if it is meant")
                 whole = rest + block
                 cut = whole.rfind(b"\n") + 1 or whole.rfind(b" ") + 1 if block else len(whole)
                 if len(whole) - cut > LONGEST:
@@ -204,8 +213,8 @@ def texts(path: Path) -> Iterator[str]:
                 line += whole.count(b"\n")
                 if not block:
                     return
-    except (EOFError, zlib.error, OSError, zipfile.BadZipFile, RuntimeError) as error:  # an encrypted archive's, too
-        raise DataError(f"{path} is cut off or damaged ({error}); bring it again") from None
+    except (EOFError, zlib.error, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is cut off or damaged ({brief(error)}); bring it again") from None
 
 
 def decoded(text: bytes, path: Path, line: int) -> str:
@@ -224,9 +233,19 @@ def opened(path: Path) -> Any:
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix == ".zip":
-        archive = zipfile.ZipFile(path)
-        names = archive.namelist()
-        if len(names) != 1:
-            raise DataError(f"{path} holds {len(names)} files; bring an archive of one text")
-        return archive.open(names[0])  # read where it lies: no name of an archive becomes a path
+        return opened_member(path)
     return open(path, "rb")
+
+
+def opened_member(path: Path) -> Any:
+    """The one file of an archive, read where it lies: no name in an archive becomes a path."""
+    try:
+        archive = zipfile.ZipFile(path)
+        entries = archive.infolist()
+        if len(entries) != 1:
+            raise DataError(f"{path} holds {len(entries)} files; bring an archive of one text")
+        return archive.open(unpackable(entries[0], path))
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # which one a crafted archive raises is anybody's guess
+        raise DataError(f"{path} is cut off or damaged ({brief(error)}); bring it again") from None

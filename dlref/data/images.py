@@ -3,7 +3,9 @@
 import gzip
 import logging
 import math
+import os
 import struct
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from dlref.data import generator
 from dlref.data.download import RemoteFile, data_root, fetch
+from dlref.data.reading import room, taken
 from dlref.data.supervised import Supervised
-from dlref.errors import ConfigError, DataError
+from dlref.errors import ConfigError, DataError, brief
 
 logger = logging.getLogger("dlref")
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
@@ -27,6 +30,8 @@ SHA256 = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+MOST_PIXELS = 2**26  # of an image that a network reads
+PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # of which none runs another program, as EPS does
 FILES = [RemoteFile(f"mnist/{name}", digest, [f"{m}/{name}" for m in MIRRORS]) for name, digest in SHA256.items()]
 
 
@@ -63,6 +68,9 @@ class IDX(Supervised):
             "eval": (images[cut:], labels[cut:]),
             "test": read_pair(Path(folder), "t10k"),
         }
+        sides = [" × ".join(map(str, self.splits[split][0].shape[1:])) for split in ("train", "test")]
+        if sides[0] != sides[1]:
+            raise DataError(f"{folder}: the t10k images are of {sides[1]} pixels, those to train on of {sides[0]}")
         self.permutation = permutation
         if permutation is not None:
             self.splits = {split: (shuffled(rows, permutation), y) for split, (rows, y) in self.splits.items()}
@@ -135,17 +143,29 @@ def shuffled(images: Tensor, permutation: int) -> Tensor:
 def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tensor:
     """A picture as a network that was trained on images reads it: grey, of its size, normalised; [1, rows, columns].
 
-    Raises DataError where it cannot be read. A picture on a light ground is turned with `invert`, as MNIST's are light on
-    dark; where its corners look the other way, a sentence says so.
+    Raises DataError where it cannot be read, ValueError where the description makes no sense. A picture on a light ground
+    is turned with `invert`, as MNIST's are light on dark; where its corners look the other way, a sentence says so.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     rows, columns = description["shape"]
+    if not 0 < rows * columns <= MOST_PIXELS:
+        raise ValueError(f"images of {rows} × {columns} pixels")
+    if not os.path.isfile(path):  # of a pipe or a device there may be no end
+        raise DataError(f"{path} cannot be read as an image (it is no file)")
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("L")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which tell of what is wrong inside
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=PICTURES) as opened:
+                image = ImageOps.exif_transpose(opened).convert("L")
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
+    except Exception as error:  # which one a crafted file raises is anybody's guess
+        kinds = f"{', '.join(PICTURES[:-1])} or {PICTURES[-1]}"
+        raise DataError(f"{path} cannot be read as an image ({brief(error)}); bring a whole {kinds}") from None
     image = ImageOps.pad(image, (columns, rows), color=int(np.array(image)[0, 0]))
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))
     pixels = 255 - pixels if invert else pixels
@@ -161,7 +181,7 @@ def read_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, rows, columns] and labels int64 [N]; raises DataError where they do not belong together."""
     images = read_idx(find(folder, f"{prefix}-images"), 3)
     labels = read_idx(find(folder, f"{prefix}-labels"), 1)
-    if len(images) != len(labels) or not len(images):
+    if len(images) != len(labels):
         raise DataError(
             f"{folder} has {len(images)} {prefix} images and {len(labels)} labels; it takes as many of both"
         )
@@ -169,7 +189,7 @@ def read_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
 
 
 def find(folder: Path, prefix: str) -> Path:
-    found = sorted(folder.glob(f"{prefix}*")) if folder.is_dir() else []
+    found = [path for path in sorted(folder.glob(f"{prefix}*")) if path.is_file()] if os.path.isdir(folder) else []
     if not found:
         raise DataError(f"{folder} has no file {prefix}-idx*-ubyte or .gz; data.folder needs four IDX files")
     return found[0]
@@ -178,15 +198,23 @@ def find(folder: Path, prefix: str) -> Path:
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """An IDX file of unsigned bytes: two zero bytes, type 8, the number of dimensions, each as big-endian u32, data."""
     try:
-        raw = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            header = file.read(4 + 4 * dimensions)
+            if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
+                raise DataError(
+                    f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions; it begins {header[:4].hex()}"
+                )
+            shape = struct.unpack(f">{dimensions}I", header[4:])
+            size, words = math.prod(shape), " × ".join(map(str, shape))
+            most = room(path)
+            if not 0 < size <= most:
+                raise DataError(
+                    f"{path} announces {words} bytes after its header, and 1 to {most:,} are read; bring it unpacked if "
+                    "so many are meant"
+                )
+            raw = taken(file, size + 1)  # one more than there should be
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}); fetch it again") from None
-    header = 4 + 4 * dimensions
-    if len(raw) < header or raw[:4] != bytes([0, 0, 8, dimensions]):
-        raise DataError(
-            f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions; it begins {raw[:4].hex()}"
-        )
-    shape = struct.unpack(f">{dimensions}I", raw[4:header])
-    if len(raw) - header != math.prod(shape):
-        raise DataError(f"{path} holds {len(raw) - header} bytes after its header, not {' × '.join(map(str, shape))}")
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
+        raise DataError(f"{path} cannot be read ({brief(error)}); fetch it again") from None
+    if len(raw) != size:
+        raise DataError(f"{path} does not hold the {words} bytes after its header that it announces; fetch it again")
+    return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(shape))

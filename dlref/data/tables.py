@@ -1,8 +1,11 @@
 """Tables with named columns: CSV, or NPZ with an array for each column."""
 
 import csv
+import functools
 import math
+import os
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +15,15 @@ import torch
 from torch import Tensor
 
 from dlref.data import generator
+from dlref.data.reading import room, taken, unpackable
 from dlref.data.supervised import Supervised
-from dlref.errors import ConfigError, DataError
+from dlref.errors import ConfigError, DataError, brief
 
 Kind = Literal["numbers", "classes", "labels"]
 YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 MOST_VALUES = 1000  # of a text column, each of which becomes an input of its own
+MOST_COLUMNS = 100_000  # of an array
+shown = functools.partial(brief, most=40)  # a name or a cell, as it may stand in a sentence
 
 
 class Table(Supervised):
@@ -48,6 +54,10 @@ class Table(Supervised):
         columns = read_table(path)
         wanted = [*(inputs or [name for name in columns if name not in targets]), *targets]
         require(columns, wanted, path)
+        if not set(wanted) - set(targets):
+            raise DataError(
+                f"{path} has no column besides those of data.targets, so there is nothing to tell them from"
+            )
         rows = len(columns[wanted[0]])
         test_rows, eval_rows = (max(1, round(share * rows)) if share else 0 for share in (test_share, eval_share))
         test_rows = 0 if test_file else test_rows
@@ -79,7 +89,9 @@ class Table(Supervised):
             number = {value: i for i, value in enumerate(goal["values"])}
             cells = [spelled(cell) for cell in columns[goal["name"]].tolist()]
             if unknown := [cell for cell in cells if cell not in number]:
-                raise DataError(f"{path}: '{unknown[0]}' in column '{goal['name']}' is no class of the training rows")
+                raise DataError(
+                    f"{path}: '{shown(unknown[0])}' in column '{shown(goal['name'])}' is no class of the training rows"
+                )
             return torch.tensor([number[cell] for cell in cells])
         if self.kind == "labels":
             return torch.stack([labels(goal["name"], columns[goal["name"]], path) for goal in self.goals], dim=1)
@@ -96,38 +108,65 @@ class Table(Supervised):
 
 def read_table(path: Path) -> dict[str, np.ndarray]:
     """Columns by name, float64 or text [N]; an array [N, K] of an NPZ file is the columns name.0 … name.K-1."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; data.file takes a .csv or .npz")
     columns = read_npz(path) if path.suffix == ".npz" else read_csv(path)
-    lengths = {name: len(cells) for name, cells in columns.items()}
-    if not lengths or not min(lengths.values()):
+    lengths = {len(cells): name for name, cells in columns.items()}
+    if not lengths or 0 in lengths:
         raise DataError(f"{path} holds no rows; the first line of a CSV file names its columns")
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"{path}: its columns are not of one length: {lengths}")
+    if len(lengths) > 1:
+        (one, name), (other, another) = list(lengths.items())[:2]
+        raise DataError(f"{path}: column '{shown(name)}' has {one} rows and column '{shown(another)}' {other}")
     return columns
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in arrays.files:
-                array = arrays[name]
-                if array.ndim == 2:
-                    columns |= {f"{name}.{i}": array[:, i] for i in range(array.shape[1])}
-                elif array.ndim == 1:
-                    columns[name] = array
-                else:
-                    raise DataError(f"{path}: array '{name}' is of shape {array.shape}; a column is [rows]")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as NPZ ({error})") from None
+        left = room(path)
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name, array = entry.filename.removesuffix(".npy"), read_array(archive, entry, path, left)
+                left -= array.nbytes
+                parts = {name: array} if array.ndim == 1 else {f"{name}.{i}": part for i, part in enumerate(array.T)}
+                if twice := columns.keys() & parts.keys():
+                    raise ValueError(f"two arrays are called {min(twice)}")
+                columns |= parts
+    except MemoryError:
+        raise
+    except Exception as error:  # which one a crafted file raises is anybody's guess
+        raise DataError(f"{path} cannot be read as NPZ ({brief(error)}); save it by numpy.savez") from None
     for name, cells in columns.items():
-        if cells.dtype.kind not in "biufU":
-            raise DataError(f"{path}: column '{name}' holds {cells.dtype}; it takes numbers or text")
-        columns[name] = (
-            cells if cells.dtype.kind == "U" else finite(name, cells.astype(np.float64), path, range(len(cells)))
-        )
+        if cells.dtype.kind != "U":
+            with np.errstate(over="ignore"):  # which `finite` finds
+                columns[name] = finite(name, cells.astype(np.float64), path, range(len(cells)))
     return columns
+
+
+def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, most: int) -> np.ndarray:
+    """Numbers or text, [N] or [N, K], of so many bytes at most; raises ValueError, and others, for anything else.
+
+    NumPy's own reader takes the memory that the header of an array announces before it looks whether it is there.
+    """
+    with archive.open(unpackable(entry, path)) as file:
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, by_column, dtype = headers[np.lib.format.read_magic(file)](file)
+        if dtype.kind not in "biufU" or not dtype.itemsize:
+            raise ValueError(f"array {entry.filename} holds {dtype}; a column is numbers or text")
+        size = math.prod(shape) * dtype.itemsize
+        if len(shape) not in (1, 2) or min(shape) < 1 or max(shape[1:], default=1) > MOST_COLUMNS:
+            most_said = f"[rows] or [rows, up to {MOST_COLUMNS:,} columns]"
+            raise ValueError(f"array {entry.filename} is of shape {shape}; it takes {most_said}")
+        if size > most:
+            raise ValueError(f"array {entry.filename} unpacks to {size:,} bytes, and {most:,} may be left to unpack")
+        raw = taken(file, size + 1)  # one more than there should be
+    if len(raw) != size:
+        raise ValueError(f"array {entry.filename} does not hold the {size} bytes that it announces")
+    if dtype.kind == "U":
+        points = np.frombuffer(raw, np.dtype("u4").newbyteorder(dtype.byteorder))
+        if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise ValueError(f"array {entry.filename} holds text that is not Unicode")
+    return np.frombuffer(raw, dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:
@@ -150,15 +189,20 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
-    if len(set(header)) < len(header) or "" in header:
-        raise DataError(f"{path}, line 1: {header} are not the names of columns, one each")
+        raise DataError(f"{path}, line {reader.line_num}: {brief(error)}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({brief(error)})") from None
+    if wrong := [name for name, count in Counter(header).items() if count > 1 or not name or "\0" in name]:
+        raise DataError(f"{path}, line 1: '{shown(wrong[0])}' is not the name of one column")
     cells = zip(*rows, strict=True) if rows else ([] for _ in header)
     return {name: column(name, list(part), path, lines) for name, part in zip(header, cells, strict=True)}
 
 
 def column(name: str, cells: list[str], path: Path, lines: Sequence[int]) -> np.ndarray:
-    """Numbers, where most cells are numbers, else text; raises DataError for the cell that is no number then."""
+    """Numbers, where most cells are numbers, else text; raises DataError for the cell that is no number then.
+
+    Text is kept as objects: an array of NumPy's own texts has the width of the longest for each.
+    """
     values, other = np.full(len(cells), np.nan), []
     for i, cell in enumerate(cells):
         try:
@@ -166,38 +210,52 @@ def column(name: str, cells: list[str], path: Path, lines: Sequence[int]) -> np.
         except ValueError:
             other.append(i)
     if 2 * len(other) >= len(cells):
-        return np.array([cell.strip() for cell in cells])
+        if nul := [i for i in other if "\0" in cells[i]]:
+            raise DataError(f"{path}, line {lines[nul[0]]}: a NUL byte; save it as UTF-8 text")
+        return np.array([cell.strip() for cell in cells], dtype=object)
     if other:
-        raise DataError(f"{path}, line {lines[other[0]]}: '{cells[other[0]][:40]}' in column '{name}' is not a number")
+        cell = shown(cells[other[0]])
+        raise DataError(f"{path}, line {lines[other[0]]}: '{cell}' in column '{shown(name)}' is not a number")
     return finite(name, values, path, lines)
 
 
 def finite(name: str, cells: np.ndarray, path: Path, lines: Sequence[int]) -> np.ndarray:
     wrong = np.flatnonzero(~np.isfinite(cells))
     if len(wrong):
-        raise DataError(f"{path}, line {lines[wrong[0]]}: {cells[wrong[0]]} in column '{name}' is not a finite number")
+        line, number = lines[wrong[0]], cells[wrong[0]]
+        raise DataError(f"{path}, line {line}: {number} in column '{shown(name)}' is not a finite number")
     return cells
 
 
 def require(columns: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:
-    if missing := [name for name in names if name not in columns]:
-        raise DataError(f"{path} has no column {', '.join(missing)}; it has {', '.join(list(columns)[:20])}")
+    if missing := [shown(name) for name in names if name not in columns]:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(map(shown, list(columns)[:20]))}"
+        )
 
 
 def learn(name: str, cells: np.ndarray, path: Path) -> dict[str, Any]:
     """What the training rows say of a column: mean and deviation of numbers, the values of text."""
     if cells.dtype.kind == "f":
-        return {"name": name, "mean": float(cells.mean()), "deviation": float(cells.std()) or 1.0}
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, deviation = float(cells.mean()), float(cells.std()) or 1.0
+        if not math.isfinite(mean + deviation):
+            raise DataError(f"{path}: the numbers of column '{shown(name)}' are too large for their mean and deviation")
+        return {"name": name, "mean": mean, "deviation": deviation}
     values = sorted({str(cell) for cell in cells})
     if len(values) > MOST_VALUES:
-        raise DataError(f"{path}: column '{name}' has {len(values)} different texts; leave it out by data.inputs=[…]")
+        raise DataError(
+            f"{path}: column '{shown(name)}' has {len(values)} different texts; leave it out by data.inputs=[…]"
+        )
     return {"name": name, "values": values}
 
 
 def learn_target(name: str, cells: np.ndarray, kind: Kind, path: Path) -> dict[str, Any]:
     if kind == "numbers":
         if cells.dtype.kind != "f":
-            raise DataError(f"{path}: column '{name}' holds text; data.kind=numbers takes numbers, classes takes text")
+            raise DataError(
+                f"{path}: column '{shown(name)}' holds text; data.kind=numbers takes numbers, classes takes text"
+            )
         return learn(name, cells, path)
     if kind == "labels":
         return {"name": name}
@@ -213,7 +271,7 @@ def labels(name: str, cells: np.ndarray, path: Path) -> Tensor:
     said = [str(cell).lower() for cell in cells]
     if unknown := [cell for cell in said if cell not in YES | NO]:
         raise DataError(
-            f"{path}: '{unknown[0]}' in column '{name}' is no label; write 0 or 1, true or false, yes or no"
+            f"{path}: '{shown(unknown[0])}' in column '{shown(name)}' is no label; write 0 or 1, true or false, yes or no"
         )
     return torch.tensor([float(cell in YES) for cell in said])
 
@@ -224,12 +282,19 @@ def encode(columns: Mapping[str, np.ndarray], learned: Sequence[Mapping[str, Any
     for about in learned:
         cells = columns[about["name"]]
         if "values" in about:
-            parts.append(np.stack([cells.astype(str) == value for value in about["values"]], axis=1).astype(np.float64))
+            place = {value: i for i, value in enumerate(about["values"])}
+            places = np.array([place.get(str(cell), -1) for cell in cells.tolist()])
+            parts.append((places[:, None] == np.arange(len(place))).astype(np.float32))
         elif cells.dtype.kind != "f":
-            raise DataError(f"{path}: column '{about['name']}' holds text; the training rows had numbers")
+            raise DataError(f"{path}: column '{shown(about['name'])}' holds text; the training rows had numbers")
         else:
-            parts.append(((cells - about["mean"]) / about["deviation"])[:, None])
-    return torch.from_numpy(np.concatenate(parts, axis=1)).float()
+            with np.errstate(over="ignore"):
+                numbers = ((cells - about["mean"]) / about["deviation"]).astype(np.float32)
+            if not np.isfinite(numbers).all():
+                far = cells[~np.isfinite(numbers)][0]
+                raise DataError(f"{path}: {far} in column '{shown(about['name'])}' is too far from the training rows")
+            parts.append(numbers[:, None])
+    return torch.from_numpy(np.concatenate(parts, axis=1))
 
 
 def read_inputs(path: Path, description: Mapping[str, Any]) -> Tensor:

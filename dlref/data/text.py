@@ -5,11 +5,12 @@ import io
 import itertools
 import re
 import textwrap
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from dlref.errors import ConfigError, DataError
+from dlref.errors import CheckpointError, ConfigError, DataError
 
 PAD = "<pad>"  # behind the end of a line that is shorter than others of its batch
 UNKNOWN = "<unk>"
@@ -79,8 +80,16 @@ class Tokenizer:
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> "Tokenizer":
-        model = description["model"]
-        return cls(description["level"], None if model is None else base64.b64decode(model))
+        """Raises CheckpointError for what is no such description: a file holds it that anybody may have written."""
+        try:
+            level, model = description["level"], description["model"]
+            if level not in typing.get_args(Level) or (level == "bpe") != bool(model):
+                raise ValueError(f"level {level!r:.40}")
+            return cls(level, None if model is None else base64.b64decode(model, validate=True))
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:  # the last is sentencepiece's
+            raise CheckpointError(
+                f"what describes the tokenizer is damaged ({type(error).__name__}); use another checkpoint"
+            ) from error
 
 
 def learn_bpe(lines: Iterable[str], size: int) -> bytes:
@@ -125,6 +134,8 @@ class Vocabulary:
 
     def __init__(self, words: Sequence[str]) -> None:
         """`words` by id; raises DataError unless they are distinct and `<unk>` is among them."""
+        if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+            raise DataError("a vocabulary is a list of words, and this holds something else")
         self.words = list(words)
         self.ids = {word: id for id, word in enumerate(self.words)}
         if len(self.ids) < len(self.words) or UNKNOWN not in self.ids:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlref.errors import DataError
+from dlref.data.reading import room
+from dlref.errors import DataError, brief
 
 LONGEST = 1000  # bytes of a word
 WIDEST = 100_000  # numbers of a vector
@@ -45,6 +46,7 @@ def read_vectors(path: Path) -> tuple[list[str], Tensor]:
     """
     binary = ".bin" in path.suffixes
     try:
+        most = room(path)
         with opened(path, "rb") as file:
             head = file.readline(LONGEST).split()
             if len(head) != 2 or not all(number.isdigit() for number in head) or not 0 < int(head[1]) <= WIDEST:
@@ -59,10 +61,12 @@ def read_vectors(path: Path) -> tuple[list[str], Tensor]:
                 word, row = (read_binary if binary else read_text)(file, width)
                 if row is None:
                     raise DataError(f"{path}, line {line}: no word with {width} numbers; {count} were announced")
+                if file.tell() > most:
+                    raise DataError(f"{path} unpacks to more than {most:,} bytes; bring it unpacked if it is meant")
                 words.append(word)
                 rows.append(row)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error})") from None
+        raise DataError(f"{path} cannot be read ({brief(error)})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {len(words) + 2}: a word that is not UTF-8 ({error.reason})") from None
     return words, torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, width)

@@ -68,9 +68,9 @@ class RecurrentLM(nn.Module):
 
     def read(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
         """What `out` makes scores of [B, T, D], the same before dropout, and the state behind the last token."""
-        return self.recurrent(self.vectors(tokens), self.recurrent.start(len(tokens)) if state is None else state)
+        return self.recurrent(self.embedded(tokens), self.recurrent.start(len(tokens)) if state is None else state)
 
-    def vectors(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, T, D]
+    def embedded(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, T, D]
         if not (self.training and self.word_drop.dropped):
             return self.embed(tokens)
         return self.embed(tokens) * self.word_drop(self.embed.weight.new_ones(self.embed.num_embeddings, 1))[tokens]

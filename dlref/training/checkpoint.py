@@ -9,20 +9,27 @@ import hashlib
 import json
 import logging
 import os
+import pickletools
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from dlref.errors import CheckpointError, DlrefError, ResourceError
+from dlref.errors import CheckpointError, DlrefError, ResourceError, brief
 from dlref.training import distributed
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 FIELDS = {"step": int, "config": dict, "overrides": list, "sizes": dict, "data": dict, "ranks": int}
 FIELDS |= {"versions": dict, "files": dict}
+# What else a pickle may name, torch's storages and dtypes aside; all of it is as large as what the file holds of it.
+PLAIN = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch Size", "torch device"}
+PLAIN |= {"collections OrderedDict", "collections Counter", "builtins set", "builtins complex"}
+PLAIN |= {"__builtin__ set", "__builtin__ complex"}  # as pickle spells them for Python 2
 KEPT = 2  # a broken newest checkpoint leaves one to go on from
 logger = logging.getLogger("dlref")
 
@@ -43,24 +50,73 @@ class Checkpoint(NamedTuple):
         if name not in self.manifest["files"]:
             raise CheckpointError(f"{self.path} has no {name}; it has {', '.join(sorted(self.manifest['files']))}")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            require_no_growth(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if any(
+                tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+                for tensor in tensors(content)
+            ):
+                raise ValueError("a tensor stands for more numbers than the file holds")
+            if name == "weights.pt" and not (isinstance(content, dict) and all(map(is_weight, content.items()))):
+                raise ValueError("these are no weights by name")
         except Exception as error:  # which one a crafted file raises is anybody's guess
             raise CheckpointError(
                 f"{path} holds something other than tensors and plain values; it is not read"
             ) from error
+        return content
+
+
+def require_no_growth(path: Path) -> None:
+    """Raise ValueError, or another, for a file of torch's that may take more memory than it has bytes.
+
+    Those are compressed ones, those of torch's older format, which announces sizes, and calls that make much of a number.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size > path.stat().st_size:
+                raise ValueError(f"{entry.filename!r} is compressed")
+            if entry.filename.lower().endswith(".pkl"):  # torch does not mind capitals
+                for code, named, _ in pickletools.genops(archive.read(entry)):
+                    if code.name.endswith("GLOBAL") and not is_plain(str(named)):
+                        raise ValueError(f"{named!r} is no plain value")
+
+
+def is_plain(named: str) -> bool:
+    module, _, name = named.partition(" ")
+    of_torch = module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype))
+    return named in PLAIN or of_torch
+
+
+def is_weight(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def tensors(content: Any) -> Iterator[Tensor]:
+    """Those in a nest of plain values."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for part in content.values() if isinstance(content, Mapping) else content:
+            yield from tensors(part)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check every byte against the manifest; raises CheckpointError naming the file that is missing or not as written."""
     try:
+        if not os.path.isfile(path / MANIFEST):  # of a pipe or a device there may be no end
+            raise FileNotFoundError
         manifest = json.loads((path / MANIFEST).read_bytes())
         if manifest["format"] != FORMAT:
             raise CheckpointError(
-                f"{path / MANIFEST} is of format {manifest['format']}, this dlref reads {FORMAT}; install a newer one"
+                f"{path / MANIFEST} is of format {manifest['format']!r:.40}, this dlref reads {FORMAT}; install a newer one"
             )
         for name, kind in FIELDS.items():
             if not isinstance(manifest[name], kind):
-                raise TypeError(name)
+                raise TypeError(f"{name} is {manifest[name]!r}")
+        if wrong := [size for size in manifest["sizes"].values() if type(size) is not int or not 0 <= size < 2**63]:
+            raise TypeError(f"a size is {wrong[0]!r}")
+        if isinstance(env := manifest["data"].get("env"), str) and ":" in env:  # gymnasium imports what is before it
+            raise TypeError(f"data.env={env} names a module")
         if manifest["sha256"] != manifest_digest(manifest):
             raise CheckpointError(f"{path / MANIFEST} is damaged: its sha256 is not its own; use another checkpoint")
     except FileNotFoundError:
@@ -69,13 +125,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path / MANIFEST} is not a manifest ({type(error).__name__}); use another checkpoint"
+            f"{path / MANIFEST} is not a manifest ({type(error).__name__}: {brief(error)}); use another checkpoint"
         ) from None
     for name, digest in manifest["files"].items():
         file = path / name
-        if Path(name).name != name or not file.is_file():
+        if Path(name).name != name or not name.isprintable():
+            raise CheckpointError(
+                f"{path / MANIFEST} names {name!r:.80}, which is no file of it; use another checkpoint"
+            )
+        if not os.path.isfile(file):
             raise CheckpointError(f"{file} is missing; use another checkpoint")
-        if file_digest(file) != digest:
+        try:
+            damaged = file_digest(file) != digest
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read ({error.strerror}); use another checkpoint") from None
+        if damaged:
             raise CheckpointError(f"{file} is damaged: its sha256 is not the manifest's; use another checkpoint")
     return Checkpoint(path, manifest)
 
@@ -162,7 +226,7 @@ class Checkpoints:
 
     def numbered(self, kind: str) -> list[Path]:
         """Those of a kind by rising step."""
-        found = [path for path in self.folder.glob(f"{kind}-*") if path.is_dir() and path.name[5:].isdigit()]
+        found = [path for path in self.folder.glob(f"{kind}-*") if path.is_dir() and path.name[5:].isdecimal()]
         return sorted(found, key=lambda path: int(path.name[5:]))
 
     def newest(self, kind: str) -> Checkpoint | None:
@@ -187,23 +251,24 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
         for path in [*self.numbered("step"), *self.numbered("best")]:
             if int(path.name[5:]) > step:
-                shutil.rmtree(path)
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)  # what a link points at stays
         self.forget_old("step")
 
 
 def find(path: str | Path) -> Checkpoint:
     """A run's best checkpoint, else its last; or the very checkpoint that `path` is. Raises CheckpointError."""
     folder = Path(os.path.expanduser(path))
-    if (folder / MANIFEST).exists() or (folder / "weights.pt").exists():
+    # os.path answers "no" where pathlib raises: for names that are too long.
+    if any(os.path.exists(folder / name) for name in (MANIFEST, "weights.pt")):
         return open_checkpoint(folder.resolve())
     if folder.name in ("best", "last"):
-        kind = {"best": "best", "last": "step"}[folder.name]
-        found = Checkpoints(folder.parent).newest(kind)
+        home, kinds = folder.parent, [{"best": "best", "last": "step"}[folder.name]]
     else:
-        checkpoints = Checkpoints(folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder)
-        found = checkpoints.newest("best") or checkpoints.newest("step")
-    if found is None:
-        what = "has no whole checkpoint" if folder.is_dir() else "does not exist"
+        inner = folder / "checkpoints"
+        home, kinds = inner if os.path.isdir(inner) else folder, ["best", "step"]
+    newest = map(Checkpoints(home).newest, kinds if os.path.isdir(home) else [])
+    if (found := next(filter(None, newest), None)) is None:
+        what = "has no whole checkpoint" if os.path.isdir(folder) else "does not exist"
         raise CheckpointError(
             f"{folder} {what}; give a run directory as dlref train names it, or one of its checkpoints"
         )

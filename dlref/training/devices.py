@@ -70,21 +70,26 @@ def compile_in_place(objective: nn.Module, device: torch.device) -> bool:
     return True
 
 
-def require_memory(build: Callable[[], nn.Module], device: torch.device) -> None:
-    """Raise ResourceError before allocating a network that cannot be trained in the memory at hand.
+def require_memory(build: Callable[[], nn.Module], device: torch.device | None) -> None:
+    """Raise ResourceError before allocating a network that cannot be trained on `device`, or without one cannot be read.
 
-    Counted: weights, gradients and two moments of each, in the parameters' type; activations come on top.
+    Counted: weights and buffers and, to train, gradients and two moments of each in the parameters' type; activations come
+    on top.
     """
+    copies, what, remedy = (1, "this network", "use a machine that has them")
+    if device is not None:
+        copies, what, remedy = (4, "training this network", SMALLER)
     try:
         with torch.device("meta"):
-            parameters = sum(p.numel() * p.element_size() for p in build().parameters())
+            net = build()
+            parameters, buffers = (
+                sum(t.numel() * t.element_size() for t in tensors) for tensors in (net.parameters(), net.buffers())
+            )
     except (NotImplementedError, RuntimeError):  # a constructor that needs real numbers: nothing is known beforehand
         return
-    needed, free = 4 * parameters / 2**30, free_memory(device) / 2**30
+    needed, free = (copies * parameters + buffers) / 2**30, free_memory(device or torch.device("cpu")) / 2**30
     if needed > free:
-        raise ResourceError(
-            f"training this network takes {needed:,.1f} GiB or more and {free:,.1f} GiB are free; {SMALLER}"
-        )
+        raise ResourceError(f"{what} takes {needed:,.1f} GiB or more and {free:,.1f} GiB are free; {remedy}")
 
 
 def free_memory(device: torch.device) -> float:

@@ -26,7 +26,7 @@ def carried(module: nn.Module) -> dict[str, Any]:
 def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> None:
     """Put weights into a module of the same shape; raises CheckpointError naming what differs.
 
-    A tensor that is empty here waits for one of any length: a table that a text has filled.
+    A row that is empty here waits for one of any length: a table that a text has filled.
     """
     if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise CheckpointError(f"{where} holds something other than weights by name")
@@ -35,7 +35,7 @@ def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> Non
     wrong = [
         f"{n} is {shape(saved[n])} there, {shape(own[n])} here"
         for n in own
-        if n in saved and saved[n].shape != own[n].shape and (own[n].numel() or own[n].ndim != saved[n].ndim)
+        if n in saved and saved[n].shape != own[n].shape and (own[n].shape != (0,) or saved[n].ndim != 1)
     ]
     wrong += [f"{n} is only here" for n in own if n not in saved] + [
         f"{n} is only there" for n in saved if n not in own

@@ -15,7 +15,6 @@ from dlref.data.replay import Priorities, Replay
 ENVS, CAPACITY, STEPS = 3, 11, 3
 
 
-@pytest.mark.faults
 class Memory(RuleBasedStateMachine):
     """Each transition carries its number as its state, so what is sampled can be looked up in the list of all."""
 
@@ -67,7 +66,7 @@ class Memory(RuleBasedStateMachine):
 
 
 Memory.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestMemory = Memory.TestCase
+TestMemory = pytest.mark.faults(Memory.TestCase)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9, 10, 50])

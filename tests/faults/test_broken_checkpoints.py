@@ -18,6 +18,7 @@ from dlref.errors import CheckpointError
 from dlref.training.checkpoint import Checkpoints, manifest_digest, open_checkpoint
 from dlref.training.run import processor
 from tests.conftest import MODELS, SMALL
+from tests.faults.hostile import bomb
 from tests.faults.processes import refusal
 from tests.training.test_resume import assert_same, everything
 
@@ -46,11 +47,15 @@ def copy(finished: Path, tmp_path: Path) -> Copy:
     return one
 
 
+def hashes_of(checkpoint: Path) -> dict[str, str]:
+    files = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def say(checkpoint: Path, **changes: Any) -> None:
     """Rewrite a manifest so that it is whole, as anybody can who can write there."""
     manifest = json.loads((checkpoint / "manifest.json").read_text()) | changes
-    files = [path for path in checkpoint.iterdir() if path.name != "manifest.json"]
-    manifest["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    manifest["files"] = hashes_of(checkpoint)
     (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
 
 
@@ -250,28 +255,18 @@ def test_fault_08_the_newest_by_step_counts_where_the_clock_went_back(copy: Copy
     assert "finished at step 8" in said
 
 
-class Bomb:
-    """Unpickled by a reader that runs what it reads, it leaves a file behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
 @pytest.mark.parametrize("name", ["weights.pt", "training.pt", "rank-0.pt"])
 @pytest.mark.parametrize("wrapping", ["torch", "among the weights", "pickle"])
 def test_fault_09_a_pickle_bomb_is_refused_as_data(
     name: str, wrapping: str, copy: Copy, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newer, marker = copy("mlp") / "checkpoints" / NEWER, tmp_path / "exploded"
-    bomb = Bomb(marker)
+    evil = bomb(marker)
     if wrapping == "pickle":
-        (newer / name).write_bytes(pickle.dumps(bomb, protocol=2))
+        (newer / name).write_bytes(pickle.dumps(evil, protocol=2))
     else:
-        torch.save({**torch.load(newer / "weights.pt"), "net": bomb} if "weights" in wrapping else bomb, newer / name)
-    pickle.loads(pickle.dumps(Bomb(tmp_path / "works")))
+        torch.save({**torch.load(newer / "weights.pt"), "net": evil} if "weights" in wrapping else evil, newer / name)
+    pickle.loads(pickle.dumps(bomb(tmp_path / "works")))
     assert (tmp_path / "works").exists(), "the bomb is one"
     say(newer)
     sentences = []
