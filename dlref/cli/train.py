@@ -178,6 +178,7 @@ def run(
             manifest |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
             manifest |= {name: facts[name] for name in ("versions", "hardware", "git_commit", "threads")}
             common = {"weights.pt": weights(trainer.shown)}
+            log.flush()  # whoever finds the checkpoint finds what was logged before it
             if kind == "best":
                 checkpoints.save("best", trainer.progress.step, manifest, {}, common)
             else:
@@ -185,7 +186,6 @@ def run(
                 checkpoints.save(
                     "step", trainer.progress.step, manifest, {f"rank-{shard.rank}.pt": own_state(trainer)}, common
                 )
-            log.flush()
 
         texts: dict[str, str] = {}  # of the last reports
 

@@ -4,21 +4,84 @@ import functools
 import json
 import logging
 import math
+import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+LINES, BOARD = "metrics.jsonl", "TensorBoard"  # the writers, as warnings name them
+PATIENCE = 10.0  # seconds that a save and the end of a run wait for what was logged before
+BACKLOG = 5_000  # things that may wait for a disk before its writer is given up
 logger = logging.getLogger("dlref")
 
 
+class Behind:
+    """Does what it is given in that order on a thread of its own, so that nobody else waits for a disk that hangs."""
+
+    def __init__(self) -> None:
+        self.tasks: queue.Queue[Callable[[], Any] | None] = queue.Queue()
+        self.failure: Exception | None = None
+        self.close: Callable[[], Any] = lambda: None  # what remains to be done at the end, also after a failure
+        # A daemon: if it still waits for the disk when everything else is done, the process ends without it.
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def do(self, task: Callable[[], Any]) -> None:
+        """Raises what an earlier task has raised, after which nothing more is done."""
+        self.check()
+        if self.tasks.qsize() >= BACKLOG:
+            raise TimeoutError("its disk does not keep up")
+        self.tasks.put(task)
+
+    def check(self) -> None:
+        if self.failure:
+            raise self.failure
+
+    def end(self) -> None:
+        self.tasks.put(None)
+
+    def is_done(self, seconds: float) -> bool:
+        """Whether all that was given is done, for which it waits so many seconds."""
+        with self.tasks.all_tasks_done:
+            return self.tasks.all_tasks_done.wait_for(lambda: not self.tasks.unfinished_tasks, seconds)
+
+    def work(self) -> None:
+        for task in iter(self.tasks.get, None):
+            if not self.failure:
+                self.attempt(task)
+            self.tasks.task_done()
+        self.attempt(self.close)
+        self.tasks.task_done()
+
+    def attempt(self, task: Callable[[], Any]) -> None:
+        try:
+            task()
+        except Exception as error:  # whatever it is: whoever gives the next task hears of it
+            self.failure = self.failure or error
+
+
+class Events:
+    """In the place of TensorBoard's writer of events, to which it hands everything on `behind`."""
+
+    def __init__(self, writer: Any, behind: Behind) -> None:
+        self.writer, self.behind, self.get_logdir = writer, behind, writer.get_logdir
+        behind.close = writer.close
+
+    def add_event(self, event: Any) -> None:
+        self.behind.do(functools.partial(self.writer.add_event, event))
+
+    def flush(self) -> None:
+        self.behind.do(self.writer.flush)
+
+
 class Log:
-    """Writes into a run's folder; a writer that fails is reported once and never stops the run.
+    """Writes into a run's folder; a writer that fails is reported once and never stops the run, nor does a slow one.
 
     `first_step` is the step to go on from: later lines and events, of a life that ended without a checkpoint, go;
     None only adds. `quiet` writes to the files alone.
@@ -28,63 +91,81 @@ class Log:
     def __init__(
         self, folder: Path | None, first_step: int | None = None, steps: int | None = None, quiet: bool = False
     ) -> None:
-        self.folder, self.quiet, self.broken = folder, quiet, set[str]()
-        self.lines: TextIO | None = None
+        self.folder, self.quiet, self.broken, self.late = folder, quiet, set[str](), set[str]()
+        self.behind: dict[str, Behind] = {}
+        self.lines: BinaryIO
         self.board: Any = None
         self.bar: Any = None
         if folder is None:
             return
-        self.attempt("metrics.jsonl", lambda: self.open_lines(folder / "metrics.jsonl", first_step))
-        self.attempt("TensorBoard", lambda: self.open_board(folder, first_step))
+        self.behind = {LINES: Behind(), BOARD: Behind()}
+        lines = self.behind[LINES]
+        lines.do(lambda: self.open_lines(folder / "metrics.jsonl", first_step, lines))
+        self.attempt(BOARD, lambda: self.open_board(folder, first_step))
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=steps, initial=first_step or 0, unit="step", dynamic_ncols=True)
 
-    def open_lines(self, path: Path, first_step: int | None) -> None:
+    def open_lines(self, path: Path, first_step: int | None, behind: Behind) -> None:
         if first_step is not None and path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if belongs(line, first_step)]
             temporary = path.with_name(".metrics.jsonl")
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             temporary.replace(path)
-        self.lines = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close)
+        self.lines = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        behind.close = self.lines.close
+
+    def write_line(self, line: bytes) -> None:
+        while line:  # of which a disk that is nearly full takes a part
+            line = line[self.lines.write(line) :]
 
     def open_board(self, folder: Path, first_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        earlier = any(folder.glob("events.out.tfevents.*"))
-        purge = first_step + 1 if first_step is not None and earlier else None
-        self.board = SummaryWriter(str(folder), purge_step=purge)
+        def make() -> None:
+            earlier = any(folder.glob("events.out.tfevents.*"))
+            purge = first_step + 1 if first_step is not None and earlier else None
+            made.append(SummaryWriter(str(folder), purge_step=purge))
+
+        behind, made = self.behind[BOARD], list[Any]()
+        behind.do(make)
+        if not behind.is_done(PATIENCE):
+            raise TimeoutError("its disk does not answer")
+        behind.check()
+        [self.board] = made
+        files = self.board.file_writer
+        files.event_writer = Events(files.event_writer, behind)
         self.excepthook = threading.excepthook
         threading.excepthook = functools.partial(but_for_the_writer, self.excepthook)
 
-    def attempt(self, name: str, action: Callable[[], Any], last: bool = False) -> None:
-        """Once a writer has failed it is left alone, but for the `last` thing, which may save what it still holds."""
-        if name in self.broken and not last:
+    def attempt(self, name: str, action: Callable[[], Any]) -> None:
+        """Once a writer has failed it is left alone."""
+        if name in self.broken:
             return
         try:
             action()
         except Exception as error:  # whatever a writer raises, training matters more
-            if name not in self.broken:
-                logger.warning(
-                    "%s cannot be written (%s: %s); training goes on without it", name, type(error).__name__, error
-                )
+            logger.warning(
+                "%s cannot be written (%s: %s); training goes on without it", name, type(error).__name__, error
+            )
             self.broken.add(name)
+            self.late.add(name)  # whether it has failed or hangs
 
     def figures(self, split: str, step: int, seconds: float, figures: dict[str, float]) -> None:
         """One event: `split/name` tags (a name with a slash is its own tag), and the bare names in metrics.jsonl."""
-        if self.folder is None:
+        if not self.behind:
             return
         bare = {name.rpartition("/")[2]: value for name, value in figures.items()}
         # NaN is not JSON: a figure that does not exist is left out.
         line = {"step": step, "seconds": round(seconds, 3), "split": split}
         line |= {name: value for name, value in bare.items() if math.isfinite(value)}
-        if self.lines:
-            self.attempt("metrics.jsonl", functools.partial(self.lines.write, json.dumps(line) + "\n"))
+        text = (json.dumps(line) + "\n").encode()
+        self.attempt(LINES, lambda: self.behind[LINES].do(lambda: self.write_line(text)))
         if self.board:
             for name, value in figures.items():
                 tag = name if "/" in name else f"{split}/{name}"
-                self.attempt("TensorBoard", functools.partial(self.board.add_scalar, tag, value, step))
+                self.attempt(BOARD, functools.partial(self.board.add_scalar, tag, value, step))
         if not self.quiet:
             self.show(split, step, bare)
 
@@ -99,11 +180,11 @@ class Log:
 
     def picture(self, tag: str, figure: "Figure", step: int) -> None:
         if self.board:
-            self.attempt("TensorBoard", functools.partial(self.board.add_figure, tag, figure, step))
+            self.attempt(BOARD, functools.partial(self.board.add_figure, tag, figure, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
         if self.board:
-            self.attempt("TensorBoard", functools.partial(self.board.add_text, tag, text, step))
+            self.attempt(BOARD, functools.partial(self.board.add_text, tag, text, step))
 
     def histogram(self, tag: str, numbers: "Tensor", step: int) -> None:
         if not numbers.numel() or not numbers.isfinite().all():  # TensorBoard raises on these
@@ -112,15 +193,16 @@ class Log:
                 logger.warning("%s %s, so there is no histogram of it at step %d", tag, what, step)
             self.broken.add("histograms")
         elif self.board:
-            self.attempt("TensorBoard", functools.partial(self.board.add_histogram, tag, numbers, step))
+            self.attempt(BOARD, functools.partial(self.board.add_histogram, tag, numbers, step))
 
     def embedding(self, tag: str, embedding: Any, step: int) -> None:
         """Vectors with labels, which the projector shows."""
         if self.board:
             # Each stands in a line of its own, which white space would break and an empty one would miss.
             labels = ["_".join(label.split()) or "␣" for label in embedding.labels]
-            write = functools.partial(self.board.add_embedding, embedding.vectors, labels, None, step, tag)
-            self.attempt("TensorBoard", write)
+            # Training goes on with the vectors, and this writes files of its own.
+            write = functools.partial(self.board.add_embedding, embedding.vectors.clone(), labels, None, step, tag)
+            self.attempt(BOARD, lambda: self.behind[BOARD].do(write))
 
     def findings(self, split: str, step: int, found: Any) -> None:
         """Pictures, texts, histograms and vectors of reports, each under `split/name`."""
@@ -140,21 +222,33 @@ class Log:
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}
         if self.board:
             for summary in hparams(plain, results):
-                self.attempt("TensorBoard", functools.partial(self.board.file_writer.add_summary, summary))
+                self.attempt(BOARD, functools.partial(self.board.file_writer.add_summary, summary))
 
     def flush(self) -> None:
         if self.board:
-            self.attempt("TensorBoard", self.board.flush)
+            self.attempt(BOARD, self.board.flush)
+        self.wait()
+
+    def wait(self) -> None:
+        """Until all that was logged is written, but for a writer that is late neither for long nor again."""
+        until = time.monotonic() + PATIENCE
+        for name, behind in self.behind.items():
+            if behind.is_done(0 if name in self.late else max(0, until - time.monotonic())):
+                self.attempt(name, behind.check)
+            elif name not in self.late | self.broken:
+                logger.warning("%s is late: its disk took longer than %g s; nothing waits for it", name, PATIENCE)
+                self.late.add(name)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        if self.lines:
-            self.attempt("metrics.jsonl", self.lines.close, last=True)
+        for behind in self.behind.values():
+            behind.end()
+        self.late.clear()  # it may catch up
+        self.wait()
         if self.board:
-            self.attempt("TensorBoard", self.board.close, last=True)
             threading.excepthook = self.excepthook
-        self.lines = self.board = self.bar = None
+        self.behind, self.board, self.bar = {}, None, None
 
 
 def but_for_the_writer(others: Callable[[Any], Any], failure: Any) -> None:

@@ -16,9 +16,9 @@ import pytest
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import MODELS, SMALL, start
+from tests.conftest import MODELS, SMALL, first, start
 from tests.faults.processes import Child, refusal
-from tests.training.test_resume import assert_same, everything, logged
+from tests.training.test_resume import EVERY, FITTED, FURTHER, assert_same, everything, logged
 
 pytestmark = pytest.mark.faults
 Whole = Callable[[str, list[str]], Path]
@@ -95,7 +95,7 @@ def test_fault_03_a_run_that_is_interrupted_goes_on_bit_for_bit(
 def stop_and_go_on(
     number: signal.Signals, model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
-    settings = [*SMALL[model], *SETTINGS]
+    settings = [*EVERY[model], *SETTINGS]
     run = tmp_path / "run"
     child = train_child(*settings, f"run_dir={run}", hurt=functools.partial(slow_steps, 0.03))
     child.waits_for(lambda: lines(run) > 7)
@@ -108,6 +108,69 @@ def stop_and_go_on(
     assert checkpoint is not None
     assert 7 < checkpoint.step == last_step(run) < STEPS, "the step that it was in is the last one, and is kept"
     assert_goes_on(run, whole(model, settings), train)
+
+
+@pytest.mark.parametrize("model", FURTHER)
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_fault_02_and_03_hold_for_every_further_model(
+    number: signal.Signals, model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
+) -> None:
+    stop_and_go_on(number, model, whole, train, train_child, tmp_path)
+
+
+# What may all be in use at once.
+MORE = ["trainer.accumulate=3", "trainer.precision=bf16", "trainer.ema=0.9", "trainer.clip_norm=0.5"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [m if m in ("transformer_lm", "word2vec", "dqn") else pytest.param(m, marks=pytest.mark.slow) for m in EVERY],
+)
+def test_fault_02_killed_then_terminated_with_all_that_is_kept_it_goes_on_bit_for_bit(
+    model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
+) -> None:
+    settings = [*EVERY[model], *SETTINGS, *MORE]
+    run = tmp_path / "run"
+    for number, until in ((signal.SIGKILL, 10), (signal.SIGTERM, 20)):
+        child = train_child(*settings, "resume=auto", f"run_dir={run}", hurt=functools.partial(slow_steps, 0.03))
+        child.waits_for(lambda until=until: has_logged(run, until))  # type: ignore[misc]
+        os.kill(child.pid, number)
+        assert child.ended()[0] == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert last_step(run) < STEPS
+    assert_goes_on(run, whole(f"{model} with more", settings), train)
+
+
+def has_logged(run: Path, step: int) -> bool:
+    return lines(run) > 0 and last_step(run) >= step
+
+
+@pytest.mark.parametrize("model", FITTED)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_fault_02_told_to_stop_while_it_is_fitted_at_once_it_is_fitted_anew(
+    number: signal.Signals, model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
+) -> None:
+    settings = [*FITTED[model], "~reports"]
+    line = [*settings, "resume=auto", f"run_dir={tmp_path / 'run'}"]
+    code, said = train_child(*line, hurt=functools.partial(signal_in_fitting, number)).ended()
+    assert code == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert train(*line)[0] == 0
+    assert_same(everything(tmp_path / "run"), everything(whole(model, settings)))
+    assert logged(tmp_path / "run") == logged(whole(model, settings))
+
+
+def signal_in_fitting(number: signal.Signals) -> None:
+    """Have this process signal itself once the counts of a text are there."""
+    from dlref.objectives.counting import Counting
+    from dlref.objectives.kneser_ney import KneserNey
+
+    def fit_and_ask(fit: Callable[..., None], self: Any, batches: Any) -> None:
+        fit(self, batches)
+        os.kill(os.getpid(), number)
+
+    for cls in (Counting, KneserNey):
+        cls.fit = functools.partialmethod(functools.partial(fit_and_ask, cls.fit))  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
@@ -259,11 +322,11 @@ def events(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", first("mlp", "lstm_lm", "dqn", of=EVERY))
 def test_fault_25_a_run_of_three_lives_shows_each_step_once_and_in_order(
     model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
-    settings = [*SMALL[model], *SETTINGS]
+    settings = [*EVERY[model], *SETTINGS]
     run = tmp_path / "run"
     # One that is killed has logged steps after its last checkpoint; one that is terminated has not.
     for number, until in ((signal.SIGKILL, 10), (signal.SIGTERM, 22)):

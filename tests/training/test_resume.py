@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from dlref.cli.configs import configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import SMALL
+from tests.conftest import ALIKE, SMALL
 
 OPTIONS = {
     "plain": [],
@@ -24,11 +25,36 @@ GRU = [
     *("network.weight_drop=0.3", "network.word_dropout=0.1", "objective.activation=1", "objective.change=1"),
 ]
 SHORT = ["data=markov_chain", "data.tokens=2000", "data.batch_size=12", "data.length=40"]
-RESUMED = SMALL | {
+# The models that other tests of faults leave out, as small; and those that are fitted in closed form, which is one step.
+FURTHER = {
+    "perceptron": ["model=perceptron", "data.gate=xor"],
+    "ladder": [
+        *("model=ladder", "network.widths=[12,8]", "network.components=9"),
+        *("data.samples=100", "data.batch_size=9"),
+    ],
+    "q_table": [
+        *("model=q_table", "data.batch_size=8", "data.replay=40", "data.warmup_steps=50", "data.explore_steps=60"),
+        *("data.episodes=2", "objective.copy_every=3"),
+    ],
+}
+FITTED = {
+    "ngram": ["model=ngram", "network.order=3", "data.minimum=20"],
+    "ppmi_svd": ["model=ppmi_svd", "network.width=6", "data.minimum=20"],
+}
+EVERY = SMALL | FURTHER
+RESUMED = EVERY | {
     "gru": [*GRU, *SHORT, "data.order=rotated"],
     "shifted": ["model=lstm_lm", "network.width=12", *SHORT, "data.order=shifted"],
+    # Each word with noise of its own, and words that their surroundings foretell.
+    "own noise": [*SMALL["word2vec"], "objective.block=1"],
+    "cbow": [*SMALL["word2vec"], "objective=cbow"],
 }
 STEPS = 12
+# What may all be in use at once.
+TOGETHER = [
+    *("trainer.accumulate=2", "trainer.precision=bf16", "trainer.ema=0.9", "trainer.clip_norm=0.5"),
+    *("trainer.log_every=5", "trainer.eval_every=4", "trainer.save_every=3", "reports=null"),
+]
 
 
 def everything(run: Path) -> dict[str, Any]:
@@ -66,13 +92,19 @@ def logged(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("model", RESUMED)
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        pytest.param(m, o, marks=[pytest.mark.slow] * (o != "plain" and m not in ("mlp", "lstm_lm", "dqn")))
+        for m in RESUMED
+        for o in OPTIONS
+    ],
+)
 def test_fault_04_resumed_equals_uninterrupted_at_every_cut(
     model: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     settings = [*RESUMED[model], "trainer.monitor=null", *OPTIONS[option], f"trainer.max_steps={STEPS}"]
-    if model in ("dqn", "reinforce", "actor_critic"):  # whose evaluation has no loss
+    if model in ("dqn", "q_table", "reinforce", "actor_critic"):  # whose evaluation has no loss
         settings = [setting.replace("eval/loss min", "eval/return max") for setting in settings]
     settings += ["trainer.log_every=5", "trainer.eval_every=4", "trainer.save_every=4", "reports=null"]
     assert train(*settings, f"run_dir={tmp_path / 'whole'}")[0] == 0
@@ -84,6 +116,62 @@ def test_fault_04_resumed_equals_uninterrupted_at_every_cut(
         assert train(f"resume={run}")[0] == 0
         assert_same(everything(run), everything(tmp_path / "whole"))
         assert logged(run) == logged(tmp_path / "whole")
+
+
+@pytest.mark.faults
+def test_fault_04_every_model_is_among_the_resumed() -> None:
+    assert EVERY.keys() | FITTED.keys() == set(groups([configs_folder()])["model"])
+    assert all(settings[0] == f"model={model}" for model, settings in (EVERY | FITTED).items())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m in ALIKE)) for m in EVERY])
+def test_fault_04_stopped_after_each_step_it_is_the_uninterrupted_run(
+    model: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """With all that may be in use at once: a life for each step, which takes up what the one before has left."""
+    settings = [*EVERY[model], *TOGETHER, f"trainer.max_steps={STEPS}"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert train(*settings, f"run_dir={whole}")[0] == 0
+    for cut in range(1, STEPS):
+        cut_short(train, [*settings, "resume=auto"], run, cut)
+        assert everything(run)["training.pt"]["progress"]["step"] == cut
+    assert train(f"resume={run}")[0] == 0
+    assert_same(everything(run), everything(whole))
+    assert logged(run) == logged(whole)
+
+
+PARTS = [(group, option) for group in ("optimizer", "schedule") for option in groups([configs_folder()])[group]]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("group", "option"), PARTS)
+def test_fault_04_what_an_optimizer_and_a_schedule_remember_is_taken_up(
+    group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    model = "word2vec" if option in ("row_adagrad", "sgd_rows", "sparse_adam") else "mlp"
+    settings = [*SMALL[model], f"{group}={option}", "trainer.max_steps=9", "trainer.monitor=null", "reports=null"]
+    assert train(*settings, f"run_dir={tmp_path / 'whole'}")[0] == 0
+    cut_short(train, settings, tmp_path / "run", 5)
+    assert train(f"resume={tmp_path / 'run'}")[0] == 0
+    assert_same(everything(tmp_path / "run"), everything(tmp_path / "whole"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("model", FITTED)
+def test_fault_04_what_was_fitted_at_once_is_finished_and_is_fitted_alike_again(
+    model: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    runs = [tmp_path / name for name in ("one", "other")]
+    for run in runs:
+        assert train(*FITTED[model], "reports=null", "resume=auto", f"run_dir={run}")[0] == 0
+    assert_same(*map(everything, runs))
+    before = {path: path.read_bytes() for path in runs[0].rglob("*") if path.is_file()}
+    for line in ([f"resume={runs[0]}"], [*FITTED[model], "reports=null", "resume=auto", f"run_dir={runs[0]}"]):
+        code, said = train(*line)
+        assert code == 0
+        assert "finished at step 1" in said
+    assert {path: path.read_bytes() for path in runs[0].rglob("*") if path.is_file()} == before
 
 
 def cut_short(train: Callable[..., tuple[int, str]], settings: list[str], run: Path, cut: int) -> None:

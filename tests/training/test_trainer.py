@@ -193,6 +193,7 @@ def test_a_larger_return_is_better_where_the_monitor_says_max() -> None:
     assert fit(max_steps=6, eval_every=2, monitor="eval/loss min").saved == ["best", "best", "best", "last"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_fault_15_nothing_that_is_not_finite_reaches_the_weights(bad: float, where: str) -> None:
