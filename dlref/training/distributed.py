@@ -1,6 +1,7 @@
 """One process or many: torchrun's ranks, and the few moments at which they meet."""
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dlref.errors import ConfigError, LostRankError
+from dlref.errors import ConfigError, LostRankError, brief
 from dlref.metrics import Mean, Totals
 from dlref.training import gradients
 
@@ -56,8 +57,8 @@ def group(ranks: int, device: torch.device) -> Iterator[None]:
     if ranks == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
+        meet(ranks, device)
         yield
     except RuntimeError as error:  # what gloo and nccl raise when a peer has gone
         if any(word in str(error) for word in ("gloo", "NCCL", "Connection", "Timed out", "timed out")):
@@ -70,6 +71,22 @@ def group(ranks: int, device: torch.device) -> Iterator[None]:
         if dist.is_initialized():
             left.append(dist.group.WORLD)
             dist.destroy_process_group()
+
+
+def meet(ranks: int, device: torch.device) -> None:
+    """Raises LostRankError where not all are there within the time-out."""
+    try:
+        store, rank, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        # torchrun keeps its store when it starts ranks again, and the addresses of those that died with it. Of several
+        # machines each counts its own starts, so that there the number would keep the ranks apart.
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT") if os.environ.get("GROUP_WORLD_SIZE") == "1" else None
+        store = dist.PrefixStore(f"start {start}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=ranks)
+    except RuntimeError as error:
+        raise LostRankError(
+            f"the {ranks} ranks did not meet ({brief(error)}); see that all were started, with one MASTER_ADDR and MASTER_PORT"
+        ) from error
 
 
 def parallel(objective: nn.Module) -> nn.Module:

@@ -1,18 +1,25 @@
 """Several processes: none is left behind, and none trains apart."""
 
+import functools
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import SMALL
+from tests.conftest import ALIKE, ROOT, SMALL
 from tests.faults.processes import Child, refusal
+from tests.faults.test_signals import last_step, lines, slow_steps
+from tests.training.test_resume import FITTED, assert_same, everything, logged
 
 pytestmark = pytest.mark.faults
 
@@ -103,3 +110,141 @@ def test_fault_28_processes_that_cannot_meet_never_train_apart(
     assert one.ended()[0] == 2
     assert said in refusal(one.said())
     assert not (tmp_path / "run").exists()
+
+
+def never_without_the_others(seconds: float) -> None:
+    """Ranks wait for each other no longer than this."""
+    from dlref.training import distributed
+
+    distributed.TIMEOUT = timedelta(seconds=seconds)
+
+
+@pytest.mark.slow
+def test_fault_28_when_one_rank_hangs_the_other_ends_within_the_time_out(train_child: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    patient = functools.partial(train_child, hurt=functools.partial(never_without_the_others, 6))
+    ranks = two_ranks(patient, *SETTINGS, f"run_dir={run}")
+    ranks[1].waits_for(lambda: has_saved(run))
+    os.kill(ranks[1].pid, signal.SIGSTOP)
+    code, said = ranks[0].ended(timeout=120)
+    assert code == 6, said
+    assert "another rank was lost" in refusal(said)
+    assert Checkpoints(run / "checkpoints").newest("step") is not None
+
+
+def test_fault_28_a_rank_that_is_alone_gives_up_within_the_time_out(train_child: Train, tmp_path: Path) -> None:
+    alone = functools.partial(train_child, hurt=functools.partial(never_without_the_others, 3))
+    rank, late = two_ranks(alone, *SETTINGS, f"run_dir={tmp_path / 'run'}")
+    os.kill(late.pid, signal.SIGKILL)
+    code, said = rank.ended()
+    assert code == 6, said
+    assert "the 2 ranks did not meet (" in refusal(said)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [m for m in SMALL if m not in (*ALIKE, "lstm_lm")] + ["actor_critic"])
+def test_fault_28_ranks_of_every_kind_of_model_are_terminated_and_killed_and_resume_bit_for_bit(
+    model: str, train_child: Train, tmp_path: Path
+) -> None:
+    """A signal to one rank ends both with a checkpoint; a rank that dies takes the other along, and nothing is lost."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    settings = [*SMALL[model], "~reports", "trainer.max_steps=40", "trainer.log_every=1", "trainer.save_every=6"]
+    settings += ["trainer.eval_every=15"]
+    slowly = functools.partial(train_child, hurt=functools.partial(slow_steps, 0.03))
+
+    ranks = two_ranks(slowly, *settings, f"run_dir={run}")
+    ranks[1].waits_for(lambda: lines(run) > 7)
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert [rank.ended()[0] for rank in ranks] == [143, 143]
+    stopped = last_step(run)
+    assert everything(run)["training.pt"]["progress"]["step"] == stopped < 40
+
+    ranks = two_ranks(slowly, f"resume={run}")
+    ranks[0].waits_for(lambda: last_step(run) > stopped + 3)
+    os.kill(ranks[0].pid, signal.SIGKILL)
+    assert [rank.ended()[0] for rank in ranks] == [-signal.SIGKILL, 6]
+
+    assert [rank.ended()[0] for rank in two_ranks(train_child, f"resume={run}")] == [0, 0]
+    assert [rank.ended()[0] for rank in two_ranks(train_child, *settings, f"run_dir={whole}")] == [0, 0]
+    assert_same(everything(run), everything(whole))
+    assert logged(run) == logged(whole)
+
+
+@pytest.mark.parametrize("model", FITTED)
+def test_fault_28_what_is_fitted_at_once_is_the_same_on_every_rank(
+    model: str, train_child: Train, tmp_path: Path
+) -> None:
+    settings = [*FITTED[model], "~reports"]
+    ranks = two_ranks(train_child, *settings, f"run_dir={tmp_path / 'two'}")
+    assert [rank.ended()[0] for rank in ranks] == [0, 0]
+    assert train_child(*settings, f"run_dir={tmp_path / 'one'}").ended()[0] == 0
+    two, one = (everything(tmp_path / name) for name in ("two", "one"))
+    assert_same(two["weights.pt"], one["weights.pt"])
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
+
+
+UNEVEN = {
+    # Of 13 points in batches of 3, one rank has two and the other one, and at the end of a pass and of eval one has none.
+    "mlp": ["model=mlp", "network.widths=[9,7]", "data.batch_size=3", "data.points=13"],
+    "perceptron": ["model=perceptron", "data.gate=xor"],  # whose batches of one row are for one rank alone
+    "transformer": [
+        *("model=transformer", "network.width=8", "network.layers=1", "network.heads=2"),
+        *("data.size=50", "data.eval_size=7", "data.test_size=7", "data.batch_size=5"),
+    ],
+}
+
+
+@pytest.mark.parametrize("model", UNEVEN)
+def test_fault_28_uneven_batches_of_two_ranks_are_those_of_one_process(
+    model: str, train_child: Train, tmp_path: Path
+) -> None:
+    settings = [*UNEVEN[model], "~reports", "trainer.precision=float64", "trainer.max_steps=20", "trainer.log_every=5"]
+    settings += ["trainer.eval_every=10", "trainer.monitor=null"]
+    assert train_child(*settings, f"run_dir={tmp_path / 'one'}").ended()[0] == 0
+    ranks = two_ranks(train_child, *settings, f"run_dir={tmp_path / 'two'}")
+    assert [rank.ended()[0] for rank in ranks] == [0, 0]
+    one, two = (everything(tmp_path / name) for name in ("one", "two"))
+    for name, weight in one["weights.pt"].items():
+        torch.testing.assert_close(two["weights.pt"][name], weight, rtol=0, atol=1e-11)
+    for mine, theirs in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
+        assert mine.pop("split") == theirs.pop("split")
+        assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+def child_of(process: int, rank: str) -> int:
+    """The process that torchrun has started as this rank."""
+    for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return int(pid)
+    raise AssertionError(f"there is no rank {rank}")
+
+
+@pytest.mark.slow
+def test_fault_28_torchrun_starts_ranks_again_and_they_go_on_bit_for_bit(train_child: Train, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [*torchrun, str(ROOT / "scripts" / "train.py"), *SETTINGS, "device=cpu", "threads=1", "resume=auto"]
+    with (tmp_path / "said").open("w+") as said:
+        agent = subprocess.Popen(
+            [*command, f"run_dir={run}"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=said,
+            stderr=said,
+        )
+        try:
+            end = time.monotonic() + 240
+            while not has_saved(run):
+                assert agent.poll() is None, (tmp_path / "said").read_text()
+                assert time.monotonic() < end
+                time.sleep(0.002)
+            os.kill(child_of(agent.pid, "1"), signal.SIGKILL)
+            code = agent.wait(timeout=240)
+        finally:
+            agent.terminate()
+            agent.wait(timeout=60)
+    assert code == 0, (tmp_path / "said").read_text()
+    assert "going on at step " in (tmp_path / "said").read_text()
+    assert [rank.ended()[0] for rank in two_ranks(train_child, *SETTINGS, f"run_dir={whole}")] == [0, 0]
+    assert_same(everything(run), everything(whole))
+    assert logged(run) == logged(whole)

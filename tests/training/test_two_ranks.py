@@ -11,6 +11,7 @@ import torch
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
+from tests.conftest import first
 
 # A data set of transitions that are there from the start, so that what is learned from them can be compared.
 TRANSITIONS = """
@@ -114,7 +115,7 @@ def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
     return [subprocess.CompletedProcess(line, p.returncode, *o) for p, o in zip(ranks, outputs, strict=True)]
 
 
-@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m == "mlp")) for m in MODELS])
+@pytest.mark.parametrize("model", first("lstm_lm", "transformer_lm", "word2vec", "dqn", of=MODELS))
 def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"
