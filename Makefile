@@ -1,7 +1,7 @@
 # Everything a newcomer or CI needs; each target makes the environment it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install quickstart test slow check clean
+.PHONY: install quickstart test slow check coverage audit clean
 
 install: .venv/installed
 
@@ -30,5 +30,17 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Which branches of the readers of files, configs and command lines the fast tests reach.
+READERS := data/encoding data/images data/reading data/tables data/text data/translation data/vectors training/checkpoint build cli/configs cli/predict
+coverage: install
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov=dlref --cov-branch --cov-report= tests/data tests/faults tests/cli tests/test_build.py
+	$(BIN)/python -m coverage report --show-missing --include=$$(echo $(READERS:%=dlref/%.py) | tr " " ,)
+
+# Known vulnerabilities of the pinned versions, as PyPI tells them.
+audit:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 clean:
-	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
