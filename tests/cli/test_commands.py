@@ -27,6 +27,26 @@ def test_help_needs_no_torch() -> None:
     assert all(name in result.stdout for name in COMMANDS)
 
 
+def test_nobody_is_asked_and_nothing_is_sent(tmp_path: Path) -> None:
+    """Training, evaluation, use and the doctor, with nothing to be downloaded; asking for a host's name would count, too."""
+    code = """
+import sys
+asked = []
+network = ("socket.connect", "socket.getaddrinfo", "socket.sendto")
+sys.addaudithook(lambda event, given: event in network and asked.append(given))
+from dlref.cli.main import main
+run = sys.argv[1]
+main(["train", *sys.argv[2:], "device=cpu", "run_dir=" + run])
+for command in (["evaluate", run], ["generate", run, "the"], ["compare", run], ["list"], ["doctor"]):
+    main(command)
+sys.exit(f"asked: {asked}" if asked else 0)
+"""
+    line = [sys.executable, "-c", code, str(tmp_path / "run"), *SMALL["lstm_lm"], "~reports", "trainer.max_steps=2"]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "evaluation.json").exists(), "it was trained and evaluated"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
