@@ -22,8 +22,10 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
+# Those of faults train little, on one thread; the others may use both cores.
 slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m "slow and faults"
+	$(BIN)/python -m pytest -m "slow and not faults"
 
 check: install
 	$(BIN)/ruff check .
