@@ -130,12 +130,14 @@ SMALL = {
 
 # The faults that treat all models alike: those that share data and objective with another one, or nearly, wait for CI.
 ALIKE = ("transformer", "reinforce", "actor_critic")
-MODELS = [pytest.param(m, marks=pytest.mark.slow) if m in ALIKE else m for m in SMALL]
 
 
 def first(*names: str, of: Iterable[str]) -> list[Any]:
     """What a test is tried with: these by `make test`, the others by `make slow`."""
     return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in of]
+
+
+MODELS = first(*(m for m in SMALL if m not in ALIKE), of=SMALL)
 
 
 @pytest.fixture(autouse=True)

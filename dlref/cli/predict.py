@@ -34,10 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
         raise ConfigError(f"invert={invert} is neither true nor false")
     rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)))
-    # A file's name may be of bytes, and the name of a class of anything, that cannot be printed as it is.
-    plain = lambda text: str(text).encode(errors="backslashreplace").decode()  # noqa: E731
-    write_rows([{plain(name): plain(cell) for name, cell in row.items()} for row in rows], sys.stdout)
+    write_rows([{printable(name): printable(cell) for name, cell in row.items()} for row in rows], sys.stdout)
     return 0
+
+
+def printable(text: object) -> str:
+    """A file's name may be of bytes, and the name of a class of anything, that cannot be printed as it is."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
 def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]) -> list[dict[str, str]]:

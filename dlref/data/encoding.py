@@ -81,12 +81,11 @@ def encode(
 
 
 def digest(path: Path) -> str:
-    if not os.path.isfile(path):  # of a pipe or a device there may be no end
-        raise DataError(f"{path} cannot be read (there is no such file); bring a text, plain or as .gz")
     try:
+        room(path)  # there is none for a pipe or a device, which may never end
         return sha256(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); bring a text, plain or as .gz") from None
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); bring a text, plain or as .gz") from None
 
 
 def cache_folder() -> Path:

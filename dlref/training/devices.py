@@ -76,9 +76,9 @@ def require_memory(build: Callable[[], nn.Module], device: torch.device | None) 
     Counted: weights and buffers and, to train, gradients and two moments of each in the parameters' type; activations come
     on top.
     """
-    copies, what, remedy = (1, "this network", "use a machine that has them")
-    if device is not None:
-        copies, what, remedy = (4, "training this network", SMALLER)
+    copies, what, remedy = 4, "training this network", SMALLER
+    if device is None:
+        copies, what, remedy = 1, "this network", "use a machine that has them"
     try:
         with torch.device("meta"):
             net = build()

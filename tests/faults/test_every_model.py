@@ -5,7 +5,6 @@ import itertools
 import math
 import resource
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from dlref.objectives.counting import Counting
 from dlref.objectives.kneser_ney import KneserNey
 from dlref.training.checkpoint import Checkpoints, open_checkpoint
 from dlref.training.trainer import Trainer
+from tests.conftest import first
 from tests.faults.hostile import bomb
 from tests.faults.processes import Child, refusal
 from tests.faults.test_broken_checkpoints import damaged, say
-from tests.faults.test_killed_saves import die_while_saving
+from tests.faults.test_killed_saves import SAVES, killed_in_its_saves
 from tests.faults.test_resources import assert_says_what_to_turn_down, fill_disk, little_memory
 from tests.training.test_resume import EVERY, FITTED, FURTHER, assert_same, everything, logged
 
@@ -61,27 +61,13 @@ def newest(run: Path) -> Path:
     return Checkpoints(run / "checkpoints").numbered("step")[-1]
 
 
-@pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=[pytest.mark.slow] * (m in ("ladder", "ppmi_svd"))) for m in FURTHER | FITTED]
-)
+@pytest.mark.parametrize("model", first("perceptron", "q_table", "ngram", of=FURTHER | FITTED))
 def test_fault_01_every_further_model_killed_within_a_save_goes_on_bit_for_bit(
     model: str, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
-    settings = [*ALL[model], "~reports"]
-    if model in FURTHER:
-        settings += ["trainer.max_steps=8", "trainer.eval_every=4", "trainer.save_every=2"]
-    assert train(*settings, f"run_dir={tmp_path / 'whole'}")[0] == 0
-    for moment in itertools.count(5, step=150 if model in FURTHER else 25):
-        run = tmp_path / f"killed-{moment}"
-        line = [*settings, f"run_dir={run}", "resume=auto"]
-        code, said = train_child(*line, hurt=functools.partial(die_while_saving, moment)).ended()
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL, said
-        assert train(*line)[0] == 0
-        assert_same(everything(run), everything(tmp_path / "whole"))
-        assert logged(run) == logged(tmp_path / "whole")
-    assert moment > 50, "there were saves to be killed in"
+    settings = [*ALL[model], "~reports", *(SAVES if model in FURTHER else [])]
+    moments = range(5, 10_000, 150 if model in FURTHER else 25)
+    assert killed_in_its_saves(settings, moments, train, train_child, tmp_path) > 50
 
 
 @pytest.mark.parametrize("model", FURTHER)

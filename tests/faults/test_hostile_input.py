@@ -33,6 +33,7 @@ from dlref.cli.configs import compose, load_plugins, one_limit, plugin_files
 from dlref.cli.main import COMMANDS, main
 from dlref.cli.predict import predict
 from dlref.data import encoding, reading, tables
+from dlref.data.drawn import read_pairs
 from dlref.data.encoding import encode, texts
 from dlref.data.images import IDX, PICTURES, read_idx, read_image
 from dlref.data.tables import Table, read_inputs, read_table
@@ -202,8 +203,11 @@ def test_fault_17_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "a\0b", "\udcff"], ids=["long", "longer", "NUL", "not UTF-8"])
 def test_fault_17_a_name_that_no_file_can_have(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pair: Callable[[Path], Any] = lambda path: ParallelFiles([path, path])  # noqa: E731
-    for read in (IDX, seen, read_table, encoded, all_of, pair, read_vectors):
+
+    def pair(path: Path) -> None:
+        ParallelFiles([path, path])
+
+    for read in (IDX, seen, read_table, encoded, all_of, pair, read_pairs, read_vectors):
         with pytest.raises(DataError):
             read(Path(name))
     with pytest.raises(CheckpointError):
@@ -417,6 +421,10 @@ def test_fault_17_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.M
     assert len(read_table(table)["x"]) == 2**21
     monkeypatch.setattr(reading, "SMALL", 2**20)
     assert_refused("unpacks to 16,777,216 bytes", read_table, table)
+    column = npy(f"({2**15},)", "'<f8'", bytes(2**18))
+    assert len(read_table(written(table, zipped({"0.npy": column, "1.npy": column})))) == 2
+    table = written(table, zipped({f"{i}.npy": column for i in range(5)}))  # which are too much together
+    assert_refused("array 4.npy unpacks to 262,144 bytes", read_table, table)
     content = b"a \n" * 2**20
     for name, whole in (("a.gz", packed(content)), ("a.zip", zipped({"a": content}))):
         assert_refused("unpacks to more than 1,048,576 bytes", all_of, written(tmp_path / name, whole), most=2**24)
@@ -1121,6 +1129,7 @@ def test_fault_22_plugins_that_are_no_files_of_python(tmp_path: Path) -> None:
         assert_refused("must be a Python file", load_plugins, [str(tmp_path / name)], kinds=[ConfigError])
     assert_refused("does not load", load_plugins, [str(tmp_path / "broken.py")], kinds=[ConfigError])
     assert_refused("can be printed", plugin_files, ["plugins=a\nb.py"], kinds=[ConfigError])
+    assert plugin_files(["a\tb.png"]) == [], "which is a file's own business"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dlref.training import checkpoint
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import SMALL, first
 from tests.faults.processes import Child
-from tests.training.test_resume import assert_same, everything
+from tests.training.test_resume import assert_same, everything, logged
 
 pytestmark = pytest.mark.faults
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "shutil.rmtree"}
@@ -133,21 +133,33 @@ def test_fault_01_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(
 def test_fault_01_a_run_killed_within_a_save_goes_on_bit_for_bit(
     model: str, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
-    settings = [*SMALL[model], "~reports", "trainer.max_steps=8", "trainer.eval_every=4", "trainer.save_every=2"]
-    whole = tmp_path / "whole"
+    settings = [*SMALL[model], "~reports", *SAVES]
+    # The first one is killed before it has any checkpoint.
+    assert killed_in_its_saves(settings, range(10, 10_000, 290), train, train_child, tmp_path) > 600
+
+
+SAVES = ["trainer.max_steps=8", "trainer.eval_every=4", "trainer.save_every=2"]
+
+
+def killed_in_its_saves(
+    settings: list[str], moments: Iterable[int], train: Train, train_child: StartChild, folder: Path
+) -> int:
+    """Runs that are killed at each of these writes to their ends, and go on; the first moment that comes after all saves."""
+    whole = folder / "whole"
     assert train(*settings, f"run_dir={whole}")[0] == 0
-    for moment in itertools.count(10, step=290):  # the first one is killed before it has any checkpoint
-        run = tmp_path / f"killed-{moment}"
+    for moment in moments:
+        run = folder / f"killed-{moment}"
         line = [*settings, f"run_dir={run}", "resume=auto"]
         code, said = train_child(*line, hurt=functools.partial(die_while_saving, moment)).ended()
         if code == 0:
-            break
+            return moment
         assert code == -signal.SIGKILL, said
         assert train(*line)[0] == 0
         assert_same(everything(run), everything(whole))
+        assert logged(run) == logged(whole)
         left, expected = ({path.name for path in (r / "checkpoints").iterdir()} for r in (run, whole))
         assert left == expected, "nothing of the killed save is left"
-    assert moment > 600, "there were saves to be killed in"
+    raise AssertionError("there are more writes than moments")
 
 
 def test_fault_01_what_a_last_save_had_not_come_to_remove_goes_when_its_run_is_resumed(

@@ -10,7 +10,7 @@ import torch
 
 from dlref.cli.configs import configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import ALIKE, SMALL
+from tests.conftest import ALIKE, SMALL, first
 
 OPTIONS = {
     "plain": [],
@@ -125,7 +125,7 @@ def test_fault_04_every_model_is_among_the_resumed() -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("model", [pytest.param(m, marks=[pytest.mark.slow] * (m in ALIKE)) for m in EVERY])
+@pytest.mark.parametrize("model", first(*(m for m in EVERY if m not in ALIKE), of=EVERY))
 def test_fault_04_stopped_after_each_step_it_is_the_uninterrupted_run(
     model: str, train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
