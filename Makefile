@@ -38,11 +38,11 @@ coverage: install
 	$(BIN)/python -m pytest -n 2 -m "not slow" --cov=dlref --cov-branch --cov-report= tests/data tests/faults tests/cli tests/test_build.py
 	$(BIN)/python -m coverage report --show-missing --include=$$(echo $(READERS:%=dlref/%.py) | tr " " ,)
 
-# Known vulnerabilities of the pinned versions, as PyPI tells them.
+# Known vulnerabilities of the pinned versions, as PyPI tells them; a version that it cannot tell about is not clean.
 audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
