@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.projector import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from dlref.reports import Embedding
 from dlref.training.log import Log
 from tests.conftest import SMALL
 
@@ -59,3 +62,29 @@ def test_histograms_on_request_show_activations_weights_and_gradients(
         assert any(tag.startswith(f"eval/{kind}/") for tag in tags), tags
     weights = next(tag for tag in tags if tag.startswith("eval/weights/"))
     assert [event.step for event in events.Histograms(weights)] == [0, 2, 4]
+
+
+def test_the_projector_shows_every_evaluation_once_and_its_labels_in_their_lines(tmp_path: Path) -> None:
+    labels = ["a", "new york", "\n", "naïve"]
+    for tag, step in (("eval/words", 5), ("test/words", 5), ("eval/words", 9), ("test/words", 5)):
+        log = Log(tmp_path, quiet=True)  # as of another process
+        log.embedding(tag, Embedding(torch.full((4, 2), step / 3), labels), step)
+        log.close()
+    listed = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig()).embeddings
+    assert [one.tensor_name for one in listed] == ["eval/words:5", "eval/words:9", "test/words:5"]
+    for one, step in zip(listed, (5, 9, 5), strict=True):
+        rows = (tmp_path / one.tensor_path).read_text().splitlines()
+        assert torch.tensor([[float(n) for n in row.split("\t")] for row in rows]).allclose(
+            torch.full((4, 2), step / 3)
+        )
+        assert (tmp_path / one.metadata_path).read_text(encoding="utf-8").splitlines() == [
+            "a",
+            "new_york",
+            "␣",
+            "naïve",
+        ]
+    (tmp_path / "projector_config.pbtxt").write_bytes(b"\xff{")
+    log = Log(tmp_path, quiet=True)
+    log.embedding("test/words", Embedding(torch.zeros(1, 2), ["a"]), 1)
+    log.close()
+    assert "test/words:1" in (tmp_path / "projector_config.pbtxt").read_text()
