@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from dlref.reports import Embedding
-
 LINES, BOARD = "metrics.jsonl", "TensorBoard"  # the writers, as warnings name them
 PATIENCE = 10.0  # seconds that a save and the end of a run wait for what was logged before
 BACKLOG = 5_000  # things that may wait for a disk before its writer is given up
@@ -197,14 +195,14 @@ class Log:
         elif self.board:
             self.attempt(BOARD, functools.partial(self.board.add_histogram, tag, numbers, step))
 
-    def embedding(self, tag: str, embedding: "Embedding", step: int) -> None:
+    def embedding(self, tag: str, embedding: Any, step: int) -> None:
         """Vectors with labels, which the projector shows."""
         if self.board and self.folder:
             from dlref.training.projector import project
 
             # A copy: training goes on with the vectors.
-            kept = embedding._replace(vectors=embedding.vectors.detach().cpu().float().clone())
-            write = functools.partial(project, self.folder, tag, kept, step)
+            vectors = embedding.vectors.detach().cpu().float().clone()
+            write = functools.partial(project, self.folder, tag, vectors, embedding.labels, step)
             self.attempt(BOARD, lambda: self.behind[BOARD].do(write))
 
     def findings(self, split: str, step: int, found: Any) -> None:
