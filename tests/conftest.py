@@ -1,7 +1,10 @@
 """What the tests share: small runs of every model, in this process or in one that can be killed."""
 
+import contextlib
 import hashlib
 import os
+import random
+import socket
 import subprocess
 import sys
 import zipfile
@@ -202,6 +205,15 @@ def start(*arguments: str, **settings: object) -> subprocess.Popen[str]:
     """The same, not waited for."""
     line = [sys.executable, "-m", "dlref", *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)  # type: ignore[call-overload]
+
+
+def meeting() -> dict[str, str]:
+    """Where two ranks meet, as torchrun tells them: a port that is free, and that no connection is given meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)  # connections get those from 32,768 on
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def assert_one_sentence(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:

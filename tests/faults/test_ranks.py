@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import ALIKE, ROOT, SMALL
+from tests.conftest import ALIKE, ROOT, SMALL, meeting
 from tests.faults.processes import Child, refusal
 from tests.faults.test_signals import last_step, lines, slow_steps
 from tests.training.test_resume import FITTED, assert_same, everything, logged
@@ -35,11 +34,8 @@ SETTINGS = [
 
 def two_ranks(train_child: Train, *arguments: str) -> list[Child]:
     """The same command in two processes as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [train_child(*arguments, **meeting, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    met = meeting()
+    return [train_child(*arguments, **met, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
 
 def has_saved(run: Path) -> bool:

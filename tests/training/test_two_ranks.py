@@ -1,7 +1,6 @@
 """Two processes at the same global batch train what one process trains."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import first
+from tests.conftest import first, meeting
 
 # A data set of transitions that are there from the start, so that what is learned from them can be compared.
 TRANSITIONS = """
@@ -96,15 +95,12 @@ MODELS = {
 
 def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
     """The same command in two processes that torchrun would start."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    met = {**os.environ, **meeting(), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "dlref", *arguments]
     ranks = [
         subprocess.Popen(
             line,
-            env={**os.environ, **meeting, "RANK": rank, "LOCAL_RANK": rank},
+            env={**met, "RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
