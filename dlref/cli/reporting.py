@@ -22,6 +22,16 @@ class Findings(NamedTuple):
     embeddings: dict[str, Embedding]
 
 
+def begin_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, device: torch.device) -> None:
+    """Show them the network before it is trained."""
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for name, report in reports.items():
+            try:
+                report.begin(net, data)
+            except Exception as error:
+                warn(name, error)
+
+
 def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split: str, device: torch.device) -> Findings:
     """Findings of all reports together; a report that fails costs a warning and nothing else."""
     found = Findings({}, {}, {}, {}, {})
@@ -42,6 +52,10 @@ def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split:
                     else:
                         found.pictures[key] = value
             except Exception as error:  # whatever a report trips over, the model is trained and saved
-                logger.warning("report %s failed: %s: %s", name, type(error).__name__, error)
+                warn(name, error)
     net.train(was_training)
     return found
+
+
+def warn(report: str, error: Exception) -> None:
+    logger.warning("report %s failed: %s: %s", report, type(error).__name__, error)

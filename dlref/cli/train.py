@@ -112,7 +112,7 @@ def run(
     import torch
 
     from dlref import build
-    from dlref.cli.reporting import run_reports
+    from dlref.cli.reporting import begin_reports, run_reports
     from dlref.data import Shard
     from dlref.training import distributed, gradients
     from dlref.training.checkpoint import Checkpoints
@@ -151,6 +151,8 @@ def run(
         )  # dropout differs by rank; the weights do not
         checkpoints = Checkpoints(folder / "checkpoints", shard.rank, device)
         facts = about(device, overrides)
+        if home:
+            begin_reports(model.reports, objective.net, data, device)
         if checkpoint is not None:
             take_up(checkpoint, trainer, config, facts, build.path_settings(config, plugins))
         if home:

@@ -23,5 +23,8 @@ class Report:
 
     while_training = False
 
+    def begin(self, net: nn.Module, data: Any) -> None:
+        """Is shown the network before it is trained: of a run that goes on, what that one began with."""
+
     def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
         raise NotImplementedError

@@ -28,12 +28,15 @@ class DynamicEvaluation(Report):
         if not hasattr(net, "recurrent") or not hasattr(data, "vocabulary"):
             return {}
         learner: Any = copy.deepcopy(net)
+        for table in (layer for layer in learner.modules() if isinstance(layer, nn.Embedding)):
+            table.sparse = False  # whose gradients have no norm
         weights, trained = list(learner.parameters()), list(net.parameters())
         nll, state = Mean(0.0, 0), None
         text = data.split(split).long()[None]
         for start in range(0, text.shape[1] - 1, self.length):
             part = text[:, start : start + self.length + 1].to(weights[0].device)
-            with torch.enable_grad():
+            # cuDNN has no gradient of a network in evaluation, which drops nothing.
+            with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
                 logits, state = learner(part[:, :-1], state)
                 nats = F.cross_entropy(logits[0], part[0, 1:], reduction="sum")
                 gradient = torch.autograd.grad(nats / self.length, weights)

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def rows_of(data: Any, split: str) -> tuple[Tensor, Tensor] | None:
+    """Inputs [N, ...] and targets of a split; None for data that do not consist of such rows, as text or play."""
+    rows = data.split(split) if hasattr(data, "split") else None
+    return rows if isinstance(rows, tuple) else None
+
+
 def outputs_of(net: nn.Module, data: Any, inputs: Tensor) -> Tensor:
     """What the network puts out for rows as the data store them, float32 on the CPU."""
     place = next(net.parameters())
@@ -26,7 +32,7 @@ def said(outputs: Tensor) -> Tensor:
 
 
 class DecisionBoundary(Report):
-    """The class that each point of the plane is given, under the points of the split; for two inputs only."""
+    """The class that each point of the plane is given, under the points of the split; for two inputs and one class only."""
 
     while_training = True
 
@@ -34,7 +40,10 @@ class DecisionBoundary(Report):
         self.cells = cells
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        inputs, targets = data.split(split)
+        rows = rows_of(data, split)
+        if rows is None or getattr(data, "kind", None) == "numbers":
+            return {}
+        inputs, targets = rows
         if inputs.shape[1:] != (2,) or targets.numel() != len(targets):
             return {}
         from matplotlib.colors import ListedColormap
@@ -45,12 +54,11 @@ class DecisionBoundary(Report):
         x, y = (torch.linspace(float(low[i]), float(high[i]), self.cells) for i in (0, 1))
         grid = torch.cartesian_prod(x, y).to(place)
         classes = said(net(grid)).view(self.cells, self.cells).T.cpu()
-        colours = ListedColormap(
-            [f"C{i % 10}" for i in range(len(data.classes))]
-        )  # one a class, points and regions alike
+        count = max(2, len(data.classes))  # a single output tells two apart
+        colours = ListedColormap([f"C{i % 10}" for i in range(count)])  # one a class, points and regions alike
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        limits: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": len(data.classes) - 0.5}
+        limits: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": count - 0.5}
         axes.pcolormesh(x, y, classes, alpha=0.3, linewidth=0, rasterized=True, **limits)
         axes.scatter(inputs[:, 0], inputs[:, 1], c=targets.flatten(), s=6 if len(inputs) > 50 else 60, **limits)
         axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"decision regions and the {split} points", aspect="equal")
@@ -64,9 +72,10 @@ class WorstMistakes(Report):
         self.count = count
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        inputs, targets = data.split(split)
-        if inputs.ndim != 3:
+        rows = rows_of(data, split)
+        if rows is None or rows[0].ndim != 3:
             return {}
+        inputs, targets = rows
         from matplotlib.figure import Figure
 
         shares = outputs_of(net, data, inputs).softmax(dim=1)
@@ -76,10 +85,10 @@ class WorstMistakes(Report):
         if not len(worst):
             return {}
         columns = 8
-        rows = -(-len(worst) // columns)
-        figure = Figure(figsize=(1.25 * columns, 1.5 * rows + 0.4), layout="constrained")
+        lines = -(-len(worst) // columns)
+        figure = Figure(figsize=(1.25 * columns, 1.5 * lines + 0.4), layout="constrained")
         figure.suptitle(f"{len(wrong)} of {len(targets)} {split} images are mistaken; the worst: true → said (sure)")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        grid = figure.subplots(lines, columns, squeeze=False).flat
         for axes in grid:
             axes.axis("off")
         for axes, i in zip(figure.axes, worst.tolist(), strict=False):
@@ -96,10 +105,10 @@ class ConfusionMatrix(Report):
         self.most = most
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        inputs, targets = data.split(split)
-        count = len(getattr(data, "classes", []))
-        if targets.ndim != 1 or not 2 <= count <= self.most:
+        rows, count = rows_of(data, split), len(getattr(data, "classes", []))
+        if rows is None or rows[1].ndim != 1 or not 2 <= count <= self.most:
             return {}
+        inputs, targets = rows
         from matplotlib.figure import Figure
 
         matrix = torch.bincount(count * targets + said(outputs_of(net, data, inputs)), minlength=count**2)
@@ -124,7 +133,7 @@ class ConfusionMatrix(Report):
 class Filters(Report):
     """What the units of the first layer look for: weights as images, dark below zero, light above, each on its own scale.
 
-    In training the first weights are kept and shown beside those that have been learned.
+    In training those that it began with are shown beside those that have been learned.
     """
 
     while_training = True
@@ -133,12 +142,14 @@ class Filters(Report):
         self.count = count
         self.before: Tensor | None = None
 
+    def begin(self, net: nn.Module, data: Any) -> None:
+        weights = self.weights(net, data)
+        self.before = None if weights is None else weights.clone()
+
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
         now = self.weights(net, data)
         if now is None:
             return {}
-        if self.before is None and split == "eval":
-            self.before = now.clone()
         from matplotlib import colormaps
         from matplotlib.figure import Figure
 
@@ -155,7 +166,10 @@ class Filters(Report):
 
     def weights(self, net: nn.Module, data: Any) -> Tensor | None:
         """[units, rows, columns], or None where the first layer does not look at images."""
-        inputs, _ = data.split("train")
+        rows = rows_of(data, "train")
+        if rows is None:
+            return None
+        inputs: Tensor = rows[0]
         directions: Any = None
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d):
@@ -181,9 +195,10 @@ class PredictedAgainstTrue(Report):
     """Numbers that were predicted against the true ones, in the units of the table, and the error of each."""
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        inputs, targets = data.split(split)
-        if getattr(data, "kind", None) != "numbers":
+        rows = rows_of(data, split)
+        if rows is None or getattr(data, "kind", None) != "numbers":
             return {}
+        inputs, targets = rows
         from matplotlib.figure import Figure
 
         outputs = outputs_of(net, data, inputs)
@@ -217,7 +232,9 @@ class Histograms(Report):
         self.rows = rows
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        inputs, _ = data.split(split)
+        rows = rows_of(data, split)
+        if rows is None:
+            return {}
         found: dict[str, Any] = {}
 
         def keep(name: str) -> Any:
@@ -227,7 +244,7 @@ class Histograms(Report):
         nonlinear = [(name, layer) for name, layer in layers if not list(layer.parameters()) and name]
         handles = [layer.register_forward_hook(keep(name)) for name, layer in nonlinear]
         try:
-            outputs_of(net, data, inputs[: self.rows])
+            outputs_of(net, data, rows[0][: self.rows])
         finally:
             for handle in handles:
                 handle.remove()

@@ -51,5 +51,14 @@ def test_without_a_rate_it_is_the_usual_perplexity(net: RecurrentLM, data: Marko
     assert found["dynamic_perplexity"] == pytest.approx(math.exp(nll), rel=1e-9)
 
 
+def test_sparse_gradients_make_no_difference(data: MarkovChain) -> None:
+    sparse = RecurrentLM(len(data.vocabulary), 6, dropout=0.5, tied=False, sparse=True).double().eval()
+    dense = RecurrentLM(len(data.vocabulary), 6, dropout=0.5, tied=False).double().eval()
+    dense.load_state_dict(sparse.state_dict())
+    report = DynamicEvaluation(lr=0.3)
+    assert report(sparse, data, "eval") == report(dense, data, "eval")
+    assert sparse.embed.sparse
+
+
 def test_it_is_for_language_models(data: MarkovChain) -> None:
     assert DynamicEvaluation()(MLP(2, 3, [4]), data, "test") == {}

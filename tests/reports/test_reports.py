@@ -13,11 +13,20 @@ from torch import Tensor, nn
 
 from dlref.cli.main import main
 from dlref.cli.reporting import run_reports
+from dlref.data.markov_chain import MarkovChain
+from dlref.data.play import Play
 from dlref.data.spiral import Spiral
 from dlref.data.supervised import Supervised
 from dlref.models.mlp import MLP
 from dlref.reports import Report
-from dlref.reports.pictures import ConfusionMatrix, DecisionBoundary, Filters, WorstMistakes
+from dlref.reports.pictures import (
+    ConfusionMatrix,
+    DecisionBoundary,
+    Filters,
+    Histograms,
+    PredictedAgainstTrue,
+    WorstMistakes,
+)
 from tests.conftest import SMALL
 
 CPU = torch.device("cpu")
@@ -75,6 +84,29 @@ def test_the_decision_regions_are_where_the_network_decides() -> None:
     assert np.array_equal(pixels[150, 280], right)
 
 
+class Binary(Spiral):
+    """One output, whose sign says the class, as a table has it whose only target is a label."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(points=30)
+        self.kind, self.classes = kind, ["right"]
+        self.splits = {split: (x, (x[:, :1] > 0).float()) for split, (x, _) in self.splits.items()}
+
+
+class Right(Halves):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1] * self.weight
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_the_decision_regions_of_a_single_output_have_two_colours() -> None:
+    figure: Any = DecisionBoundary(cells=40)(Right(), Binary("labels"), "eval")["decision_boundary"]
+    for shown in figure.axes[0].collections:  # regions and points
+        left, right = shown.to_rgba([0, 1])
+        assert not np.array_equal(left, right)
+    assert DecisionBoundary()(Right(), Binary("numbers"), "eval") == {}
+
+
 @pytest.mark.usefixtures("without_gradients")
 def test_the_worst_mistakes_are_the_surest_wrong_answers_first() -> None:
     figure: Any = WorstMistakes(count=8)(Lightness(), Shades(), "eval")["worst_mistakes"]
@@ -89,6 +121,18 @@ def test_reports_are_silent_where_they_do_not_apply() -> None:
     assert DecisionBoundary()(Lightness(), Shades(), "eval") == {}
     assert WorstMistakes()(Halves(), Spiral(points=5), "eval") == {}
     assert WorstMistakes()(Lightness(), Shades(), "train") == {}  # no mistakes
+    play, text = Play("CartPole-v1"), MarkovChain(tokens=1000)
+    for report in (
+        DecisionBoundary(),
+        WorstMistakes(),
+        ConfusionMatrix(),
+        Filters(),
+        PredictedAgainstTrue(),
+        Histograms(),
+    ):
+        for data in (play, text):
+            report.begin(Halves(), data)
+            assert report(Halves(), data, "eval") == {}
 
 
 def test_a_report_leaves_network_and_chance_as_they_were() -> None:
@@ -141,7 +185,7 @@ def test_filters_are_the_first_weights_beside_those_of_now() -> None:
 
     net, data, report = MLP(12, 2, [3]), Pictures(), Filters()
     first = net.layers[0].weight.detach().clone()
-    report(net, data, "eval")
+    report.begin(net, data)
     net.layers[0].weight.mul_(-2)
     figure: Any = report(net, data, "eval")["filters"]
     before, now = (np.asarray(axes.images[0].get_array()) for axes in figure.axes)
@@ -150,6 +194,18 @@ def test_filters_are_the_first_weights_beside_those_of_now() -> None:
         np.testing.assert_allclose(before[:3, 5 * i : 5 * i + 4], light, atol=1e-6)
         np.testing.assert_allclose(now[:3, 5 * i : 5 * i + 4], 1 - light, atol=1e-6)
     assert Filters()(Halves(), Spiral(points=5), "eval") == {}
+
+
+def test_the_first_filters_of_a_run_that_goes_on_are_those_that_it_began_with(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = []
+    monkeypatch.setattr(Filters, "__call__", lambda report, *_: before.append(report.before) or {})
+    run = tmp_path / "run"
+    assert train(*SMALL["cnn"], "trainer.max_steps=4", f"run_dir={run}")[0] == 0
+    assert train(f"resume={run}", "trainer.max_steps=6")[0] == 0
+    assert len(before) >= 3
+    assert all(torch.equal(weights, before[0]) for weights in before)
 
 
 @pytest.mark.usefixtures("without_gradients")
