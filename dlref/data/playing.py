@@ -18,7 +18,9 @@ from dlref.errors import ConfigError, DataError
 logger = logging.getLogger("dlref")
 
 TRAIN, EVAL, TEST = 0, 1, 2  # the streams of random numbers
-LONGEST = 10_000  # steps of an episode in evaluation: a policy may go round for ever where there is no time limit
+LONGEST = (
+    10_000  # steps of an episode that is played whole: a policy may go round for ever where there is no time limit
+)
 
 
 class Episode(NamedTuple):
@@ -87,12 +89,15 @@ class Playing:
         self.running[step.who, 1] += 1
         ended = step.terminated | step.truncated
         if ended.any():
-            over = step.who[ended]
-            returns, length = self.running[over].sum(0).tolist()
-            so_far = self.finished
-            self.finished = Finished(so_far.returns + returns, so_far.length + length, so_far.episodes + len(over))
-            self.running[over] = 0
+            self.end(step.who[ended])
         return step
+
+    def end(self, over: np.ndarray) -> None:
+        """Count the episodes of these environments [M], which have ended."""
+        returns, length = self.running[over].sum(0).tolist()
+        so_far = self.finished
+        self.finished = Finished(so_far.returns + returns, so_far.length + length, so_far.episodes + len(over))
+        self.running[over] = 0
 
     def take_finished(self) -> Finished:
         """The episodes that ended since this was asked last."""

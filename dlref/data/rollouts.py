@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard, place_of
-from dlref.data.playing import Finished, Playing, as_input
+from dlref.data.playing import LONGEST, Finished, Playing, as_input
 from dlref.errors import ConfigError
 
 
@@ -29,9 +29,9 @@ class Rollout(NamedTuple):
 class Rollouts(Playing):
     """Any gymnasium environment with numbered actions, played by drawing from the softmax of the network's outputs.
 
-    Each batch is `length` steps of `envs` environments, or without a `length` a whole episode of each. Nothing is kept for
-    the next batch. Evaluation plays `episodes` greedy episodes, the same starts each time. Each rank plays environments of
-    its own.
+    Each batch is `length` steps of `envs` environments, or without a `length` a whole episode of each, which is cut off
+    after 10,000 steps. Nothing is kept for the next batch. Evaluation plays `episodes` greedy episodes, the same starts
+    each time. Each rank plays environments of its own.
     """
 
     def __init__(
@@ -70,6 +70,10 @@ class Rollouts(Playing):
             steps.append((states, actions, *fields, taken))
             if self.length is None:
                 playing &= ~(fields[2] | fields[3])
+                if playing.any() and len(steps) == LONGEST:
+                    fields[3] |= playing
+                    self.end(np.flatnonzero(playing))
+                    break
         device, dtype = place_of(net)
         stacked = [as_input(np.stack(field), device, dtype) for field in zip(*steps, strict=True)]
         return Rollout(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data import Shard
+from dlref.data import Shard, rollouts
 from dlref.data.rollouts import Rollout, Rollouts
 from tests.data import corridor  # noqa: F401  registers the environments
 
@@ -44,6 +44,18 @@ def test_without_a_length_each_environment_plays_one_whole_episode() -> None:
             batch.next_states[:length, env, 0], (batch.states[:, env, 0] + 0.02 * batch.states[:, env, 1])[:length]
         )
     assert torch.equal(batch.rewards, batch.taken.float())
+
+
+def test_an_episode_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "LONGEST", 5)
+    for batch in rolled("Shifted-v0", 2, envs=3):
+        assert batch.taken.shape == (5, 3)
+        assert batch.taken.all()
+        assert not batch.terminated.any()
+        assert batch.ended.tolist() == 4 * [[False] * 3] + [[True] * 3]
+        assert batch.finished == (0.0, 15.0, 3)
+    [batch] = rolled("Corridor-terminated-v0", 1, envs=2)  # of three steps, which is fewer
+    assert batch.ended.tolist() == batch.terminated.tolist() == 2 * [[False] * 2] + [[True] * 2]
 
 
 def test_the_steps_that_only_reset_are_marked() -> None:
