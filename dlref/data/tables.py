@@ -6,7 +6,7 @@ import math
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class Table(Supervised):
         }
         if test_file:
             other = Path(test_file).expanduser()
-            columns = read_table(other)
+            columns = read_table(other, {name for name in wanted if columns[name].dtype.kind != "f"})
             require(columns, wanted, other)
             self.splits["test"] = (encode(columns, self.columns, other), self.encoded(columns, other))
 
@@ -106,11 +106,14 @@ class Table(Supervised):
         }
 
 
-def read_table(path: Path) -> dict[str, np.ndarray]:
-    """Columns by name, float64 or text [N]; an array [N, K] of an NPZ file is the columns name.0 … name.K-1."""
+def read_table(path: Path, text: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Columns by name, float64 or text [N]; an array [N, K] of an NPZ file is the columns name.0 … name.K-1.
+
+    What a CSV file has in the columns named by `text` is text, also where all of it may be read as numbers.
+    """
     if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; data.file takes a .csv or .npz")
-    columns = read_npz(path) if path.suffix == ".npz" else read_csv(path)
+    columns = read_npz(path) if path.suffix == ".npz" else read_csv(path, text)
     lengths = {len(cells): name for name, cells in columns.items()}
     if not lengths or 0 in lengths:
         raise DataError(f"{path} holds no rows; the first line of a CSV file names its columns")
@@ -169,7 +172,7 @@ def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, mos
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if by_column else "C")
 
 
-def read_csv(path: Path) -> dict[str, np.ndarray]:
+def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, np.ndarray]:
     """A first line of names, then rows; commas or, if the first line has more of them, semicolons or tabs."""
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -195,11 +198,12 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     if wrong := [name for name, count in Counter(header).items() if count > 1 or not name or "\0" in name]:
         raise DataError(f"{path}, line 1: '{shown(wrong[0])}' is not the name of one column")
     cells = zip(*rows, strict=True) if rows else ([] for _ in header)
-    return {name: column(name, list(part), path, lines) for name, part in zip(header, cells, strict=True)}
+    return {name: column(name, list(part), path, lines, name in text) for name, part in zip(header, cells, strict=True)}
 
 
-def column(name: str, cells: list[str], path: Path, lines: Sequence[int]) -> np.ndarray:
-    """Numbers, where most cells are numbers, else text; raises DataError for the cell that is no number then.
+def column(name: str, cells: list[str], path: Path, lines: Sequence[int], text: bool) -> np.ndarray:
+    """Text where it is said to be, or at least half of the cells are no numbers, else numbers; DataError for a cell among
+    these that is none.
 
     Text is kept as objects: an array of NumPy's own texts has the width of the longest for each.
     """
@@ -209,7 +213,7 @@ def column(name: str, cells: list[str], path: Path, lines: Sequence[int]) -> np.
             values[i] = float(cell)
         except ValueError:
             other.append(i)
-    if 2 * len(other) >= len(cells):
+    if text or 2 * len(other) >= len(cells):
         if nul := [i for i in other if "\0" in cells[i]]:
             raise DataError(f"{path}, line {lines[nul[0]]}: a NUL byte; save it as UTF-8 text")
         return np.array([cell.strip() for cell in cells], dtype=object)
@@ -281,12 +285,13 @@ def encode(columns: Mapping[str, np.ndarray], learned: Sequence[Mapping[str, Any
     parts = []
     for about in learned:
         cells = columns[about["name"]]
+        if ("values" in about) == (cells.dtype.kind == "f"):
+            here, there = ("numbers", "text") if "values" in about else ("text", "numbers")
+            raise DataError(f"{path}: column '{shown(about['name'])}' holds {here}; the training rows had {there}")
         if "values" in about:
             place = {value: i for i, value in enumerate(about["values"])}
             places = np.array([place.get(str(cell), -1) for cell in cells.tolist()])
             parts.append((places[:, None] == np.arange(len(place))).astype(np.float32))
-        elif cells.dtype.kind != "f":
-            raise DataError(f"{path}: column '{shown(about['name'])}' holds text; the training rows had numbers")
         else:
             with np.errstate(over="ignore"):
                 numbers = ((cells - about["mean"]) / about["deviation"]).astype(np.float32)
@@ -299,7 +304,7 @@ def encode(columns: Mapping[str, np.ndarray], learned: Sequence[Mapping[str, Any
 
 def read_inputs(path: Path, description: Mapping[str, Any]) -> Tensor:
     """The rows of a file as a network that was trained on a table reads them; the targets may be missing."""
-    columns = read_table(path)
+    columns = read_table(path, {about["name"] for about in description["columns"] if "values" in about})
     require(columns, [about["name"] for about in description["columns"]], path)
     return encode(columns, description["columns"], path)
 

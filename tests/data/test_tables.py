@@ -95,6 +95,28 @@ def test_prediction_reads_rows_as_training_did_and_answers_in_their_units(file: 
     assert sorted(prices) == [2 * i + 1 for i in range(40)]
 
 
+def test_text_that_looks_like_a_number_is_read_as_in_training(tmp_path: Path) -> None:
+    file, other, array = tmp_path / "sizes.csv", tmp_path / "new.csv", tmp_path / "new.npz"
+    file.write_text("size,y\n" + "\n".join(f"{size},{size}" for size in ["S", "42", "M", "007"] * 5))
+    other.write_text("size,y\n42,42\n007,007\n42,42\n")
+    data = Table(file, ["y"], "classes", test_file=other)
+    about = data.describe()
+    assert about["columns"] == [{"name": "size", "values": ["007", "42", "M", "S"]}]
+    expected = torch.eye(4)[[1, 0, 1]]
+    inputs, classes = data.split("test")
+    assert torch.equal(inputs, expected)
+    assert torch.equal(read_inputs(other, about), expected)
+    assert classes.tolist() == [1, 0, 1]
+    np.savez(array, size=np.array([42.0]))
+    with pytest.raises(DataError, match="column 'size' holds numbers; the training rows had text"):
+        read_inputs(array, about)
+    mixed = "size,y\n42,1\n42,1\nS,0\n"  # most of them are numbers
+    other.write_text(mixed)
+    assert torch.equal(read_inputs(other, about), torch.eye(4)[[1, 1, 3]])
+    with pytest.raises(DataError, match="'S' in column 'size' is not a number"):
+        read_table(other)
+
+
 BROKEN: list[tuple[bytes, str]] = [
     (b"", "holds no rows"),
     (b"x,y\n", "holds no rows"),
