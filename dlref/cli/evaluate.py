@@ -1,7 +1,9 @@
 """dlref evaluate: the figures and all reports of a trained model, on screen and in its run directory."""
 
+import inspect
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
   data.root=DIR        and other settings of data, device, threads and trainer.precision
   plugins=my.py        if the model was trained with plug-ins"""
 OPEN = ("data", "device", "threads", "trainer.precision", "seed", "reports")
+LEARNED = {  # by the data from their training split, and what it is called
+    "vocabulary": "vocabulary",
+    "source": "vocabulary",
+    "target": "vocabulary",
+    "columns": "mean, deviation or values of its columns",
+    "targets": "mean, deviation or values of its targets",
+    "classes": "list of classes",
+    "mean": "mean of its pixels",
+    "deviation": "deviation of its pixels",
+    "permutation": "order of the pixels",
+}
 
 logger = logging.getLogger("dlref")
 
@@ -56,11 +69,13 @@ def evaluate(path: str, settings: list[str]) -> int:
         raise ConfigError(
             f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )
+    require_held_out(model.data, checkpoint.manifest["config"], config)
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
-    if any(described.get(name) != here.get(name) for name in ("vocabulary", "source", "target")):
+    if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
         raise CheckpointError(
-            f"{checkpoint.path} was trained with another vocabulary than these data have; bring its own"
+            f"{checkpoint.path} was trained with another {LEARNED[other[0]]} than these data have; bring its own data, and "
+            "have others read by dlref predict, translate or generate"
         )
     if split is None:
         split = "test" if model.data.has("test") else "eval"
@@ -121,6 +136,32 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
     config = plain(OmegaConf.merge(config, changes))
     build.check(config, plugins)
     return config, split, plugins
+
+
+def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raise ConfigError for settings by which rows that were trained on would be evaluated as held out."""
+    taken = inspect.signature(type(data)).parameters
+    for name in getattr(data, "parted_by", ()):
+        key = name if name == "seed" else f"data.{name}"
+        then, now = (
+            {"seed": c["seed"], **c["data"]}.get(name, taken[name].default if name in taken else None)
+            for c in (trained, config)
+        )
+        if then != now:
+            raise ConfigError(
+                f"{key} was {then} in training and is {now}, which may hold out rows that were trained on; leave it out"
+            )
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two descriptions say the same; another machine may sum up means to other last digits."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other)
 
 
 def known(config: dict[str, Any]) -> list[str]:

@@ -25,6 +25,8 @@ class Data(Protocol):
     """What the trainer asks of a data set. Constructors take plain keyword arguments, `seed` and `batch_size` among them.
 
     `batch_size` counts the rows of one batch over all ranks, so the number of ranks changes the speed, not the result.
+    Where settings decide which rows are held out of training, their names may stand in `parted_by`: an evaluation with
+    others is refused.
     """
 
     unit: str  # what the throughput counts: samples, tokens, words, steps

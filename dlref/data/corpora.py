@@ -60,6 +60,8 @@ class TextFiles(EncodedText):
     `maximum` size, and `<eos>` for the end of a line. Raises DataError for files that are missing, empty or no text.
     """
 
+    parted_by = ("eval_share", "test_share")
+
     def __init__(
         self,
         train: Path,

@@ -20,6 +20,8 @@ class DrawnPairs(ParallelText):
     A subclass gives the `chances` [N] of everything that may be drawn, and in `pair` the lines of each.
     """
 
+    parted_by = ("seed", "size", "eval_size", "test_size")
+
     def __init__(
         self,
         file: Path | None = None,

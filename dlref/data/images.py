@@ -44,6 +44,8 @@ class IDX(Supervised):
     images may be turned by up to `turn` degrees, scaled by up to the share `zoom` and moved by up to `shift` pixels.
     """
 
+    parted_by = ("eval_size",)
+
     def __init__(
         self,
         folder: Path,

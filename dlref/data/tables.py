@@ -35,6 +35,8 @@ class Table(Supervised):
     input for each of its values there. `test_file` holds test rows of their own.
     """
 
+    parted_by = ("seed", "eval_share", "test_share")
+
     def __init__(
         self,
         file: Path,

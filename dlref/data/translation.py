@@ -49,6 +49,8 @@ class ParallelFiles(ParallelText):
     Raises DataError for files that are missing, empty or no text, or of different numbers of lines.
     """
 
+    parted_by = ("eval_share", "test_share")
+
     def __init__(
         self,
         train: Sequence[Path],

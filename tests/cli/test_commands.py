@@ -315,6 +315,60 @@ def test_only_data_and_device_may_change_in_evaluation(
         assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "open_to", "closed_to"),
+    [
+        (
+            "mlp",
+            ["data=table", "data.targets=[y]", "data.kind=classes"],
+            ["data.eval_share=0.1"],
+            ["data.test_share=0.2"],
+        ),
+        (
+            "seq2seq",
+            ["data.size=200", "data.eval_size=20", "data.test_size=20"],
+            ["data.jitter=3"],
+            ["data.eval_size=30"],
+        ),
+    ],
+)
+def test_evaluation_takes_no_rows_for_held_out_that_were_trained_on(
+    model: str,
+    data: list[str],
+    open_to: list[str],
+    closed_to: list[str],
+    train: Train,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, run = tmp_path / "rows.csv", str(tmp_path / "run")
+    file.write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(50)))
+    again = [f"data.file={file}"] if model == "mlp" else []
+    settings = [*data, *again, "trainer.max_steps=2", f"run_dir={run}", "reports=null"]
+    assert train(f"model={model}", "network.width=8" if model == "seq2seq" else "network.widths=[4]", *settings)[0] == 0
+    assert main(["evaluate", run, *again, *open_to]) == 0
+    for wrong in (["seed=1"], closed_to):
+        capsys.readouterr()
+        assert main(["evaluate", run, *again, *wrong]) == 2
+        assert "may hold out rows that were trained on" in capsys.readouterr().err
+
+
+def test_evaluation_reads_rows_as_training_did(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, moved, run = tmp_path / "rows.csv", tmp_path / "moved.csv", str(tmp_path / "run")
+    for path, origin in ((file, 0), (moved, 5)):
+        path.write_text("x,y\n" + "\n".join(f"{origin + i % 7},{i % 2}" for i in range(50)))
+    settings = ["model=mlp", "network.widths=[4]", "data=table", "data.targets=[y]", "data.kind=classes"]
+    assert train(*settings, f"data.file={file}", "trainer.max_steps=2", f"run_dir={run}", "reports=null")[0] == 0
+    file.write_text(file.read_text().replace("\n6,", "\n6.0000001,"))  # which only changes last digits of the mean
+    assert main(["evaluate", run, f"data.file={file}"]) == 0
+    assert main(["evaluate", run, f"data.file={moved}"]) == 4
+    said = capsys.readouterr().err
+    assert "another mean, deviation or values of its columns" in said
+    assert "dlref predict" in said
+
+
 def test_loading_gives_a_network_with_its_vocabulary(train: Train, tmp_path: Path) -> None:
     import dlref
 
