@@ -37,6 +37,7 @@ BASES: dict[str, Any] = {
     "schedule": Schedule,
     "reports": Report,
 }
+MOST_THREADS = 4096
 SUPPLIED = {"data": {"seed"}, "objective": {"net"}, "optimizer": {"params", "tables"}}  # by build, never by a config
 TOP: dict[str, Any] = {
     "name": str | None,
@@ -235,6 +236,10 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
                     check_section(f"reports.{brief(name)}", section, group, plugins)
         elif sections is not None:
             raise ConfigError(f"reports is {sections!r:.100}; it takes reports by name, each with a _target_")
+    if not 0 <= (config["threads"] or 0) <= MOST_THREADS:
+        raise ConfigError(
+            f"threads is {config['threads']}; it takes 1 to {MOST_THREADS}, or null for as many as torch takes"
+        )
     env = config["data"].get("env")
     if isinstance(env, str) and ":" in env:  # gymnasium imports what comes before the colon
         raise ConfigError(

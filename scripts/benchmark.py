@@ -72,7 +72,7 @@ BENCHMARKS = {
     ),
     "mlp_small": Benchmark(
         "samples",
-        [*MLP, "network.widths=[50]", "threads=1", "trainer.max_steps=4000"],
+        [*MLP, "network.widths=[50]", "threads=1", "trainer.max_steps=4000", SINGLE],
         ["mlp.py", "{data}/mnist", "50"],
     ),
     # The peers' networks, batches and updates for each environment step; many environments take theirs together.

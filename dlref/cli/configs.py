@@ -46,7 +46,8 @@ def spelled_for_hydra(overrides: Sequence[str], known: Mapping[str, list[str]]) 
         if key in known and not override.startswith("~"):
             spelled.append(f"{key}={value}")
         else:
-            spelled.append(override if override.startswith("~") else f"++{key}={value}")
+            # Hydra's own groups, as hydra/launcher, are chosen as they are typed.
+            spelled.append(override if override.startswith(("~", "hydra/")) else f"++{key}={value}")
     return spelled
 
 
@@ -78,9 +79,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
     folders = [configs_folder(), *(config_dir(name) for name in config_dirs)]
     known = groups(folders)
     spelled = spelled_for_hydra([o if split_key(o)[0] in known else quoted(o) for o in overrides], known)
-    spelled += (
-        [f"hydra.searchpath=[{','.join(repr(f'file://{folder}') for folder in folders[1:])}]"] if config_dirs else []
-    )
+    spelled += searched(folders[1:])
     for override in spelled:
         key, value = split_key(override)
         if key in known and value not in known[key] and (key, value) != ("experiment", "null"):
@@ -101,6 +100,11 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
         instance.hydra = sweeping
     config["name"] = config.get("name") or choices["experiment"] or choices["model"]
     return config
+
+
+def searched(folders: Sequence[Path]) -> list[str]:
+    """What tells Hydra to look for configs in these folders too."""
+    return [f"hydra.searchpath=[{','.join(repr(f'file://{folder}') for folder in folders)}]"] if folders else []
 
 
 def plain(composed: Any) -> dict[str, Any]:

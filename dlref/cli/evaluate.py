@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import flatten, load_plugins, plain, plugin_files, split_key
+from dlref.cli.configs import first_line, flatten, load_plugins, plain, plugin_files, split_key
 from dlref.cli.main import take_flags
 from dlref.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -104,7 +104,9 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
 
     Places on this machine and code are the command line's alone: the checkpoint's own are not looked at.
     """
+    import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from dlref import build
     from dlref.training.checkpoint import as_data
@@ -132,8 +134,11 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
                 raise ConfigError(
                     f"this model was trained with {place}=…, which a checkpoint may not set; type it again"
                 )
-    changes = OmegaConf.from_dotlist([f"{key}={value}" for key, value in typed.items()])
-    config = plain(OmegaConf.merge(config, changes))
+    try:
+        changes = OmegaConf.from_dotlist([f"{key}={value}" for key, value in typed.items()])
+        config = plain(OmegaConf.merge(config, changes))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{' '.join(settings)} does not fit: {first_line(error)[:400]}") from None
     build.check(config, plugins)
     return config, split, plugins
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from dlref.cli.configs import config_dir, configs_folder, groups
 from dlref.cli.main import take_flags
+from dlref.errors import ConfigError, did_you_mean
 
 HELP = "usage: dlref list [GROUP …] [--config-dir DIR]      GROUP is model, experiment, data, objective, …"
 GROUPS = ("model", "experiment", "data")
@@ -16,7 +17,10 @@ def main(arguments: Sequence[str]) -> int:
     if wanted is None:
         return 0
     folders = [configs_folder(), *map(config_dir, flags["--config-dir"])]
-    for group, options in groups(folders).items():
+    found = groups(folders)
+    if unknown := [name for name in wanted if name not in found]:
+        raise ConfigError(f"there is no group '{unknown[0]}'{did_you_mean(unknown[0], found)}")
+    for group, options in found.items():
         if group in (wanted or GROUPS):
             print(f"{group}=")
             for option in options:

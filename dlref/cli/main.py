@@ -119,6 +119,8 @@ def take_flags(arguments: Sequence[str], with_value: dict[str, Any], help_text: 
             return None
         if flag in with_value:
             if isinstance(with_value[flag], bool):
+                if equals:
+                    raise ConfigError(f"{argument}: {flag} takes no value; leave it out to have it off")
                 with_value[flag] = True
                 continue
             found = value if equals else next(waiting, None)

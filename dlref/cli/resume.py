@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlref.cli.configs import compose, differences, first_line, flatten, split_key
 from dlref.errors import CheckpointError, ConfigError
@@ -17,31 +17,56 @@ BITS = (
     "hardware.cpu",
     "hardware.gpu",
 )  # on which the last bits of sums depend
+LIMITS = {"trainer.max_steps", "trainer.passes", "trainer.max_seconds"}
 logger = logging.getLogger("dlref")
 
 
-def to_resume(typed: dict[str, str]) -> tuple[Any, Path | None]:
-    """The checkpoint to go on from, if any, and its run's folder."""
+class Start(NamedTuple):
+    """Where a training begins."""
+
+    checkpoint: Any = None  # to go on from
+    folder: Path | None = None  # of the run that it is of
+    seen: Sequence[str] = ()  # the checkpoints that there were
+
+
+def to_resume(typed: dict[str, str]) -> Start:
+    """The checkpoint that `resume` asks for, if any; `run_dir` may name no other folder than its run's."""
     from dlref.training.checkpoint import MANIFEST, Checkpoints, open_checkpoint
 
     wish = typed.get("resume", "null")
     if wish == "null":
-        return None, None
+        return Start()
     if wish == "auto":
         if typed.get("run_dir", "null") == "null":
             raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
         folder = Path(os.path.expanduser(typed["run_dir"]))
     else:
         folder = Path(os.path.expanduser(wish))
+        home = folder.resolve().parents[1] if (folder / MANIFEST).is_file() else folder
+        if (named := typed.get("run_dir", "null")) != "null" and not same(Path(os.path.expanduser(named)), home):
+            raise ConfigError(
+                f"resume={wish} goes on in that run's own directory, not in run_dir={named}; leave run_dir out, or copy the "
+                "run there and resume the copy"
+            )
         if (folder / MANIFEST).is_file():
-            return open_checkpoint(folder.resolve()), folder.resolve().parents[1]
+            return Start(open_checkpoint(folder.resolve()), home, steps_in(home))
         if not folder.is_dir():
             raise CheckpointError(f"resume={wish} is not a run directory; dlref train names it when it starts")
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints, seen = Checkpoints(folder / "checkpoints"), steps_in(folder)
     found = checkpoints.newest("step")
     if found is None and (wish != "auto" or checkpoints.numbered("step")):
         raise CheckpointError(f"{folder} has no whole checkpoint to go on from; begin anew in another run_dir")
-    return found, folder
+    return Start(found, folder, seen)
+
+
+def steps_in(run: Path) -> list[str]:
+    from dlref.training.checkpoint import Checkpoints
+
+    return [path.name for path in Checkpoints(run / "checkpoints").numbered("step")]
+
+
+def same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def reusable(
@@ -77,6 +102,8 @@ def reusable(
         raise ConfigError(
             f"this run was started with {', '.join(again)}, which a checkpoint may not set; type it again"
         )
+    if given & LIMITS:  # one that is typed now takes the place of all that were
+        given |= LIMITS
     return [text for text in saved if split_key(text)[0] not in given | paths]
 
 
@@ -92,6 +119,10 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
         if other_data:  # which begin anew
             own |= {"carried": {}, "data": None}
         restore(trainer, shown, shared, own, str(checkpoint.path))
+        if (then := checkpoint.manifest["config"]["trainer"].get("monitor")) != trainer.monitor:
+            # Its best value is of another figure, which nothing may ever surpass.
+            trainer.progress.best, trainer.progress.since_best = None, 0
+            logger.info("what is best begins anew, with %s instead of %s", trainer.monitor, then)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{changed}") from None
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -131,7 +162,10 @@ def has_other_data(
     for key, change in changes.items():
         logger.info("resuming with %s: %s", key, change)
     if data_changes:
-        logger.info("the data begin anew: nothing that was carried or stored of the others is taken over")
+        logger.info(
+            "the data begin anew: nothing that was carried or stored of the others is taken over, but what was fitted to them "
+            "before training (counts of words, principal components) stays"
+        )
     then, now = flatten(manifest), flatten(facts)
     for name in BITS:
         if then.get(name) != now.get(name):

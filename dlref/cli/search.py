@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlref.cli.compare import logged
-from dlref.cli.configs import compose, split_key
+from dlref.cli.configs import compose, load_plugins, plugin_files, split_key
 from dlref.cli.main import explained, show_rows, take_flags, write_rows
 from dlref.cli.train import train
 from dlref.errors import ConfigError, DivergedError
@@ -72,9 +72,13 @@ def search(
     except ImportError:
         raise ConfigError("dlref search needs optuna, which is not installed: pip install 'dlref[search]'") from None
 
+    from dlref import build
+    from dlref.training.trainer import Trainer
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config = compose(fixed)
-    monitor = config["trainer"]["monitor"]
+    build.check(config, load_plugins(plugin_files(fixed)))
+    monitor = Trainer(**config["trainer"]).monitor
     if not monitor:
         raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/nll min': what is to be best")
     name, direction = monitor.removeprefix("eval/").split()

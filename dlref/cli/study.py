@@ -79,7 +79,7 @@ def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str
     """key=value as the study's signature has them; raises ConfigError for others."""
     import yaml
 
-    from dlref.build import check_value
+    from dlref.build import MOST_THREADS, check_value
 
     hints = typing.get_type_hints(function)
     known = {key: hints[key] for key in inspect.signature(function).parameters} | {"run_dir": str, "threads": int}
@@ -93,6 +93,8 @@ def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str
         except yaml.YAMLError:
             raise ConfigError(f"{key}={value} is not a value that YAML knows") from None
         check_value(key, given[key], known[key])
+        if key == "threads" and not 1 <= given[key] <= MOST_THREADS:
+            raise ConfigError(f"threads is {given[key]}; it takes 1 to {MOST_THREADS}")
         if known[key] == Path | None and given[key] is not None:
             given[key] = Path(given[key])
     return given

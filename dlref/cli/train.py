@@ -11,17 +11,20 @@ from typing import Any
 
 from dlref.cli.configs import (
     compose,
+    config_dir,
     configs_folder,
+    first_line,
     flatten,
     groups,
     load_plugins,
     one_limit,
     plugin_files,
+    searched,
     spelled_for_hydra,
     split_key,
 )
 from dlref.cli.main import explained, take_flags
-from dlref.cli.resume import reusable, take_up, to_resume
+from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.errors import ConfigError
 
 HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m] [--cfg job] [--config-dir DIR]
@@ -36,6 +39,7 @@ HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m]
   --cfg job                     print the config and stop
   --config-dir DIR              a folder of your own with model/ experiment/ data/ …"""
 
+WENT_ON = "another process trained in {} just now; give the command again, to go on from what it saved"
 logger = logging.getLogger("dlref")
 
 
@@ -64,13 +68,12 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
     @hydra.main(config_path=str(configs_folder()), config_name="train", version_base="1.3")
     def job(_: Any) -> None:
         logger.disabled = False  # which setting up Hydra's own logging leaves so
-        typed = [text for text in HydraConfig.get().overrides.task if split_key(text)[0] != "hydra"]
+        typed = list(HydraConfig.get().overrides.task)
         if code := explained(lambda: train(typed, config_dirs)):
             sys.exit(code)  # which ends the sweep
 
-    folders = [configs_folder(), *map(Path, config_dirs)]
-    extra = [f"--config-dir={Path(name).resolve()}" for name in config_dirs]
-    sys.argv = ["dlref train", "-m", *extra, *spelled_for_hydra(overrides, groups(folders))]
+    folders = [configs_folder(), *map(config_dir, config_dirs)]
+    sys.argv = ["dlref train", "-m", *searched(folders[1:]), *spelled_for_hydra(overrides, groups(folders))]
     job()
     return 0
 
@@ -81,10 +84,10 @@ def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
 
     rank, local_rank, ranks = distributed.launched(os.environ)
     typed = {key: value.strip("'\"") for key, value in map(split_key, overrides)}
-    checkpoint, folder = to_resume(typed)
+    start = to_resume(typed)
     plugins = load_plugins(plugin_files(overrides))
-    if checkpoint is not None:
-        overrides = [*reusable(checkpoint, overrides, config_dirs, plugins), *overrides]
+    if start.checkpoint is not None:
+        overrides = [*reusable(start.checkpoint, overrides, config_dirs, plugins), *overrides]
     config = compose(overrides, config_dirs)
     one_limit(config, overrides)
 
@@ -96,18 +99,10 @@ def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
     device = devices.choose_device(config["device"], local_rank)
     devices.keep_memory()
     with distributed.group(ranks, device), devices.explained(), devices.flushed():
-        return run(config, overrides, plugins, checkpoint, folder, Shard(rank, ranks), device)
+        return run(config, overrides, plugins, start, Shard(rank, ranks), device)
 
 
-def run(
-    config: dict[str, Any],
-    overrides: list[str],
-    plugins: list[str],
-    checkpoint: Any,
-    folder: Path | None,
-    shard: Any,
-    device: Any,
-) -> int:
+def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start: Start, shard: Any, device: Any) -> int:
     """Everything between a checked config and the last line; every rank runs it, rank 0 writes."""
     import torch
 
@@ -122,10 +117,12 @@ def run(
 
     if config["threads"]:
         torch.set_num_threads(config["threads"])
-    home, failure = None, None
-    if shard.rank == 0:
+    checkpoint, home = start.checkpoint, None
+    alike = distributed.all_succeeded(distributed.from_first(start.seen) == start.seen, device)
+    failure = None if alike else WENT_ON.format(start.folder)
+    if shard.rank == 0 and alike:
         try:
-            home = open_run(folder, config, checkpoint, RunFolder, new_folder)
+            home = open_run(start, config, RunFolder, new_folder)
         except ConfigError as error:
             failure = str(error)
     failure = distributed.from_first(failure)
@@ -158,12 +155,16 @@ def run(
         if home:
             checkpoints.forget_after(trainer.progress.step)
         if trainer.ended() and trainer.progress.evaluated == trainer.progress.step:
-            logger.info("%s is finished at step %d; raise trainer.max_steps to train on", folder, trainer.progress.step)
+            way = f"raise trainer.{trainer.ended_by()} to train on"
+            if gradients.none(objective):
+                way = "what is fitted at once takes no more steps"
+            logger.info("%s is finished at step %d; %s", folder, trainer.progress.step, way)
             return 0
         if home:
             import yaml
 
-            (folder / "evaluation.json").unlink(missing_ok=True)  # of weights that are now trained on
+            if not trainer.ended():
+                (folder / "evaluation.json").unlink(missing_ok=True)  # of weights that are now trained on
             home.write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             home.record(**facts, ranks=shard.ranks, resumed_at=trainer.progress.step or None, finished=False)
             introduce(config, objective, data, trainer, folder, [split_key(text)[0] for text in overrides])
@@ -200,8 +201,9 @@ def run(
                 texts.update(found.texts)
             return distributed.from_first(figures)
 
+        began = trainer.progress.step
         try:
-            if trainer.progress.step == 0:
+            if began == 0:
                 report(trainer.shown.net, 0)  # what there was before training
             signal = trainer.fit(log, save, report)
             if home:
@@ -209,18 +211,25 @@ def run(
                 log.settings(hyper_parameters(config), results)
         except AttributeError as error:
             if not hasattr(error.obj, "_fields"):  # of anything but a batch
-                raise
+                if plugins or error.obj is not objective.net:
+                    raise
+                raise unsuitable(objective, data, error) from error
             raise ConfigError(
                 f"objective {type(objective).__name__} reads '{error.name}' of a batch, which data {type(data).__name__} do "
                 f"not give (they give {', '.join(error.obj._fields)}); choose ones that suit each other"
             ) from error
-        except RuntimeError as error:
-            if "sparse gradients" not in str(error):
+        except (RuntimeError, TypeError, ValueError, LookupError) as error:
+            if any(f"{kind} gradients" in str(error) for kind in ("sparse", "dense")):
+                raise ConfigError(
+                    f"optimizer {type(optimizer).__name__} does not suit this network's gradients ({str(error)[:100]}); "
+                    "choose optimizer=sgd_rows or sparse_adam for sparse ones and another for dense ones, or set "
+                    "network.sparse"
+                ) from error
+            # Parts that cannot be combined fail at once; a plug-in's author wants the traceback.
+            later = trainer.progress.step > began + gradients.none(objective)
+            if plugins or trainer.compile or shard.ranks > 1 or later:
                 raise
-            raise ConfigError(
-                f"optimizer {type(optimizer).__name__} does not suit this network's gradients ({str(error)[:100]}); choose "
-                "optimizer=sgd_rows or sparse_adam for sparse ones, or set network.sparse"
-            ) from error
+            raise unsuitable(objective, data, error) from error
         finally:
             log.close()
         if home:
@@ -249,22 +258,37 @@ def run(
             home.release()
 
 
-def open_run(folder: Path | None, config: dict[str, Any], checkpoint: Any, RunFolder: Any, new_folder: Any) -> Any:
+def open_run(start: Start, config: dict[str, Any], RunFolder: Any, new_folder: Any) -> Any:
     """This run's directory, locked: the one to go on in, the one that was named, or a new one."""
+    folder, checkpoint = start.folder, start.checkpoint
     if folder is None and config["run_dir"]:
         folder = Path(os.path.expanduser(config["run_dir"]))
     home = RunFolder(folder or new_folder(Path("runs") / config["name"]))
+    if start.folder and steps_in(start.folder) != start.seen:  # who held it until now has saved
+        home.release()
+        raise ConfigError(WENT_ON.format(start.folder))
     if checkpoint is None and (home.path / "checkpoints").exists() and config["resume"] != "auto":
         home.release()
         raise ConfigError(f"{home.path} already holds a run; go on with resume={home.path}, or choose another run_dir=")
-    if checkpoint is None:  # left by a life that ended before its first checkpoint
-        for old in [
-            *home.path.glob("events.out.tfevents.*"),
-            *home.path.glob("metrics.jsonl"),
-            *home.path.glob(".*.json*.*"),
-        ]:
+    if checkpoint is None:
+        written = [*home.path.glob("events.out.tfevents.*"), *home.path.glob("metrics.jsonl")]
+        if written and not home.info():
+            home.release()
+            raise ConfigError(
+                f"{home.path} holds {written[0].name}, which no run of dlref wrote; choose another run_dir="
+            )
+        # Left by a life that ended before its first checkpoint.
+        for old in [*written, *home.path.glob(".*.json*.*")]:
             old.unlink()
     return home
+
+
+def unsuitable(objective: Any, data: Any, error: Exception) -> ConfigError:
+    parts = (
+        f"objective {type(objective).__name__}, network {type(objective.net).__name__} and data {type(data).__name__}"
+    )
+    reason = f"{type(error).__name__}: {first_line(error)[:160]}"
+    return ConfigError(f"{parts} do not go together ({reason}); choose parts that do, as a model= has them")
 
 
 def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:

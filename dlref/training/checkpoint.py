@@ -195,23 +195,32 @@ class Checkpoints:
             said = json.loads(json.dumps({"format": FORMAT, "step": step, **manifest, "files": files}))
             write_whole(temporary / MANIFEST, json.dumps(said | {"sha256": manifest_digest(said)}, indent=1))
             final = self.folder / f"{kind}-{step:08d}"
-            if final.exists():  # left by a run that was resumed from before it
-                shutil.rmtree(final)
+            old = self.folder / f".old-{final.name}"
+            if final.exists():  # of a run that was resumed from before it, or that was not evaluated at its end
+                os.rename(final, old)
             os.rename(temporary, final)
             sync_folder(self.folder)
-            link = self.folder / {"step": "last", "best": "best"}[kind]
-            new = link.with_name(f".{link.name}")
-            new.unlink(missing_ok=True)
-            new.symlink_to(final.name)
-            os.replace(new, link)
+            self.point(self.folder / {"step": "last", "best": "best"}[kind], final)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             failure = error
         self.agree(failure, temporary)
-        self.forget_old(kind)
+        self.forget_old()
 
-    def forget_old(self, kind: str) -> None:
-        for old in self.numbered(kind)[: -KEPT if kind == "step" else -1]:
+    def forget_old(self) -> None:
+        """Keep the newest ones, and the best ones as of each: a run that goes on from there may find no better."""
+        steps, bests = self.numbered("step"), self.numbered("best")
+        kept = steps[-KEPT:]
+        kept += bests[-1:] + [best for step in kept for best in [b for b in bests if number(b) <= number(step)][-1:]]
+        for old in [path for path in [*steps, *bests] if path not in kept]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def point(self, link: Path, target: Path) -> None:
+        """Let `last` or `best` name this one."""
+        new = link.with_name(f".{link.name}")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target.name)
+        os.replace(new, link)
 
     def agree(self, failure: Exception | None, temporary: Path) -> None:
         """Wait for the other ranks; if any of them failed, clean up and give up together."""
@@ -227,7 +236,7 @@ class Checkpoints:
     def numbered(self, kind: str) -> list[Path]:
         """Those of a kind by rising step."""
         found = [path for path in self.folder.glob(f"{kind}-*") if path.is_dir() and path.name[5:].isdecimal()]
-        return sorted(found, key=lambda path: int(path.name[5:]))
+        return sorted(found, key=number)
 
     def newest(self, kind: str) -> Checkpoint | None:
         """The newest whole one, by step rather than by date; damaged ones are passed over with a warning."""
@@ -250,9 +259,18 @@ class Checkpoints:
             else:
                 shutil.rmtree(path, ignore_errors=True)
         for path in [*self.numbered("step"), *self.numbered("best")]:
-            if int(path.name[5:]) > step:
+            if number(path) > step:
                 path.unlink() if path.is_symlink() else shutil.rmtree(path)  # what a link points at stays
-        self.forget_old("step")
+        for name, kind in (("last", "step"), ("best", "best")):
+            link, left = self.folder / name, self.numbered(kind)
+            if link.is_symlink() and left:
+                self.point(link, left[-1])
+        self.forget_old()
+
+
+def number(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(path.name[5:])
 
 
 def find(path: str | Path) -> Checkpoint:
@@ -261,7 +279,7 @@ def find(path: str | Path) -> Checkpoint:
     # os.path answers "no" where pathlib raises: for names that are too long.
     if any(os.path.exists(folder / name) for name in (MANIFEST, "weights.pt")):
         return open_checkpoint(folder.resolve())
-    if folder.name in ("best", "last"):
+    if folder.name in ("best", "last") and not os.path.isdir(folder / "checkpoints"):
         home, kinds = folder.parent, [{"best": "best", "last": "step"}[folder.name]]
     else:
         inner = folder / "checkpoints"

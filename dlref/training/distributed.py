@@ -100,7 +100,11 @@ def parallel(objective: nn.Module) -> nn.Module:
         raise ConfigError("several GPUs cannot sum sparse gradients; set network.sparse=false, or train on one")
     later = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters  # torch 2.13
     settings: dict[str, Any] = {"forward_sync_buffers" if later else "broadcast_buffers": False}
-    return nn.parallel.DistributedDataParallel(objective, **settings)
+    own = [buffer.clone() for buffer in objective.buffers()]
+    wrapped = nn.parallel.DistributedDataParallel(objective, **settings)
+    for buffer, mine in zip(objective.buffers(), own, strict=True):  # for which it has taken rank 0's
+        buffer.copy_(mine)
+    return wrapped
 
 
 def apart(model: nn.Module) -> Any:
@@ -109,7 +113,7 @@ def apart(model: nn.Module) -> Any:
 
 
 def share_buffers(objective: nn.Module) -> None:
-    """Every rank takes rank 0's buffers (running statistics), so that all evaluate and save one and the same network."""
+    """Every rank takes rank 0's buffers (running statistics), so that all evaluate one and the same network."""
     if dist.is_initialized():
         for buffer in objective.buffers():
             dist.broadcast(buffer, src=0)

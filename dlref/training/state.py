@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dlref.errors import CheckpointError
 from dlref.metrics import Mean
-from dlref.training.trainer import Progress, Trainer
+from dlref.training.progress import Progress
+from dlref.training.trainer import Trainer
 
 EXTRA = "_extra_state"  # torch's key for what a module's get_extra_state returns
 
@@ -46,6 +47,12 @@ def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> Non
     module.load_state_dict(dict(saved) | carried(module))
 
 
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    """What is no parameter, as running statistics."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    return {name: value for name, value in weights(module).items() if name not in parameters}
+
+
 def shared_state(trainer: Trainer) -> dict[str, Any]:
     """What all ranks have in common besides the weights that are shown."""
     average = trainer.average
@@ -59,8 +66,9 @@ def shared_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def own_state(trainer: Trainer) -> dict[str, Any]:
-    """What is this rank's own: the state it carries, where its random numbers stand, and its data."""
+    """What is this rank's own: the state it carries, its buffers, where its random numbers stand, and its data."""
     return {
+        "buffers": buffers(trainer.objective) if trainer.shard.rank else {},  # those of rank 0 are with the weights
         "carried": carried(trainer.objective),
         "data": trainer.data.state_dict(),
         "random": torch.get_rng_state(),
@@ -73,7 +81,7 @@ def restore(
 ) -> None:
     """Take up where `shared_state` and `own_state` were taken; `where` names the checkpoint in errors."""
     load_weights(trainer.objective, shared["trained"] or shown, where)
-    trainer.objective.load_state_dict(trainer.objective.state_dict() | own["carried"])
+    trainer.objective.load_state_dict(trainer.objective.state_dict() | own["carried"] | own.get("buffers", {}))
     if trainer.average:
         load_weights(trainer.average.module, shown, where)
         trainer.average.n_averaged.fill_(shared["averaged"] or 0)
@@ -89,8 +97,12 @@ def restore(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:
-    """Load the moments; the hyper-parameters stay those of the config, which may have been changed on purpose."""
-    chosen = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    """Load the moments; the hyper-parameters stay those of the config, which may have been changed on purpose.
+
+    The rate is that of the last step, as it was; the trainer has the config's, and sets the next one by it.
+    """
+    kept = ("params", "lr")
+    chosen = [{name: value for name, value in group.items() if name not in kept} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(saved)
     except (ValueError, KeyError) as error:

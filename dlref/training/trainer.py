@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,24 +18,11 @@ from dlref.objectives import Objective
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import evaluate
 from dlref.training.log import Log
+from dlref.training.progress import Progress, monitored
 from dlref.training.signals import StopSignals
 
 Save = Callable[[str], None]  # "last" or "best"
 Report = Callable[[nn.Module, int], dict[str, float]]  # of a network after a step
-
-
-@dataclass
-class Progress:
-    """How far a run has come; a checkpoint holds it, so that a resumed run goes on as if it had never stopped."""
-
-    step: int = 0
-    seconds: float = 0.0  # of training alone
-    logged: tuple[int, float] = (0, 0.0)  # step and seconds of the last line
-    count: int = 1  # that the loss of the last step was a mean over
-    evaluated: int = 0
-    best: float | None = None  # the larger the better
-    since_best: int = 0  # evaluations
-    figures: dict[str, float] = field(default_factory=dict)  # of the last evaluation
 
 
 @dataclass(kw_only=True)
@@ -66,6 +53,9 @@ class Trainer:
         for name in ("max_steps", "accumulate", "patience", "log_every", "eval_every", "save_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"trainer.{name} is {value}; it takes 1 or more")
+        for name in ("passes", "max_seconds"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ConfigError(f"trainer.{name} is {value}; it takes a number above 0")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ConfigError(f"trainer.ema is {self.ema}; it takes a decay from 0 to below 1, as 0.999")
         if self.monitor and self.monitor.split()[1:] not in (["min"], ["max"]):
@@ -106,12 +96,18 @@ class Trainer:
     def ended(self) -> bool:
         return self.share_done() >= 1 or self.progress.since_best >= (self.patience or math.inf)
 
+    def ended_by(self) -> str:
+        """The name of the setting that ended it."""
+        if self.progress.since_best >= (self.patience or math.inf):
+            return "patience"
+        return "max_steps" if self.progress.step >= (self.max_steps or math.inf) else "max_seconds"
+
     def due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
 
     def fit(self, log: Log, save: Save, report: Report) -> int:
         """Train to the end or to a signal, which is returned (0 for none); `save("last")` and `save("best")` keep it."""
-        progress, saved = self.progress, self.progress.step
+        progress, saved = self.progress, (self.progress.step, self.progress.evaluated)
         progress.step = progress.step or int(gradients.none(self.objective))  # a fit in closed form counts as a step
         self.compiling = self.compile and devices.compile_in_place(self.objective, self.device)
         model, stopped = distributed.parallel(self.objective), False
@@ -122,12 +118,17 @@ class Trainer:
             while True:
                 paused = time.perf_counter()
                 if progress.evaluated < progress.step and not stopped and (self.ended() or self.due(self.eval_every)):
-                    self.evaluate(log, save, report)
+                    try:
+                        self.evaluate(log, save, report)
+                    except Exception as error:
+                        # Of several ranks another one may not fail, and would not come to save; all meet a ConfigError.
+                        if progress.step > saved[0] and (self.shard.ranks == 1 or isinstance(error, ConfigError)):
+                            save("last")
+                        raise
                 last = self.ended() or stopped
-                if progress.step > saved and (last or self.due(self.save_every)):
-                    distributed.share_buffers(self.objective)
+                if saved != (progress.step, progress.evaluated) and (last or self.due(self.save_every)):
                     save("last")
-                    saved = progress.step
+                    saved = (progress.step, progress.evaluated)
                 if last:  # by a signal, if by one, that another rank may have received
                     return signals.received or (signal.SIGTERM if stopped else 0)
                 self.clock += time.perf_counter() - paused
@@ -187,13 +188,10 @@ class Trainer:
         distributed.share_buffers(self.shown)
         figures = evaluate(self.shown, self.data, "eval", self.shard, self.autocast, self.device)
         figures |= report(self.shown.net, progress.step)
+        value = monitored(self.monitor, figures)
         progress.evaluated, progress.figures = progress.step, figures
         log.figures("eval", progress.step, progress.seconds, figures)
-        if self.monitor:
-            name, direction = self.monitor.removeprefix("eval/").split()
-            if name not in figures:
-                raise ConfigError(f"trainer.monitor is '{self.monitor}'; evaluation has {', '.join(figures)}")
-            value = figures[name] if direction == "max" else -figures[name]
+        if value is not None:
             progress.since_best += 1
             if value == value and (progress.best is None or value > progress.best):
                 progress.best, progress.since_best = value, 0

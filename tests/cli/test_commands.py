@@ -140,6 +140,13 @@ def test_evaluate_gives_the_figures_of_the_best_weights(
     assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == "step-00000030"
 
 
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_run_directory_may_be_called_best(name: str, train: Train, tmp_path: Path) -> None:
+    assert train(*SMALL["mlp"], "trainer.max_steps=2", "~reports", f"run_dir={tmp_path / name}")[0] == 0
+    assert main(["evaluate", str(tmp_path / name)]) == 0
+    assert main(["evaluate", str(tmp_path / name / "checkpoints" / name)]) == 0
+
+
 def test_a_run_directory_says_what_the_run_is(train: Train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(*SMALL["mlp"], "trainer.max_steps=4", "trainer.log_every=2", "seed=5", f"run_dir={run}")
@@ -276,6 +283,26 @@ def test_a_sweep_trains_each_combination(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}  # Hydra leaves nothing of its own
 
 
+def test_a_sweep_takes_a_launcher_and_folders_of_configs(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"conf{number}" / "model").mkdir(parents=True)
+        text = f"# @package _global_\ndefaults: [mlp]\nname: own{number}\n"
+        (tmp_path / f"conf{number}" / "model" / f"own{number}.yaml").write_text(text)
+    folders = [part for number in (1, 2) for part in ("--config-dir", f"conf{number}")]
+    settings = ["model=own1,own2", "hydra/launcher=basic", "trainer.max_steps=2", "~reports", "data.points=50"]
+    result = command("train", "-m", *folders, *settings, "device=cpu", "threads=1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own1", "own2"}
+
+
+def test_files_of_others_are_left_alone(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("mine\n")
+    code, said = train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={tmp_path}")
+    assert code == 2
+    assert "holds metrics.jsonl, which no run of dlref wrote" in said
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
+
+
 def test_a_wrong_sweep_ends_with_a_sentence(tmp_path: Path) -> None:
     result = command("train", "-m", "model=mlp", "seed=0,1", "trainer.max_stepz=2", cwd=tmp_path)
     assert result.returncode == 2
@@ -288,6 +315,7 @@ def test_a_wrong_sweep_ends_with_a_sentence(tmp_path: Path) -> None:
     [
         (["tarin"], "did you mean 'train'"),
         (["train", "--fast"], "no option --fast"),
+        (["list", "optimiser"], "did you mean 'optimizer'"),
         (["train", "model"], "key=value"),
         (["evaluate"], "one run or checkpoint"),
         (["evaluate", "nowhere"], "does not exist"),
@@ -310,7 +338,8 @@ def test_only_data_and_device_may_change_in_evaluation(
     run = tmp_path / "run"
     train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={run}", "reports=null")
     assert main(["evaluate", str(run), "data.points=30", "seed=9"]) == 0
-    for wrong in ("network.widths=[3]", "split=tets", "data.pionts=3", "optimizer.lr=3"):
+    broken = ("data.points=[", "data.points={", "data.points=${oops}")
+    for wrong in ("network.widths=[3]", "split=tets", "data.pionts=3", "optimizer.lr=3", *broken):
         assert main(["evaluate", str(run), wrong]) == 2
         assert "Traceback" not in capsys.readouterr().err
 

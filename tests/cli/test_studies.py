@@ -64,6 +64,7 @@ def test_a_study_s_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> N
         (["gates", "step=3"], "did you mean 'steps'?"),
         (["gates", "steps=many"], "it takes a whole number"),
         (["gates", "steps=-1"], "no negative number"),
+        (["gates", "threads=0"], "threads is 0; it takes 1"),
     ):
         assert main(["study", *arguments]) == 2
         assert said in capsys.readouterr().err
@@ -121,6 +122,8 @@ def test_a_search_goes_on_where_it_was_interrupted(
         (["model=mlp", "optimizer.lr=log(1)"], "two numbers"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trials=some"], "whole number"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=null"], "trainer.monitor"),
+        (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=nll"], "write as 'eval/nll min'"),
+        (["model=ngram", "network.order=int(2,4)"], "needs trainer.monitor"),
     ],
 )
 def test_a_wrong_search_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

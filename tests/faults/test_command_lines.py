@@ -88,6 +88,9 @@ MISTAKES = {
     "trainer.max_steps=-5": "trainer.max_steps is -5; it takes no negative number",
     "trainer.max_steps=0": "trainer.max_steps is 0; it takes 1 or more",
     "trainer.max_steps=null": "nothing ends this run",
+    "trainer.max_seconds=0": "trainer.max_seconds is 0; it takes a number above 0",
+    "trainer.passes=0": "trainer.passes is 0; it takes a number above 0",
+    "threads=5000000000": "threads is 5000000000; it takes 1 to",
     "trainer.ema=2": "trainer.ema is 2",
     "trainer.monitor=nll": "trainer.monitor is 'nll'; write",
     "network.widths=[0]": "network.widths is [0]",
@@ -108,6 +111,8 @@ MISTAKES = {
     # parts that do not fit each other
     "data=python_docs": "network MLP needs inputs, outputs",
     "data=cartpole": "objective Classification reads 'inputs' of a batch, which data Play do not give",
+    "optimizer=sparse_adam": "optimizer SparseAdam does not suit this network's gradients",
+    "objective=translation": "objective Translation, network MLP and data Spiral do not go together (AttributeError",
     "optimizer.foreach=true": "`fused` and `foreach`",
     "optimizer._target_=torch.optim.Optimizer": "is refused",
     "network._target_=os.system": "network._target_ 'os.system' is refused",
@@ -119,6 +124,7 @@ MISTAKES = {
     "a=b=c": "a=b=c",
     "mlp": "'mlp' is not key=value",
     "--model=mlp": "there is no option --model=mlp",
+    "-m=false": "-m takes no value; leave it out",
     "--multirn": "did you mean '--multirun'?",
     "plugins=nowhere.py": "plugins=nowhere.py must be a Python file",
 }
@@ -150,6 +156,24 @@ class Divided(nn.Module):
     code, said = train("model=mlp", *plugin, f"run_dir={tmp_path / 'run'}")
     assert code == 2
     assert refusal(said).endswith("width 10 does not split into 4 heads; choose a multiple of 4")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["model=dqn", "data=rollouts"],
+        ["model=reinforce", "objective=q_learning"],
+        ["model=q_table", "data=rollouts"],
+        ["model=ppmi_svd", "objective=language_modelling"],
+        ["model=word2vec", "objective=language_modelling"],
+    ],
+    ids=" ".join,
+)
+def test_fault_22_parts_that_cannot_be_combined_are_named(line: list[str], train: Train, tmp_path: Path) -> None:
+    small = ["data=markov_chain"] if line[0] in ("model=ppmi_svd", "model=word2vec") else []
+    code, said = train(*line, *small, "trainer.max_steps=2", "~reports", f"run_dir={tmp_path / 'run'}")
+    assert code == 2, said
+    assert "choose " in refusal(said)
 
 
 @pytest.mark.parametrize(

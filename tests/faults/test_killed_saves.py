@@ -98,6 +98,20 @@ class KilledSaves:
         return 0
 
 
+def test_fault_01_the_best_as_of_each_checkpoint_is_kept(tmp_path: Path) -> None:
+    """A run that dies goes on from a checkpoint, and may then not come upon what was best after it."""
+    for step in range(1, 9):
+        if step in (1, 3, 4, 7, 8):
+            save(tmp_path, "best", step)
+        if step % 2 == 0 and step < 8:
+            save(tmp_path, "step", step)
+    assert [path.name[-1] for path in Checkpoints(tmp_path).numbered("step")] == ["4", "6"]
+    assert [path.name[-1] for path in Checkpoints(tmp_path).numbered("best")] == ["4", "8"]
+    Checkpoints(tmp_path).forget_after(6)
+    assert (tmp_path / "best").resolve().name == "best-00000004"
+    assert (tmp_path / "last").resolve().name == "step-00000006"
+
+
 def save(folder: Path, kind: str, step: int) -> None:
     Checkpoints(folder).save(kind, step, WHAT, *content(kind, step))
 

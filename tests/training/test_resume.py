@@ -133,7 +133,7 @@ def test_fault_04_stopped_after_each_step_it_is_the_uninterrupted_run(
     settings = [*EVERY[model], *TOGETHER, f"trainer.max_steps={STEPS}"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert train(*settings, f"run_dir={whole}")[0] == 0
-    for cut in range(1, STEPS):
+    for cut in range(1, STEPS + 1):  # after the last one it is only evaluated
         cut_short(train, [*settings, "resume=auto"], run, cut)
         assert everything(run)["training.pt"]["progress"]["step"] == cut
     assert train(f"resume={run}")[0] == 0
@@ -212,6 +212,110 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(train: Callable[..., tuple[
     assert code == 0
     assert "finished at step 3" in said
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "way"),
+    [
+        (["trainer.max_seconds=0.01"], [], "trainer.max_seconds"),
+        (["trainer.passes=1"], [], "trainer.max_steps"),
+        (["trainer.max_steps=60", "trainer.patience=1", "optimizer.lr=0"], ["trainer.patience=9"], "trainer.patience"),
+    ],
+)
+def test_what_ended_a_run_is_named_and_may_be_raised(
+    first: list[str], then: list[str], way: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = [*SMALL["mlp"], "data.points=40", "data.batch_size=10", "trainer.eval_every=2", "~reports"]
+    assert train(*settings, *first, f"run_dir={run}")[0] == 0
+    step = everything(run)["training.pt"]["progress"]["step"]
+    assert f"is finished at step {step}; raise {way} to train on" in train(f"resume={run}")[1]
+    assert train(f"resume={run}", *(then or [f"trainer.max_steps={step + 5}"]))[0] == 0
+    assert everything(run)["training.pt"]["progress"]["step"] > step
+
+
+def test_a_run_stopped_in_its_last_step_is_evaluated_once(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    run, settings = tmp_path / "run", [*SMALL["mlp"], "trainer.max_steps=5", "trainer.save_every=2", "~reports"]
+    cut_short(train, settings, run, 5)
+    assert [line["split"] for line in logged(run)].count("eval") == 0
+    assert train(f"resume={run}")[0] == 0
+    lines = logged(run)
+    (run / "evaluation.json").write_text("{}")  # as dlref evaluate leaves it
+    assert "is finished at step 5" in train(f"resume={run}")[1]
+    assert logged(run) == lines
+    assert (run / "evaluation.json").exists()
+    assert train(*settings, f"run_dir={tmp_path / 'whole'}")[0] == 0
+    assert lines == logged(tmp_path / "whole")
+    assert_same(everything(run), everything(tmp_path / "whole"))
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()
+    }
+
+
+def test_a_monitor_of_no_figure_costs_nothing_that_was_learned(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    run, settings = tmp_path / "run", [*SMALL["mlp"], "trainer.max_steps=6", "trainer.eval_every=null", "~reports"]
+    code, said = train(*settings, "trainer.monitor=eval/acuracy max", f"run_dir={run}")
+    assert code == 2
+    assert "did you mean 'accuracy'" in said
+    assert everything(run)["training.pt"]["progress"]["step"] == 6
+    assert train(f"resume={run}", "trainer.monitor=eval/accuracy max")[0] == 0
+    assert (run / "checkpoints" / "best").resolve().name == "best-00000006"
+    assert "is finished at step 6" in train(f"resume={run}")[1]
+
+
+def test_with_another_monitor_what_is_best_begins_anew(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", [*SMALL["mlp"], "trainer.eval_every=2", "~reports", f"run_dir={tmp_path / 'run'}"]
+    assert train(*settings, "trainer.monitor=eval/accuracy max", "trainer.max_steps=4")[0] == 0
+    code, said = train(f"resume={run}", "trainer.monitor=eval/loss min", "trainer.max_steps=20")
+    assert code == 0
+    assert "what is best begins anew" in said
+    losses = {line["step"]: line["loss"] for line in logged(run) if line["split"] == "eval" and line["step"] > 4}
+    assert Checkpoints(run / "checkpoints").newest("best").step == min(losses, key=losses.__getitem__)  # type: ignore[union-attr]
+
+
+def test_a_run_goes_on_in_its_own_directory(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    run, branch = tmp_path / "run", tmp_path / "branch"
+    settings = [*SMALL["mlp"], "trainer.max_steps=4", "trainer.save_every=2", "trainer.monitor=null", "~reports"]
+    assert train(*settings, f"run_dir={run}")[0] == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for start in (run, run / "checkpoints" / "step-00000002"):
+        code, said = train(f"resume={start}", f"run_dir={branch}", "trainer.max_steps=6")
+        assert code == 2
+        assert "leave run_dir out" in said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert not branch.exists()
+    assert train(f"resume={run / 'checkpoints' / 'last'}", f"run_dir={run}", "trainer.max_steps=6")[0] == 0
+
+
+@pytest.mark.parametrize("had", [0, 2])
+def test_what_another_process_saves_before_it_lets_go_is_not_lost(
+    had: int, train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends between the look at its checkpoints and the lock."""
+    from dlref.cli import train as module
+
+    run = tmp_path / "run"
+    line = [*SMALL["mlp"], "schedule=constant", "~reports", f"run_dir={run}", "resume=auto"]
+    if had:
+        assert train(*line, f"trainer.max_steps={had}")[0] == 0
+    look, others = module.to_resume, [[*line, "trainer.max_steps=4"]]
+
+    def look_and_wait(typed: dict[str, str]) -> Any:
+        start = look(typed)
+        if others:
+            assert train(*others.pop())[0] == 0
+        return start
+
+    monkeypatch.setattr(module, "to_resume", look_and_wait)
+    code, said = train(*line, "trainer.max_steps=6")
+    assert code == 2
+    assert "another process trained" in said
+    assert everything(run)["training.pt"]["progress"]["step"] == 4
+    assert train(*line, "trainer.max_steps=6")[0] == 0
 
 
 def test_auto_starts_and_then_goes_on(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
