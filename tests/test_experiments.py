@@ -106,6 +106,8 @@ def test_fault_23_every_part_can_be_chosen(
         settings += ["data.warmup_steps=20", "data.episodes=1"]
     elif settings[0] in ("model=reinforce", "model=actor_critic"):
         settings += ["data.episodes=1"]
+    if option == "regression":  # which has no accuracy
+        settings += ["trainer.monitor=eval/loss min"]
     if option == "table":
         rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
         (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))
