@@ -36,10 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     rows = [read(Path(a)) for a in rest if not a.startswith(("metrics=", "plot=", "over="))]
     if not rows:
         raise ConfigError("dlref compare takes one run directory or more")
-    figures = dict.fromkeys(name for row in rows for name in row["metrics"])
+    figures = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     if not plot and (unknown := [name for name in wanted if name not in figures]):
         raise ConfigError(f"none of these runs has the figure '{unknown[0]}'{did_you_mean(unknown[0], figures)}")
-    names = wanted or list(dict.fromkeys(name for row in rows for name in row["metrics"] if name != "loss"))
+    names = wanted or [name for name in figures if name != "loss"]
     table = [["run", "split", "seed", "commit", "seconds", *names]]
     table += [[*facts(row), *(shown(row["metrics"].get(name)) for name in names)] for row in rows]
     groups: dict[str, list[dict[str, Any]]] = {}

@@ -42,19 +42,22 @@ def to_resume(typed: dict[str, str]) -> Start:
         folder = Path(os.path.expanduser(typed["run_dir"]))
     else:
         folder = Path(os.path.expanduser(wish))
-        home = folder.resolve().parents[1] if (folder / MANIFEST).is_file() else folder
-        if (named := typed.get("run_dir", "null")) != "null" and not same(Path(os.path.expanduser(named)), home):
+        one = (folder / MANIFEST).is_file()
+        home = folder.resolve().parents[1] if one else folder
+        named = typed.get("run_dir", "null")
+        if named != "null" and Path(os.path.expanduser(named)).resolve() != home.resolve():
             raise ConfigError(
                 f"resume={wish} goes on in that run's own directory, not in run_dir={named}; leave run_dir out, or copy the "
                 "run there and resume the copy"
             )
-        if (folder / MANIFEST).is_file():
-            return Start(open_checkpoint(folder.resolve()), home, steps_in(home))
+        if one:
+            seen = steps_in(home)  # before it is opened: another process may save meanwhile
+            return Start(open_checkpoint(folder.resolve()), home, seen)
         if not folder.is_dir():
             raise CheckpointError(f"resume={wish} is not a run directory; dlref train names it when it starts")
-    checkpoints, seen = Checkpoints(folder / "checkpoints"), steps_in(folder)
-    found = checkpoints.newest("step")
-    if found is None and (wish != "auto" or checkpoints.numbered("step")):
+    seen = steps_in(folder)
+    found = Checkpoints(folder / "checkpoints").newest("step")
+    if found is None and (wish != "auto" or seen):
         raise CheckpointError(f"{folder} has no whole checkpoint to go on from; begin anew in another run_dir")
     return Start(found, folder, seen)
 
@@ -63,10 +66,6 @@ def steps_in(run: Path) -> list[str]:
     from dlref.training.checkpoint import Checkpoints
 
     return [path.name for path in Checkpoints(run / "checkpoints").numbered("step")]
-
-
-def same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
 
 
 def reusable(

@@ -18,9 +18,7 @@ from dlref.errors import ConfigError, DataError
 logger = logging.getLogger("dlref")
 
 TRAIN, EVAL, TEST = 0, 1, 2  # the streams of random numbers
-LONGEST = (
-    10_000  # steps of an episode that is played whole: a policy may go round for ever where there is no time limit
-)
+LONGEST = 10_000  # steps of an episode played whole: a policy may go round for ever where there is no time limit
 
 
 class Episode(NamedTuple):

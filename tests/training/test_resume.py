@@ -274,7 +274,9 @@ def test_with_another_monitor_what_is_best_begins_anew(train: Callable[..., tupl
     assert code == 0
     assert "what is best begins anew" in said
     losses = {line["step"]: line["loss"] for line in logged(run) if line["split"] == "eval" and line["step"] > 4}
-    assert Checkpoints(run / "checkpoints").newest("best").step == min(losses, key=losses.__getitem__)  # type: ignore[union-attr]
+    best = Checkpoints(run / "checkpoints").newest("best")
+    assert best is not None
+    assert best.step == min(losses, key=losses.__getitem__)
 
 
 def test_a_run_goes_on_in_its_own_directory(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
