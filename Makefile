@@ -1,7 +1,7 @@
 # Everything a newcomer or CI needs; each target makes the environment it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install quickstart test slow check coverage audit clean
+.PHONY: install quickstart test slow half check coverage audit clean
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ test: install
 slow: install
 	$(BIN)/python -m pytest -n 2 -m "slow and faults"
 	$(BIN)/python -m pytest -m "slow and not faults"
+
+# What depends on the instruction set, as a CPU computes it that has no more than AVX2.
+half: install
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 -m half
 
 check: install
 	$(BIN)/ruff check .

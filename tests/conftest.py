@@ -182,6 +182,14 @@ def datasets() -> Path:
     return DATASETS
 
 
+def accelerators(monkeypatch: pytest.MonkeyPatch, kind: str | None, count: int = 1) -> None:
+    """As if torch had found so many accelerators of this kind, or none."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: kind and torch.device(kind))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: None)
+
+
 def small_text8(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """6,000 words where text8 would lie; the real one is not at hand."""
     from dlref.data import corpora

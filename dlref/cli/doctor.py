@@ -10,11 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
 from dlref.cli.main import take_flags
 from dlref.data.download import RemoteFile, data_root, offline, partial, sha256
+
+if TYPE_CHECKING:
+    import torch
 
 HELP = """usage: dlref doctor      checks versions, device, compiler, data sets, encoded texts and the runs folder
 exit code 1 if one fails"""
@@ -34,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def findings() -> Iterator[Finding]:
+    from dlref.training.precision import instruction_set
     from dlref.training.run import processor, versions
 
     found = versions()
@@ -48,7 +53,7 @@ def findings() -> Iterator[Finding]:
         missing = found[name] == "not installed"
         yield not missing, f"{name} {found[name]}", f"pip install {name}" if missing else ""
     yield compiler()
-    yield None, f"processor: {processor()}, {os.cpu_count()} cores", ""
+    yield None, f"processor: {processor()}, {os.cpu_count()} cores, {instruction_set()}", ""
     yield from data_sets()
     yield from encoded_texts()
     yield runs()
@@ -57,12 +62,18 @@ def findings() -> Iterator[Finding]:
 def torch_and_device(found: dict[str, str]) -> Iterator[Finding]:
     import torch
 
-    from dlref.training import devices
+    from dlref.training.devices import accelerators, choose_device, device_name
+    from dlref.training.precision import resolve
 
     yield True, f"torch {torch.__version__}, {torch.get_num_threads()} threads", ""
-    device = devices.choose_device("auto")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no CUDA"
-    yield True, f"device {device} ({name}), precision auto is {devices.resolve('auto', device)}", ""
+    device = choose_device("auto")
+    yield (
+        True,
+        f"device {device} ({device_name(device) or 'no CUDA'}), precision auto is {resolve('auto', device)}{reason(device)}",
+        "",
+    )
+    if device.type == "cpu" and (idle := accelerators()):
+        yield None, f"{idle[0]} is there and stays idle", f"device={idle[0].partition(':')[0]} uses it"
     if device.type == "cuda" or not (card := gpu()):
         return
     if torch.version.cuda is None:
@@ -73,6 +84,18 @@ def torch_and_device(found: dict[str, str]) -> Iterator[Finding]:
     else:
         remedy = f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, or install torch for an older CUDA"
         yield False, f"{card}, but this torch cannot use it", remedy
+
+
+def reason(device: "torch.device") -> str:
+    """Why `precision=auto` is what it is."""
+    from dlref.training.precision import LIMITS, instruction_set, multiplies_bf16
+
+    if device.type != "cpu":
+        return ""
+    limited = "".join(f"; {name}={os.environ[name]} limits it" for name in LIMITS if name in os.environ)
+    if multiplies_bf16(device):
+        return f" for networks with large matrix products ({instruction_set()} multiplies bfloat16 natively{limited})"
+    return f" ({instruction_set()} has no bfloat16 products, which would be emulated{limited})"
 
 
 def gpu() -> str:

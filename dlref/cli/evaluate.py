@@ -53,6 +53,7 @@ def evaluate(path: str, settings: list[str]) -> int:
     from dlref.training import devices
     from dlref.training.checkpoint import as_data, find
     from dlref.training.evaluation import evaluate as evaluate_split
+    from dlref.training.precision import autocast, resolve
     from dlref.training.state import load_weights
 
     checkpoint = find(path)
@@ -82,10 +83,9 @@ def evaluate(path: str, settings: list[str]) -> int:
         if split == "eval":
             logger.info("this data has no test split, so these are the figures of eval")
 
-    precision = devices.resolve(config["trainer"].get("precision", "auto"), device, model.objective)
-    autocast = devices.autocast(precision, device)
+    precision = resolve(config["trainer"].get("precision", "auto"), device, model.objective)
     with devices.explained():
-        figures = evaluate_split(model.objective, model.data, split, Shard(), autocast, device)
+        figures = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
         found = run_reports(model.reports, model.objective.net, model.data, split, device)
     figures |= found.figures
     run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path

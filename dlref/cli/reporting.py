@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.reports import Embedding, Report
+from dlref.training.devices import forked_random
 
 logger = logging.getLogger("dlref")
 
@@ -24,7 +25,7 @@ class Findings(NamedTuple):
 
 def begin_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, device: torch.device) -> None:
     """Show them the network before it is trained."""
-    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.no_grad(), forked_random(device):
         for name, report in reports.items():
             try:
                 report.begin(net, data)
@@ -37,7 +38,7 @@ def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split:
     found = Findings({}, {}, {}, {}, {})
     was_training = net.training
     net.eval()
-    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.no_grad(), forked_random(device):
         for name, report in reports.items():
             try:
                 for key, value in report(net, data, split).items():

@@ -15,6 +15,7 @@ BITS = (
     "git_commit",
     "versions.torch",
     "hardware.cpu",
+    "hardware.instructions",
     "hardware.gpu",
 )  # on which the last bits of sums depend
 LIMITS = {"trainer.max_steps", "trainer.passes", "trainer.max_seconds"}

@@ -213,7 +213,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             if not hasattr(error.obj, "_fields"):  # of anything but a batch
                 if plugins or error.obj is not objective.net:
                     raise
-                raise unsuitable(objective, data, error) from error
+                raise unsuitable(objective, data, error, trainer) from error
             raise ConfigError(
                 f"objective {type(objective).__name__} reads '{error.name}' of a batch, which data {type(data).__name__} do "
                 f"not give (they give {', '.join(error.obj._fields)}); choose ones that suit each other"
@@ -229,7 +229,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             later = trainer.progress.step > began + gradients.none(objective)
             if plugins or trainer.compile or shard.ranks > 1 or later:
                 raise
-            raise unsuitable(objective, data, error) from error
+            raise unsuitable(objective, data, error, trainer) from error
         finally:
             log.close()
         if home:
@@ -283,12 +283,17 @@ def open_run(start: Start, config: dict[str, Any], RunFolder: Any, new_folder: A
     return home
 
 
-def unsuitable(objective: Any, data: Any, error: Exception) -> ConfigError:
+def unsuitable(objective: Any, data: Any, error: Exception, trainer: Any) -> ConfigError:
+    from dlref.training.precision import HALF
+
     parts = (
         f"objective {type(objective).__name__}, network {type(objective.net).__name__} and data {type(data).__name__}"
     )
     reason = f"{type(error).__name__}: {first_line(error)[:160]}"
-    return ConfigError(f"{parts} do not go together ({reason}); choose parts that do, as a model= has them")
+    doubt = ""
+    if trainer.device.type != "cpu" or trainer.precision in HALF:
+        doubt = "; if they do with trainer.precision=float32 device=cpu, this machine lacks what they need"
+    return ConfigError(f"{parts} do not go together ({reason}); choose parts that do, as a model= has them{doubt}")
 
 
 def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
@@ -304,7 +309,8 @@ def introduce(
     config: dict[str, Any], objective: Any, data: Any, trainer: Any, folder: Path, typed: Sequence[str]
 ) -> None:
     """What is about to happen, in a few lines."""
-    from dlref.training import devices
+    from dlref.training.muon import Muon, iteration_dtype
+    from dlref.training.precision import notes, resolve
 
     parameters = sum(p.numel() for p in objective.net.parameters())
     limits = [
@@ -313,10 +319,14 @@ def introduce(
     ]
     taken = inspect.signature(type(objective.net)).parameters
     sizes = ", ".join(f"{name} {size:,}" for name, size in data.sizes.items() if name in taken)
-    precision = devices.resolve(trainer.precision, trainer.device, objective)
+    precision = resolve(trainer.precision, trainer.device, objective)
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])
     logger.info("%s, %s, %s", trainer.device, precision, " or ".join(limit for limit in limits if limit))
+    for note in notes(precision, trainer.device, objective):
+        logger.info("%s", note)
+    if isinstance(trainer.optimizer, Muon) and precision != "float64":
+        logger.info("Muon orthogonalizes in %s", str(iteration_dtype(trainer.device)).removeprefix("torch."))
     if trainer.progress.step:
         logger.info("going on at step %d", trainer.progress.step)
     parts = ("data", "network", "objective", "optimizer", "schedule", "trainer")

@@ -1,64 +1,104 @@
-"""Where to compute, in which number format, and how much of it fits."""
+"""Where to compute, and what a machine's own errors mean."""
 
 import contextlib
 import ctypes
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dlref.errors import ConfigError, ResourceError
+from dlref.errors import ConfigError, ResourceError, brief
 
 SMALLER = "lower data.batch_size, data.length or the network's width, or raise trainer.accumulate with a smaller batch"
+ACCELERATORS = ("cuda", "mps", "xpu", "hpu", "mtia")  # the types that `torch.accelerator` knows
+# What torch, oneDNN and the drivers say where the machine cannot do what it is asked for.
+OF_THE_MACHINE: tuple[str, ...] = (
+    "primitive",
+    "oneDNN",
+    "not implemented for 'BFloat16'",
+    "not implemented for 'Half'",
+    "not compiled with",
+)
+OF_THE_MACHINE += ("CUDA error", "CUDA driver", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "no kernel image")
+OF_THE_MACHINE += ("HIP error", "MIOpen", "MPS", "XPU", "Level-Zero")
 logger = logging.getLogger("dlref")
 
 
+def accelerators() -> list[str]:
+    """What torch can compute on here besides the CPU, as `cuda:0` or `mps:0`."""
+    if not torch.accelerator.is_available():
+        return []
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None
+    return [f"{kind.type}:{index}" for index in range(torch.accelerator.device_count())]
+
+
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` (CUDA if there is any), `cpu`, `cuda` or `cuda:N`; raises ConfigError for what is not there."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+    """`auto` (CUDA if there is any, else the CPU), `cpu`, or an accelerator that torch knows, such as `cuda`, `cuda:1`, `mps`
+    or `xpu`, which is made the current one. Raises ConfigError for what is not there."""
+    found = accelerators()
+    kind, colon, index = name.partition(":")
     if name == "auto":
-        name = "cuda" if count else "cpu"
-    if name == "cpu":
+        kind = "cuda" if found and found[0].startswith("cuda") else "cpu"
+        if found and kind == "cpu":
+            logger.info("%s is there and stays idle; device=%s uses it", found[0], found[0].partition(":")[0])
+    if kind == "cpu" and not colon:
         return torch.device("cpu")
-    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
-        index = local_rank if name == "cuda" else int(name[5:])
-        if index < count:
-            torch.cuda.set_device(index)
-            torch.backends.cuda.enable_cudnn_sdp(
-                False
-            )  # which plans anew for each shape, and batches of lines have many
-            return torch.device("cuda", index)
+    there = ", ".join(["cpu", *found])
+    if kind not in ACCELERATORS or (colon and not index.isdecimal()):
+        raise ConfigError(
+            f"device={name} is unknown; write auto, cpu, {', '.join(ACCELERATORS)} or cuda:N (here: {there})"
+        )
+    chosen = f"{kind}:{int(index) if colon else local_rank}"
+    if chosen not in found:
         raise ConfigError(f"device={name} is not there; this machine has {there}: write device=auto or one of these")
-    raise ConfigError(f"device={name} is unknown; write auto, cpu, cuda or cuda:N (here: {there})")
+    device = torch.device(chosen)
+    torch.accelerator.set_device_index(device.index)
+    if kind == "cuda":
+        # cuDNN's attention plans anew for each shape, and batches of lines have many.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
 
 
-def resolve(precision: str, device: torch.device, net: nn.Module | None = None) -> str:
-    """What `auto` means here: bfloat16 where the hardware multiplies it natively, on a CPU only for a `net` with large
-    products; else float32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    if net is not None and not any(
-        p.numel() >= 2**16 and min(p.shape[:2]) >= 64 for p in net.parameters() if p.ndim > 1
-    ):
-        return "float32"  # what small products save, the conversions take
-    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return "bf16" if any(getattr(torch.cpu, name, lambda: False)() for name in native) else "float32"
+def device_name(device: torch.device) -> str | None:
+    """The accelerator's name as its driver gives it, its type where there is none; None for a CPU."""
+    if device.type == "cpu":
+        return None
+    named = getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(named(device)) if named else device.type
 
 
-def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
-    """A context in which large products run in bfloat16, if that is the precision."""
-    if precision != "bf16":
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
+def random_state(device: torch.device) -> Tensor | None:
+    """The state of an accelerator's random numbers; None for a CPU, whose state is torch's own."""
+    if device.type == "cpu":
+        return None
+    module = torch.get_device_module(device)
+    return module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
+
+
+def set_random_state(device: torch.device, state: Tensor | None) -> None:
+    """Set what `random_state` gave; nothing happens on a CPU or without a state."""
+    if device.type == "cpu" or state is None:
+        return
+    module = torch.get_device_module(device)
+    module.set_rng_state(state) if device.type == "mps" else module.set_rng_state(state, device)
+
+
+@contextlib.contextmanager
+def forked_random(device: torch.device) -> Iterator[None]:
+    """A context after which the random numbers of the CPU and of `device` go on as if nothing had been sampled in it."""
+    with torch.random.fork_rng(devices=[]):
+        state = random_state(device)
+        try:
+            yield
+        finally:
+            set_random_state(device, state)
 
 
 def compile_in_place(objective: nn.Module, device: torch.device) -> bool:
@@ -137,7 +177,7 @@ def flushed() -> Any:
 
 @contextlib.contextmanager
 def explained() -> Any:
-    """Turns running out of memory into a ResourceError that says what to turn down."""
+    """Turns what the machine lacks into a ResourceError that says what to turn down: memory, a kernel, a driver."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -146,4 +186,9 @@ def explained() -> Any:
         reason = str(error).partition("\n")[0].rpartition("Allocator: ")[2]
         if any(words in reason for words in ("can't allocate", "not enough memory", "size calculation overflowed")):
             raise ResourceError(f"out of memory ({reason[:120]}); {SMALLER}") from error
+        if any(words in str(error) for words in OF_THE_MACHINE):
+            raise ResourceError(
+                f"this machine cannot compute that ({brief(error)}); set trainer.precision=float32 or device=cpu, and "
+                "see dlref doctor"
+            ) from error
         raise

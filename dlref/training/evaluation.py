@@ -7,7 +7,7 @@ import torch
 
 from dlref.metrics import Totals, add, read
 from dlref.objectives import Objective
-from dlref.training import distributed
+from dlref.training import devices, distributed
 
 
 def evaluate(
@@ -17,7 +17,7 @@ def evaluate(
     totals: Totals = {}
     was_training = objective.training
     objective.eval()
-    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.no_grad(), devices.forked_random(device):
         for batch in data.batches(split, objective.net, shard):
             with autocast():
                 # Not as it may be compiled: the last batches have shapes of their own, each of which would be.

@@ -8,21 +8,31 @@ import torch
 from torch import Tensor
 
 from dlref.training.adam import AdamW
+from dlref.training.precision import multiplies_bf16
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the iteration, as published
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:  # [G, N, M] -> [G, N, M]
-    """Near U Vᵀ of each U S Vᵀ, with singular values of about 0.7 to 1.2, in bfloat16: `equations.optimizers.orthogonal`."""
+    """Near U Vᵀ of each U S Vᵀ, with singular values of about 0.7 to 1.2: `equations.optimizers.orthogonal`.
+
+    Computed in bfloat16 where the hardware multiplies it natively, which is accurate enough, else in float32; float64 stays.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x if x.dtype == torch.float64 else x.bfloat16()
+    if x.dtype != torch.float64:
+        x = x.to(iteration_dtype(x.device))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def iteration_dtype(device: torch.device) -> torch.dtype:
+    """The number format of the iteration. bfloat16 is emulated on CPUs without it, where it takes up to 50 times as long."""
+    return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
 class Matrices(torch.optim.Muon):

@@ -18,6 +18,8 @@ import torch
 
 from dlref.errors import ConfigError
 from dlref.training.checkpoint import write_whole
+from dlref.training.devices import device_name
+from dlref.training.precision import instruction_set
 
 
 def new_folder(parent: Path) -> Path:
@@ -91,8 +93,13 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": processor(), "cores": os.cpu_count(), "gpu": card, "system": platform.platform()}
+    return {
+        "cpu": processor(),
+        "instructions": instruction_set(),
+        "cores": os.cpu_count(),
+        "gpu": device_name(device),
+        "system": platform.platform(),
+    }
 
 
 def processor() -> str:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dlref.errors import CheckpointError
 from dlref.metrics import Mean
+from dlref.training import devices
+from dlref.training.precision import LossScale
 from dlref.training.progress import Progress
 from dlref.training.trainer import Trainer
 
@@ -62,6 +64,7 @@ def shared_state(trainer: Trainer) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "trained": weights(trainer.objective) if average else None,  # the shown weights are averages then
         "averaged": int(average.n_averaged) if average else None,
+        "loss_scale": asdict(trainer.loss_scale) if trainer.loss_scale else None,
     }
 
 
@@ -72,7 +75,7 @@ def own_state(trainer: Trainer) -> dict[str, Any]:
         "carried": carried(trainer.objective),
         "data": trainer.data.state_dict(),
         "random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state(trainer.device) if trainer.device.type == "cuda" else None,
+        f"{trainer.device.type}_random": devices.random_state(trainer.device),
     }
 
 
@@ -89,11 +92,12 @@ def restore(
     trainer.progress = Progress(**progress | {"logged": tuple(progress["logged"])})
     trainer.window = {name: Mean(*mean) for name, mean in shared["window"].items()}
     load_optimizer(trainer.optimizer, shared["optimizer"], where)
+    if trainer.loss_scale and shared.get("loss_scale"):
+        trainer.loss_scale = LossScale(**shared["loss_scale"])
     if own["data"] is not None:  # with other data they begin anew
         trainer.data.load_state_dict(own["data"])
     torch.set_rng_state(own["random"])
-    if trainer.device.type == "cuda" and own["cuda_random"] is not None:
-        torch.cuda.set_rng_state(own["cuda_random"], trainer.device)
+    devices.set_random_state(trainer.device, own.get(f"{trainer.device.type}_random"))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from dlref.objectives import Objective
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import evaluate
 from dlref.training.log import Log
+from dlref.training.precision import LossScale, Precision, autocast, resolve
 from dlref.training.progress import Progress, monitored
 from dlref.training.signals import StopSignals
 
@@ -39,7 +40,7 @@ class Trainer:
     max_seconds: float | None = None
     accumulate: int = 1
     clip_norm: float | None = None
-    precision: Literal["auto", "float32", "bf16", "float64"] = "auto"
+    precision: Precision = "auto"
     compile: bool = False
     ema: float | None = None
     monitor: str | None = None
@@ -80,7 +81,9 @@ class Trainer:
         self.window: Totals = {}  # since the last line of the log
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.autocast = devices.autocast(devices.resolve(self.precision, device, objective), device)
+        chosen = resolve(self.precision, device, objective)
+        self.autocast = autocast(chosen, device)
+        self.loss_scale = LossScale() if chosen == "fp16" else None
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
         self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
 
@@ -137,8 +140,11 @@ class Trainer:
                     self.log(log, figures)
 
     def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
-        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
-        progress = self.progress
+        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite.
+
+        In float16 an infinite gradient is expected now and then: the update is skipped, and the loss scale halved.
+        """
+        progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
         gradients.clear(self.parameters)
         factor = self.schedule(self.share_done())
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -149,7 +155,7 @@ class Trainer:
                 with self.autocast():
                     part: Totals = model(next(batches))
                 total = torch.as_tensor(part["loss"].total)
-                total.backward(torch.full_like(total, 1 / progress.count))
+                total.backward(torch.full_like(total, loss_scale / progress.count))
             totals = add(totals, read(part))
         now = time.perf_counter()
         totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
@@ -159,8 +165,16 @@ class Trainer:
         # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean. They
         # were divided beforehand by the count of the step before, mostly the same, so that nothing is left to scale.
         count = max(int(totals["loss"].count), 1)
-        scale = self.shard.ranks * progress.count / count
+        scale = self.shard.ranks * progress.count / count / loss_scale
         norm = gradients.norm(gradient) * scale
+        figures = {"lr": self.rates[0] * factor, "grad_norm": norm}
+        if self.loss_scale:
+            self.loss_scale.update(math.isfinite(norm))
+            figures["loss_scale"] = loss_scale
+            if math.isfinite(totals["loss"].total) and not math.isfinite(norm) and loss_scale > 1:
+                progress.step, progress.count = progress.step + 1, count  # the batches are used up
+                self.window = add(self.window, totals)
+                return stops > 0, figures
         if not math.isfinite(totals["loss"].total + norm):
             raise DivergedError(
                 f"step {progress.step + 1} is not finite: loss {totals['loss'].value:g}, gradient norm {norm:g}, "
@@ -174,7 +188,7 @@ class Trainer:
         if self.average:
             self.average.update_parameters(self.objective)
         self.window = add(self.window, totals)
-        return stops > 0, {"lr": self.rates[0] * factor, "grad_norm": norm}
+        return stops > 0, figures
 
     def log(self, log: Log, figures: dict[str, float]) -> None:
         progress, units = self.progress, self.data.units_per_batch(self.shard.ranks) * self.accumulate

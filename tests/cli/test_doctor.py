@@ -21,6 +21,7 @@ from dlref.cli import doctor
 from dlref.cli.main import main
 from dlref.data import encoding, images
 from dlref.data.download import RemoteFile
+from tests.conftest import accelerators
 
 CONTENT = b"as published"
 SETS = ["mnist", "ptb", "tiny_shakespeare", "text8", "multi30k", "word_similarity"]
@@ -97,7 +98,7 @@ def test_torch_that_cannot_use_the_gpu_beside_it(
 ) -> None:  # fmt: skip
     program(tmp_path / "bin", "nvidia-smi", CARD)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    accelerators(monkeypatch, None)
     monkeypatch.setattr(torch.version, "cuda", built_for)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -114,7 +115,7 @@ def test_a_driver_without_a_gpu_is_no_finding(
 ) -> None:
     program(tmp_path / "bin", "nvidia-smi", script)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    accelerators(monkeypatch, None)
     said = diagnosis()
     assert said.code == 0
     assert not said.about("GPU")

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.conftest import command
+from tests.conftest import accelerators, command
 from tests.faults.processes import refusal
 
 pytestmark = pytest.mark.faults
@@ -29,8 +28,7 @@ Train = Callable[..., tuple[int, str]]
 def test_fault_21_a_device_that_is_not_there_is_answered_with_those_that_are(
     device: str, there: bool, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    accelerators(monkeypatch, "cuda" if there else None, 2)
     code, said = train("model=mlp", f"device={device}", f"run_dir={tmp_path / 'run'}")
     assert code == 2
     assert f"device={device} is " in refusal(said)
@@ -72,7 +70,7 @@ MISTAKES = {
     "optimizer.lr=[1]": "optimizer.lr is [1]; it takes a number",
     "optimizer.betas=[0.9]": "optimizer.betas is [0.9]",
     "trainer.max_steps=1.5": "trainer.max_steps is 1.5; it takes a whole number or null",
-    "trainer.precision=fp16": "it takes auto or float32 or bf16 or float64",
+    "trainer.precision=fp8": "it takes auto or float32 or bf16 or fp16 or float64",
     "network.widths=3": "network.widths is 3",
     "network.widths=[a]": "network.widths is ['a']",
     "network.norm=3": "network.norm is 3; it takes batch or layer or null",

@@ -304,16 +304,3 @@ def test_a_run_goes_on_in_another_precision(
     code, said = train(f"resume={tmp_path}", f"trainer.precision={other}", "trainer.max_steps=5")
     assert code == 0
     assert f"trainer.precision: {one} → {other}" in said
-
-
-@pytest.mark.parametrize(("widths", "precision"), [([50], "float32"), ([1000], "bf16")])
-def test_half_precision_is_for_large_products(
-    widths: list[int], precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dlref.models.mlp import MLP
-    from dlref.training import devices
-
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    cpu, net = torch.device("cpu"), MLP(784, 10, widths)
-    assert devices.resolve("auto", cpu, net) == precision
-    assert devices.resolve("bf16", cpu, net) == "bf16"

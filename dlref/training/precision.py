@@ -1,0 +1,167 @@
+"""Number formats: which one `trainer.precision` means on this machine, autocast, and the loss scale of float16."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Precision = Literal["auto", "float32", "bf16", "fp16", "float64"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables by which oneDNN uses fewer instructions
+# torch.ops that oneDNN computes under autocast, and the layers that call them.
+RECURRENT: dict[Any, Any] = {torch.lstm: nn.LSTM, torch.gru: nn.GRU, torch.rnn_tanh: nn.RNN}
+
+
+def resolve(precision: str, device: torch.device, net: nn.Module | None = None) -> str:
+    """The format that `auto` stands for: half precision where the hardware multiplies it natively, else float32.
+
+    On a CPU and with a `net`, only where it has a large matrix product. A CUDA device of compute capability 8 or higher
+    takes bf16, one of 7 (V100, T4) fp16.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        major = torch.cuda.get_device_capability(device)[0]
+        return "bf16" if major >= 8 else "fp16" if major == 7 else "float32"
+    if net is not None and not any(
+        p.numel() >= 2**16 and min(p.shape[:2]) >= 64 for p in net.parameters() if p.ndim > 1
+    ):
+        return "float32"  # what small products save, the conversions take
+    return "bf16" if multiplies_bf16(device) else "float32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 natively; elsewhere it is emulated, on a CPU some 50 times as slow."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and instruction_set() in ("AMX", "AVX-512 BF16")
+
+
+def instruction_set() -> str:
+    """The newest instruction set of this CPU that matrix products use, or the name that torch gives it.
+
+    `ONEDNN_MAX_CPU_ISA` limits oneDNN, which computes the products; what a newer set would add is then emulated.
+    """
+    limit = next((os.environ[name].upper() for name in LIMITS if name in os.environ), "DEFAULT")
+    unlimited = limit in ("ALL", "DEFAULT")
+    for name, flag, words in (
+        ("AMX", "_is_amx_tile_supported", ("AMX",)),
+        ("AVX-512 BF16", "_is_avx512_bf16_supported", ("AMX", "BF16", "FP16", "AVX10")),
+        ("AVX-512", "_is_avx512_supported", ("AVX512", "AVX10")),
+    ):
+        # The flags are private: a torch without them is taken for one without the instructions.
+        if getattr(torch.cpu, flag, lambda: False)() and (unlimited or any(word in limit for word in words)):
+            return name
+    capability = torch.backends.cpu.get_cpu_capability()
+    return limit if capability == "AVX512" and not unlimited else capability
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
+    """A context in which large products run in half precision, if that is the precision.
+
+    Layers for which this machine has no kernel of that format run in float32 (`missing_kernels`).
+    """
+    if precision not in HALF:
+        return contextlib.nullcontext
+    dtype = HALF[precision]
+    missing = frozenset(call for call in RECURRENT if not has_kernel(call, device.type, dtype))
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        with torch.autocast(device.type, dtype), InFloat32(missing) if missing else contextlib.nullcontext():
+            yield
+
+    return context
+
+
+def missing_kernels(precision: str, device: torch.device, module: nn.Module) -> list[str]:
+    """Names of the layers of `module` that run in float32, because this machine has no kernel of `precision` for them."""
+    if precision not in HALF:
+        return []
+    return [
+        layer.__name__
+        for call, layer in RECURRENT.items()
+        if any(isinstance(part, layer) for part in module.modules())
+        and not has_kernel(call, device.type, HALF[precision])
+    ]
+
+
+def notes(precision: str, device: torch.device, module: nn.Module) -> list[str]:
+    """Sentences for the start of a run about what this machine computes otherwise than asked."""
+    found = []
+    emulated = instruction_set() != "AMX" if precision == "fp16" else not multiplies_bf16(device)
+    if precision in HALF and device.type == "cpu" and emulated:
+        found.append(
+            f"{precision} is emulated on this CPU ({instruction_set()}), which is many times as slow as float32"
+        )
+    if layers := missing_kernels(precision, device, module):
+        found.append(f"{', '.join(layers)} layers run in float32, because this CPU has no {precision} kernel for them")
+    return found
+
+
+@functools.cache
+def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
+    """Whether a recurrent layer runs here under autocast: oneDNN has an LSTM of bfloat16 only with AVX-512.
+
+    Nothing announces that, so it is tried.
+    """
+    if device != "cpu":
+        return True
+    x = torch.zeros(1, 1, 1)
+    state = (x, x) if call is torch.lstm else x
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast(device, dtype):
+        weights = list(RECURRENT[call](1, 1).parameters())
+        try:
+            call(x, state, weights, True, 1, 0.0, False, False, True)
+        except RuntimeError:
+            return False
+    return True
+
+
+class InFloat32(TorchFunctionMode):
+    """Runs the given functions of torch in float32, whatever autocast says."""
+
+    def __init__(self, functions: frozenset[Any]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function not in self.functions:
+            return function(*args, **(kwargs or {}))
+        with torch.autocast(args[0].device.type, enabled=False):
+            return function(*map(widened, args), **(kwargs or {}))
+
+
+def widened(value: Any) -> Any:
+    """The same with half-precision tensors in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF.values() else value
+    return type(value)(map(widened, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclass
+class LossScale:
+    """The factor by which the loss is multiplied before the backward pass, so that small gradients do not vanish in float16
+    (Micikevicius et al. 2018, section 3.2).
+
+    It is halved when a gradient is infinite, and doubled after `interval` finite ones, as torch.amp.GradScaler does.
+    """
+
+    interval: ClassVar[int] = 2000  # updates
+    largest: ClassVar[float] = 2.0**32  # far above what a gradient other than 0 stands, and far below float32's largest
+    value: float = 2.0**16
+    finite: int = 0  # updates since it was last changed
+
+    def update(self, finite: bool) -> None:
+        """Take note of whether an update's gradient was finite."""
+        self.finite = self.finite + 1 if finite else 0
+        if not finite:
+            self.value /= 2
+        elif self.finite == self.interval:
+            self.value, self.finite = min(self.value * 2, self.largest), 0

@@ -1,0 +1,155 @@
+"""Devices: which one is chosen, its random numbers, and errors that are the machine's."""
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlref.errors import ConfigError
+from dlref.objectives.supervised import Classification
+from dlref.training import devices
+from dlref.training.devices import choose_device, device_name, forked_random
+from tests.conftest import SMALL, accelerators
+
+Train = Callable[..., tuple[int, str]]
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+@pytest.mark.parametrize("name", ["{}", "{}:1"])
+def test_whatever_torch_knows_can_be_chosen(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerators(monkeypatch, kind, 2)
+    current: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
+    index = int(":" in name)
+    assert choose_device(name.format(kind)) == torch.device(kind, index)
+    assert current == [index]
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_of_several_ranks_each_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerators(monkeypatch, "cuda", 2)
+    assert [choose_device("auto", rank) for rank in (0, 1)] == [torch.device("cuda", rank) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(("kind", "chosen"), [(None, "cpu"), ("cuda", "cuda:0"), ("mps", "cpu"), ("xpu", "cpu")])
+def test_auto_is_cuda_else_the_cpu_and_names_what_stays_idle(
+    kind: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accelerators(monkeypatch, kind)
+    caplog.set_level("INFO", "dlref")
+    assert choose_device("auto") == torch.device(chosen)
+    idle = f"{kind}:0 is there and stays idle; device={kind} uses it"
+    assert caplog.messages == ([idle] if kind in ("mps", "xpu") else [])
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "cuda", "mps:0"])
+def test_an_accelerator_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerators(monkeypatch, None)
+    with pytest.raises(ConfigError, match=f"device={name} is not there; this machine has cpu: "):
+        choose_device(name)
+
+
+def test_without_a_gpu_nothing_of_torch_cuda_is_called(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Training, evaluation, resuming and doctor, on a torch whose `cuda` has nothing that could be called."""
+    from dlref.cli.main import main
+
+    class Refused:
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"torch.cuda.{name} was asked for")
+
+    def initialized() -> bool:  # torch itself asks, to fork random numbers and save them
+        return False
+
+    guarded = Refused()
+    guarded.is_initialized = guarded._is_in_bad_fork = guarded.is_available = initialized  # type: ignore[attr-defined]
+    guarded.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch, "cuda", guarded)
+    assert train(*SMALL["mlp"], "trainer.max_steps=2", "trainer.compile=false", f"run_dir={tmp_path}")[0] == 0
+    assert train(f"resume={tmp_path}", "trainer.max_steps=3")[0] == 0
+    assert main(["evaluate", str(tmp_path)]) == 0
+    assert main(["doctor"]) in (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_random_numbers_of_any_device_go_on_where_they_were(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.mps alone has one state for all and takes no device."""
+    state = [torch.zeros(4)]
+
+    def get(device: Any = None) -> Tensor:
+        assert (device is None) == (kind == "mps")
+        return state[0].clone()
+
+    def put(value: Tensor, device: Any = None) -> None:
+        assert (device is None) == (kind == "mps")
+        state[0] = value
+
+    module = types.SimpleNamespace(get_rng_state=get, set_rng_state=put)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    device = torch.device(kind, 0)
+    before = torch.get_rng_state()
+    with forked_random(device):
+        state[0] += 1
+        torch.rand(1)
+    assert not state[0].any()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert device_name(device) == kind
+    assert device_name(torch.device("cpu")) is None
+
+
+SAID = [
+    "could not create a primitive descriptor for the LSTM forward propagation primitive. Run workload with …",
+    "\"addmm_impl_cpu_\" not implemented for 'Half'",
+    "CUDA error: no kernel image is available for execution on the device",
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    "MPS backend out of date: operator aten::x is not supported",
+]
+
+
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_error_of_the_machine_is_not_blamed_on_the_parts(
+    said: str, step: int, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steps = []
+
+    def forward(self: Any, batch: Any) -> Any:
+        steps.append(1)
+        if len(steps) == step:
+            raise RuntimeError(said)
+        return before(self, batch)
+
+    before = Classification.forward
+    monkeypatch.setattr(Classification, "forward", forward)
+    code, heard = train(*SMALL["mlp"], "trainer.max_steps=5", f"run_dir={tmp_path}")
+    assert code == 6
+    last = heard.splitlines()[-1]
+    assert last.startswith(f"dlref: this machine cannot compute that ({said[:40]}")
+    assert "trainer.precision=float32" in last
+    assert "go together" not in heard
+
+
+def test_an_error_that_may_be_the_machines_says_how_to_find_out(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def forward(self: Any, batch: Any) -> Any:
+        raise RuntimeError("something that nobody has heard of")
+
+    monkeypatch.setattr(Classification, "forward", forward)
+    for chosen, doubt in (("bf16", True), ("float32", False)):
+        run = f"run_dir={tmp_path / chosen}"
+        code, heard = train(*SMALL["mlp"], f"trainer.precision={chosen}", "trainer.max_steps=5", run)
+        assert code == 2
+        assert "do not go together" in heard
+        assert ("with trainer.precision=float32 device=cpu" in heard) == doubt
+
+
+def test_devices_are_named_as_torch_names_them() -> None:
+    """Each of them makes a torch.device; torch's list is not public."""
+    for kind in devices.ACCELERATORS:
+        assert torch.device(kind).type == kind
