@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dlref import operators
+
 BLOCK = 256  # queries whose scores are in memory at a time
 
 
@@ -62,7 +64,7 @@ class Attention(torch.autograd.Function):
             share = chances(q[:, :, rows], k[:, :, places], ctx.causal, visible) if kept is None else kept
             of_v[:, :, places] += share.mT @ slope[:, :, rows]
             of_share = slope[:, :, rows] @ v[:, :, places].mT
-            of_score = torch._softmax_backward_data(of_share, share, 3, share.dtype)
+            of_score = operators.softmax_backward(of_share, share, 3)
             of_k[:, :, places] += of_score.mT @ q[:, :, rows]
             of_q.append(of_score @ k[:, :, places])
         return torch.cat(of_q, 2) * q.shape[3] ** -0.5, of_k, of_v, None, None

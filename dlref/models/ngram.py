@@ -35,6 +35,7 @@ class NGram(nn.Module):
         self.ends = nn.Buffer(torch.empty(0, dtype=torch.int64))  # [C]
         self.words = nn.Buffer(torch.empty(0, dtype=torch.int32))  # [E]
         self.shares = nn.Buffer(torch.empty(0))  # [E]
+        self.register_load_state_dict_pre_hook(resize_tables)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
         """The logarithm of each word's probability after each token."""
@@ -85,8 +86,9 @@ class NGram(nn.Module):
         place = skipped + torch.arange(len(skipped), device=p.device)
         p[row.repeat_interleave(many), self.words[place]] += self.shares[place]
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in self.tables:  # which are as long as the text made them
-            if (saved := state.get(prefix + name)) is not None:
-                setattr(self, name, getattr(self, name).new_empty(saved.shape))
-        super()._load_from_state_dict(state, prefix, *rest)
+
+def resize_tables(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Make room for tables that are loaded, which are as long as the text made them."""
+    for name in NGram.tables:
+        if (saved := state.get(prefix + name)) is not None:
+            setattr(net, name, getattr(net, name).new_empty(saved.shape))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref import operators
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
@@ -94,7 +95,7 @@ class QLearning(FromPlay):
         updates = int(self.updates.add_(1))
         if self.follow is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.target.parameters()), list(self.net.parameters()), self.follow)
+                operators.interpolate_(list(self.target.parameters()), list(self.net.parameters()), self.follow)
             for mine, theirs in zip(self.target.buffers(), self.net.buffers(), strict=True):
                 mine.copy_(theirs)
         elif updates % self.copy_every == 0:

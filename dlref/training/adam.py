@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlref import operators
+
 
 class Prompt:
     """torch's fused step, bit for bit, of tensors that are looked up once.
 
     To look them up anew takes torch several times as long as a small network's step itself. Settings other than the usual
-    ones, and parameters without a gradient, take torch's own way. Hooks on its steps are not called.
+    ones, parameters without a gradient, and a torch without the fused operators take the step of torch.optim. Hooks on its
+    steps are not called.
     """
 
     found: list[tuple[list[Tensor], ...]] | None = None  # parameters, moments and step counts of each group
@@ -36,8 +39,7 @@ class Prompt:
         ):
             if not params:
                 continue
-            update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            update(
+            operators.fused_adam(group["decoupled_weight_decay"])(  # type: ignore[misc] # `find` saw that it is there
                 params,
                 grads,
                 means,
@@ -54,14 +56,16 @@ class Prompt:
             )
         return None
 
-    step.hooked = True  # type: ignore[attr-defined] # torch would wrap it for its profiler, which small steps notice too
+    # torch would wrap it for its profiler, which small steps notice too; one that ignores this wraps it, no more.
+    step.hooked = True  # type: ignore[attr-defined]
 
     def find(self) -> list[tuple[list[Tensor], ...]] | None:
         found = []
         counts: dict[float, Tensor] = {}
         for group in self.param_groups:  # type: ignore[attr-defined]
             states = [self.state.get(p, {}) for p in group["params"]]  # type: ignore[attr-defined]
-            if not group["fused"] or group["amsgrad"] or any("exp_avg" not in state for state in states):
+            absent = operators.fused_adam(group["decoupled_weight_decay"]) is None
+            if absent or not group["fused"] or group["amsgrad"] or any("exp_avg" not in state for state in states):
                 return None
             steps = [counts.setdefault(float(state["step"]), state["step"].clone()) for state in states]
             found.append((group["params"], *([s[n] for s in states] for n in ("exp_avg", "exp_avg_sq")), steps))

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from dlref import operators
+
 
 def none(module: nn.Module) -> bool:
     """Whether nothing of it is trained."""
@@ -24,11 +26,8 @@ def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     for parameter in parameters:
         if parameter.grad is not None:
             if parameter.grad.is_sparse:
-                rows = parameter.grad._indices()
-                if len(rows) == 1 and bool((rows[0, 1:] > rows[0, :-1]).all()):  # autograd forgets that it was told so
-                    parameter.grad._coalesced_(True)
-                parameter.grad = parameter.grad.coalesce()
-                found.append(parameter.grad._values())
+                parameter.grad = operators.coalesced(parameter.grad)
+                found.append(parameter.grad.values())
             else:
                 found.append(parameter.grad)
     return found
@@ -36,7 +35,7 @@ def values(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 def norm(gradient: list[Tensor]) -> float:
     """The Euclidean norm; not finite if any entry is not."""
-    norms = list(torch._foreach_norm(gradient)) if gradient else []
+    norms = operators.norms(gradient) if gradient else []
     # On a GPU each reading waits for it; on the CPU to stack them takes longer than the readings.
     together = norms and norms[0].device.type != "cpu"
     return math.hypot(*(torch.stack(norms).tolist() if together else map(float, norms)))
@@ -44,4 +43,4 @@ def norm(gradient: list[Tensor]) -> float:
 
 def scale_(gradient: list[Tensor], factor: float) -> None:
     if gradient and factor != 1:
-        torch._foreach_mul_(gradient, factor)
+        operators.multiply_(gradient, factor)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlref import operators
 from dlref.training.adam import AdamW
 from dlref.training.precision import multiplies_bf16
 
@@ -35,13 +36,17 @@ def iteration_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
-class Matrices(torch.optim.Muon):
-    """torch.optim.Muon, of whose matrices those of one shape are made orthogonal together, which is faster."""
+class Matrices(torch.optim.Optimizer):
+    """The steps of torch.optim.Muon; matrices of one shape are orthogonalized together, which is faster."""
 
     def __init__(
         self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
-        super().__init__(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        if min(lr, momentum, weight_decay) < 0:
+            raise ValueError(
+                f"lr is {lr}, momentum {momentum} and weight_decay {weight_decay}; they take numbers from 0 on"
+            )
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -54,19 +59,17 @@ class Matrices(torch.optim.Muon):
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             gradients = [p.grad for p in parameters]
             means = [self.state[p]["momentum_buffer"] for p in parameters]
-            torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
-            updates = torch._foreach_lerp(gradients, means, group["momentum"])
+            operators.interpolate_(means, gradients, 1 - group["momentum"])
+            updates = operators.interpolated(gradients, means, group["momentum"])
             if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                operators.multiply_(parameters, 1 - group["lr"] * group["weight_decay"])
             shapes: dict[torch.Size, list[int]] = {}
             for number, p in enumerate(parameters):
                 shapes.setdefault(p.shape, []).append(number)
             for (rows, columns), numbers in shapes.items():
                 made = orthogonalized(torch.stack([updates[number] for number in numbers]))
                 rate = group["lr"] * max(1, rows / columns) ** 0.5
-                torch._foreach_add_(
-                    [parameters[number] for number in numbers], list(made.to(updates[0].dtype)), alpha=-rate
-                )
+                operators.add_([parameters[number] for number in numbers], list(made.to(updates[0].dtype)), alpha=-rate)
 
 
 class Muon(torch.optim.Optimizer):

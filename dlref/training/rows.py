@@ -16,8 +16,8 @@ class Rows(torch.optim.Optimizer):
                 if table.grad is None:
                     continue
                 gradient = table.grad.coalesce() if table.grad.is_sparse else table.grad
-                slopes = (gradient._values() if gradient.is_sparse else gradient).view(-1, table[0].numel())
-                rows = gradient._indices()[0] if gradient.is_sparse else None
+                slopes = (gradient.values() if gradient.is_sparse else gradient).view(-1, table[0].numel())
+                rows = gradient.indices()[0] if gradient.is_sparse else None
                 slopes.mul_(-self.rates(slopes, rows, group, table)[:, None])
                 if rows is None:
                     table.add_(gradient)
