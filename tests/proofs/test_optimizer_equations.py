@@ -1,6 +1,7 @@
 """Every optimizer's update, over five steps of random gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -70,9 +71,19 @@ def adamw(equation: Any) -> None:
         follows(fast, lambda w, g, step, state: equation(w, g, *state, step, 0.3, 0.8, 0.9, 1e-2, 0.2), 2)
 
 
-def exact_muon() -> Any:
+@contextmanager
+def exact_muon() -> Iterator[None]:
     """torch rounds to bf16 within the iteration; without that rounding it is the equation to the last digits."""
-    return mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    to = torch.Tensor.to
+
+    def unrounded(tensor: Tensor, *given: Any, **named: Any) -> Tensor:  # how torch spells it since 2.15
+        return tensor.clone() if named.get("dtype") is torch.bfloat16 else to(tensor, *given, **named)
+
+    with (
+        mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone),
+        mock.patch.object(torch.Tensor, "to", unrounded),
+    ):
+        yield
 
 
 @proves(optimizers.muon)
