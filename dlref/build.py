@@ -23,7 +23,7 @@ from dlref.data import Data
 from dlref.errors import ConfigError, brief, did_you_mean
 from dlref.objectives import Objective
 from dlref.reports import Report
-from dlref.training import devices
+from dlref.training import devices, memory
 from dlref.training.schedules import Schedule
 from dlref.training.trainer import Trainer
 
@@ -135,7 +135,7 @@ def make_network(
             return make(config["network"], "network", plugins, **wanted)
 
     with torch.random.fork_rng(devices=[]):  # the weights are the same whether or not it was tried before
-        devices.require_memory(network, device)
+        memory.require_memory(network, device)
     with devices.explained():
         return network()
 

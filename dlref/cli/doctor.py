@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from dlref import filesystem
 from dlref.cli.main import take_flags
 from dlref.data.download import RemoteFile, data_root, offline, partial, sha256
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def findings() -> Iterator[Finding]:
+    from dlref.training.memory import cores
     from dlref.training.precision import instruction_set
     from dlref.training.run import processor, versions
 
@@ -53,10 +55,17 @@ def findings() -> Iterator[Finding]:
         missing = found[name] == "not installed"
         yield not missing, f"{name} {found[name]}", f"pip install {name}" if missing else ""
     yield compiler()
-    yield None, f"processor: {processor()}, {os.cpu_count()} cores, {instruction_set()}", ""
+    yield None, f"processor: {processor()}, {counted(**cores())}, {instruction_set()}", ""
     yield from data_sets()
     yield from encoded_texts()
     yield runs()
+
+
+def counted(physical_cores: int | None, cores: int | None) -> str:
+    """`4 cores`, or `2 cores, 4 threads at a time` where they differ."""
+    if physical_cores in (None, cores):
+        return f"{cores or 'an unknown number of'} cores"
+    return f"{physical_cores} cores, {cores} threads at a time"
 
 
 def torch_and_device(found: dict[str, str]) -> Iterator[Finding]:
@@ -220,6 +229,8 @@ def held(lock: Path) -> bool:
 
 
 def remove(path: Path) -> str:
+    if filesystem.WINDOWS:  # whose shells have different commands for it
+        return f"remove the {'folder' if path.is_dir() else 'file'} {path}"
     return f"rm {'-r ' * path.is_dir()}{shlex.quote(str(path))}"
 
 

@@ -1,12 +1,10 @@
 """Where to compute, and what a machine's own errors mean."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,55 +106,6 @@ def compile_in_place(objective: nn.Module, device: torch.device) -> bool:
         return False
     objective.compile()
     return True
-
-
-def require_memory(build: Callable[[], nn.Module], device: torch.device | None) -> None:
-    """Raise ResourceError before allocating a network that cannot be trained on `device`, or without one cannot be read.
-
-    Counted: weights and buffers and, to train, gradients and two moments of each in the parameters' type; activations come
-    on top.
-    """
-    copies, what, remedy = 4, "training this network", SMALLER
-    if device is None:
-        copies, what, remedy = 1, "this network", "use a machine that has them"
-    try:
-        with torch.device("meta"):
-            net = build()
-            parameters, buffers = (
-                sum(t.numel() * t.element_size() for t in tensors) for tensors in (net.parameters(), net.buffers())
-            )
-    except (NotImplementedError, RuntimeError):  # a constructor that needs real numbers: nothing is known beforehand
-        return
-    needed, free = (copies * parameters + buffers) / 2**30, free_memory(device or torch.device("cpu")) / 2**30
-    if needed > free:
-        raise ResourceError(f"{what} takes {needed:,.1f} GiB or more and {free:,.1f} GiB are free; {remedy}")
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that may still be allocated, or infinity where that is not known."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = float("inf")
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024.0 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
-    with contextlib.suppress(OSError, ValueError):  # a container's limit
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    return free
-
-
-def keep_memory() -> None:
-    """Have the C library (glibc; elsewhere nothing happens) keep what is freed for the next step, until the process ends.
-
-    It would give large blocks back to the system, which then fills them with zeros for the next step: a third of the time
-    of a language model's.
-    """
-    trim, mapped = -1, -3  # M_TRIM_THRESHOLD, and M_MMAP_THRESHOLD, in bytes
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim, -1)
-        mallopt(mapped, 2**30)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import secrets
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import torch
 from dlref.errors import ConfigError
 from dlref.training.checkpoint import write_whole
 from dlref.training.devices import device_name
+from dlref.training.memory import cores
 from dlref.training.precision import instruction_set
 
 
@@ -77,6 +77,15 @@ class RunFolder:
         except OSError as error:
             raise unwritable(self.path, error) from None
 
+    def remove(self, file: Path) -> None:
+        """Remove a file if it is there; raises ConfigError where another program has it open, which Windows minds."""
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{file} cannot be removed ({error}); close what has it open, or choose another run_dir="
+            ) from None
+
     def release(self) -> None:
         self.lock.release()
 
@@ -96,7 +105,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {
         "cpu": processor(),
         "instructions": instruction_set(),
-        "cores": os.cpu_count(),
+        **cores(),
         "gpu": device_name(device),
         "system": platform.platform(),
     }
@@ -104,7 +113,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -120,15 +129,6 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most that was in use so far, in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peaks = {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if device.type == "cuda":
-        peaks["gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return {name: round(value, 1) for name, value in peaks.items()}
 
 
 def about(device: torch.device, overrides: list[str]) -> dict[str, Any]:

@@ -296,7 +296,7 @@ def test_where_the_c_library_cannot_be_asked_memory_is_as_it_was(monkeypatch: py
     """Of glibc both limits are set; other libraries lack the call, or cannot be opened by no name."""
     import ctypes
 
-    from dlref.training.devices import keep_memory
+    from dlref.training.memory import keep_memory
 
     asked: list[tuple[int, int]] = []
 

@@ -16,7 +16,7 @@ from dlref.errors import ConfigError, ResourceError
 from dlref.models import fused_attention
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
-from dlref.training.devices import require_memory
+from dlref.training.memory import require_memory
 from tests.conftest import SMALL, assert_one_sentence
 from tests.faults.processes import refusal
 from tests.reports.test_translation import LINES, SOURCE
