@@ -32,7 +32,7 @@ class Start(NamedTuple):
 
 def to_resume(typed: dict[str, str]) -> Start:
     """The checkpoint that `resume` asks for, if any; `run_dir` may name no other folder than its run's."""
-    from dlref.training.checkpoint import MANIFEST, Checkpoints, open_checkpoint
+    from dlref.training.checkpoint import MANIFEST, Checkpoints, followed, open_checkpoint
 
     wish = typed.get("resume", "null")
     if wish == "null":
@@ -42,7 +42,7 @@ def to_resume(typed: dict[str, str]) -> Start:
             raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
         folder = Path(os.path.expanduser(typed["run_dir"]))
     else:
-        folder = Path(os.path.expanduser(wish))
+        folder = followed(Path(os.path.expanduser(wish)))
         one = (folder / MANIFEST).is_file()
         home = folder.resolve().parents[1] if one else folder
         named = typed.get("run_dir", "null")

@@ -1,15 +1,19 @@
 """Checkpoints that describe themselves, appear whole or not at all, and are read as data, never as code.
 
 A run keeps `checkpoints/step-N/` (weights and what training needs to go on) for its last two saves, and
-`checkpoints/best-N/` (weights alone); the links `last` and `best` point at the newest of each.
+`checkpoints/best-N/` (weights alone); the pointers `last` and `best` name the newest of each. A pointer is a symbolic
+link or, where the system allows none, a file with the name of the checkpoint; a program that copies a run may also have
+made a folder of it.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import pickletools
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dlref import filesystem
 from dlref.errors import CheckpointError, DlrefError, ResourceError, brief
 from dlref.training import distributed
 
@@ -30,6 +35,7 @@ FIELDS |= {"versions": dict, "files": dict}
 PLAIN = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch Size", "torch device"}
 PLAIN |= {"collections OrderedDict", "collections Counter", "builtins set", "builtins complex"}
 PLAIN |= {"__builtin__ set", "__builtin__ complex"}  # as pickle spells them for Python 2
+POINTERS = {"step": "last", "best": "best"}  # kind of checkpoint -> name of the pointer to the newest one
 KEPT = 2  # a broken newest checkpoint leaves one to go on from
 logger = logging.getLogger("dlref")
 
@@ -191,16 +197,18 @@ class Checkpoints:
             self.agree(None, temporary)
             return
         try:
-            files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
-            said = json.loads(json.dumps({"format": FORMAT, "step": step, **manifest, "files": files}))
+            digests = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+            said = json.loads(json.dumps({"format": FORMAT, "step": step, **manifest, "files": digests}))
             write_whole(temporary / MANIFEST, json.dumps(said | {"sha256": manifest_digest(said)}, indent=1))
             final = self.folder / f"{kind}-{step:08d}"
             old = self.folder / f".old-{final.name}"
             if final.exists():  # of a run that was resumed from before it, or that was not evaluated at its end
-                os.rename(final, old)
-            os.rename(temporary, final)
+                if old.exists():  # Windows removes no file that another program has open
+                    shutil.rmtree(old)
+                filesystem.move(final, old)
+            filesystem.move(temporary, final)
             sync_folder(self.folder)
-            self.point(self.folder / {"step": "last", "best": "best"}[kind], final)
+            self.point(self.folder / POINTERS[kind], final)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             failure = error
@@ -215,12 +223,19 @@ class Checkpoints:
         for old in [path for path in [*steps, *bests] if path not in kept]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def point(self, link: Path, target: Path) -> None:
+    def point(self, pointer: Path, target: Path) -> None:
         """Let `last` or `best` name this one."""
-        new = link.with_name(f".{link.name}")
+        new, old = pointer.with_name(f".{pointer.name}"), pointer.with_name(f".old-{pointer.name}")
         new.unlink(missing_ok=True)
-        new.symlink_to(target.name)
-        os.replace(new, link)
+        if not linked(new, target.name):
+            write_whole(new, f"{target.name}\n")
+        is_folder = pointer.is_dir() and (filesystem.WINDOWS or not pointer.is_symlink())
+        if is_folder:  # which no file replaces
+            discard(old)
+            filesystem.move(pointer, old)
+        filesystem.move(new, pointer)
+        if is_folder:
+            discard(old)
 
     def agree(self, failure: Exception | None, temporary: Path) -> None:
         """Wait for the other ranks; if any of them failed, clean up and give up together."""
@@ -240,11 +255,16 @@ class Checkpoints:
 
     def newest(self, kind: str) -> Checkpoint | None:
         """The newest whole one, by step rather than by date; damaged ones are passed over with a warning."""
-        name = {"step": "last", "best": "best"}[kind]
-        link, found = self.folder / name, self.numbered(kind)
-        if link.is_symlink() and not link.exists():
-            logger.warning("%s points at a checkpoint that is gone; taking the newest one that is whole", link)
-        for path in reversed(found):
+        pointer = self.folder / POINTERS[kind]
+        if os.path.lexists(pointer) and pointed(pointer) is None:
+            what = (
+                "points at a checkpoint that is gone"
+                if pointer.is_symlink()
+                else "does not name a checkpoint that is there"
+            )
+            logger.warning("%s %s; taking the newest one that is whole", pointer, what)
+        # A folder `last` or `best` is a copy of one of the others, unless only it was copied.
+        for path in [*reversed(self.numbered(kind)), *([pointer] if is_copy(pointer) else [])]:
             try:
                 return open_checkpoint(path)
             except CheckpointError as error:
@@ -253,19 +273,83 @@ class Checkpoints:
 
     def forget_after(self, step: int) -> None:
         """Remove what a killed save has left or had not come to remove, and those of a future that is trained again."""
-        for path in self.folder.glob(".*"):
-            if path.is_symlink() or path.is_file():
-                path.unlink()
-            else:
-                shutil.rmtree(path, ignore_errors=True)
-        for path in [*self.numbered("step"), *self.numbered("best")]:
-            if number(path) > step:
-                path.unlink() if path.is_symlink() else shutil.rmtree(path)  # what a link points at stays
-        for name, kind in (("last", "step"), ("best", "best")):
-            link, left = self.folder / name, self.numbered(kind)
-            if link.is_symlink() and left:
-                self.point(link, left[-1])
+        try:
+            for path in self.folder.glob(".*"):
+                discard(path)
+            for path in [*self.numbered("step"), *self.numbered("best")]:
+                if number(path) > step:
+                    path.unlink() if path.is_symlink() else shutil.rmtree(path)  # what a link points at stays
+            for kind, name in POINTERS.items():
+                pointer, left = self.folder / name, self.numbered(kind)
+                if is_copy(pointer):
+                    if copied_step(pointer) > step:
+                        shutil.rmtree(pointer)  # a save makes a pointer again
+                elif os.path.lexists(pointer) and left:
+                    self.point(pointer, left[-1])
+        except OSError as error:
+            raise ResourceError(
+                f"what is left of a later or broken save in {self.folder} cannot be removed ({error}); close what has it "
+                "open and resume again"
+            ) from error
         self.forget_old()
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a link or a folder with all that it holds, as far as that is possible."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def linked(link: Path, target: str) -> bool:
+    """Make a symbolic link to a folder, if the system and the disk allow it: FAT and some network disks have none.
+
+    On Windows they need a privilege, and cannot be replaced in one step.
+    """
+    if filesystem.WINDOWS:
+        return False
+    try:
+        link.symlink_to(target)
+    except (OSError, NotImplementedError):
+        return False
+    return True
+
+
+def pointed(pointer: Path) -> Path | None:
+    """The checkpoint that `last` or `best` leads to, or None; a file can name none but those beside it."""
+    if os.path.isdir(pointer):
+        return pointer.resolve()
+    try:
+        if not os.path.isfile(pointer):  # of a pipe or a device there may be no end
+            return None
+        with open(pointer, "rb") as file:
+            found = re.fullmatch(rb"((step|best)-[0-9]{8,18})\s*", file.read(64))
+    except OSError:
+        return None
+    if found is None or POINTERS[found[2].decode()] != pointer.name:
+        return None
+    target = pointer.with_name(found[1].decode())
+    return target.resolve() if os.path.isdir(target) else None
+
+
+def followed(path: Path) -> Path:
+    """The checkpoint that a file `last` or `best` names; any other path is returned as it is."""
+    named = pointed(path) if path.name in POINTERS.values() and os.path.isfile(path) else None
+    return named or path
+
+
+def is_copy(pointer: Path) -> bool:
+    """Whether a program that copies what links point at has made a folder of `last` or `best`."""
+    return pointer.is_dir() and not pointer.is_symlink()
+
+
+def copied_step(pointer: Path) -> float:
+    """The step of such a folder, or infinity where its manifest cannot be read."""
+    try:
+        return int(json.loads((pointer / MANIFEST).read_bytes())["step"])
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        return math.inf
 
 
 def number(path: Path) -> int:
@@ -279,8 +363,10 @@ def find(path: str | Path) -> Checkpoint:
     # os.path answers "no" where pathlib raises: for names that are too long.
     if any(os.path.exists(folder / name) for name in (MANIFEST, "weights.pt")):
         return open_checkpoint(folder.resolve())
-    if folder.name in ("best", "last") and not os.path.isdir(folder / "checkpoints"):
-        home, kinds = folder.parent, [{"best": "best", "last": "step"}[folder.name]]
+    if folder.name in POINTERS.values() and not os.path.isdir(folder / "checkpoints"):
+        if (named := followed(folder)) != folder:
+            return open_checkpoint(named)
+        home, kinds = folder.parent, [kind for kind, name in POINTERS.items() if name == folder.name]
     else:
         inner = folder / "checkpoints"
         home, kinds = inner if os.path.isdir(inner) else folder, ["best", "step"]
@@ -297,18 +383,23 @@ def write_whole(path: Path, text: str) -> None:
     """Replace a file so that a reader, or a killed writer, never sees a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:  # the same bytes on every system
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        filesystem.move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in it survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make renames in it survive a power cut, where a folder can be opened: Windows refuses, and has no need of it."""
+    if filesystem.WINDOWS:
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     finally:

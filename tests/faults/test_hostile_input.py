@@ -799,7 +799,7 @@ def test_fault_07_a_link_to_a_checkpoint_goes_without_what_it_points_at(
     assert open_checkpoint(trained["table"]).step == 1
 
 
-@pytest.mark.parametrize("what", ["os.rename", "torch.save", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("what", ["os.replace", "torch.save", "pathlib.Path.mkdir"])
 def test_fault_10_a_save_that_fails_leaves_nothing_behind(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
