@@ -154,9 +154,9 @@ def ours(benchmark: Benchmark, precision: str, seed: int) -> dict[str, float]:
         output([*dlref, "train", *typed])
         if benchmark.corpus is not None:
             output([*dlref, "evaluate", str(run), *(s for s in settings if s.startswith(("data.train", "data.eval")))])
-            seconds = json.loads((run / "run.json").read_text())["seconds"]
-            return {"seconds": seconds} | json.loads((run / "evaluation.json").read_text())["metrics"]
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            seconds = json.loads((run / "run.json").read_text(encoding="utf-8"))["seconds"]
+            return {"seconds": seconds} | json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["metrics"]
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [line[f"{benchmark.unit}_per_second"] for line in lines if line["split"] == "train"]
     return {"value": statistics.median(speeds[len(speeds) // 2 :])}
 

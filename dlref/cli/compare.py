@@ -1,6 +1,7 @@
 """dlref compare: runs side by side, and the mean and deviation of those that differ only in their seed."""
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             )
     print_table(table)
     if plot:
-        draw(list(groups.values()), names, AXES[over], Path(plot).expanduser())
+        draw(list(groups.values()), names, AXES[over], Path(os.path.expanduser(plot)))
     return 0
 
 

@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlref import filesystem
 from dlref.errors import ConfigError, did_you_mean
+
+WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def configs_folder() -> Path:
@@ -61,11 +64,34 @@ def require_text(overrides: Sequence[str]) -> None:
 def quoted(override: str) -> str:
     """Between quotes, where it is a path or holds letters that Hydra's grammar does not know."""
     key, value = split_key(override)
-    a_path = "/" in value or not value.isascii() or (key in ("run_dir", "resume") and value != "null")
+    named = key in ("run_dir", "resume") and value != "null"
+    a_path = "/" in value or not value.isascii() or named or is_windows_path(override)
     if override.startswith("~") or not a_path or value[:1] in ("", "'", '"', "[", "{"):
         return override
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
-    return f"{key}='{escaped}'"
+    return f"{key}={in_quotes(value)}"
+
+
+def in_quotes(text: str) -> str:
+    """A string of Hydra's grammar, in which a backslash is one unless it stands before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def is_windows_path(override: str) -> bool:
+    """Whether the value is a path with a drive letter or of a server; on Windows, also any other with a backslash.
+
+    Elsewhere a backslash is what Hydra's grammar escapes with.
+    """
+    value = split_key(override)[1]
+    return bool(WINDOWS_PATH.match(value)) or (filesystem.WINDOWS and "\\" in value)
+
+
+def quoted_for_yaml(value: str) -> str:
+    """A path, in which YAML would read ` #` as a comment and `: ` as a mapping, as a YAML string; others as they are."""
+    a_path = "/" in value or is_windows_path(f"={value}")
+    if not a_path or value[:1] in ("'", '"', "[", "{"):
+        return value
+    return "'{}'".format(value.replace("'", "''"))
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
@@ -104,7 +130,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[s
 
 def searched(folders: Sequence[Path]) -> list[str]:
     """What tells Hydra to look for configs in these folders too."""
-    return [f"hydra.searchpath=[{','.join(repr(f'file://{folder}') for folder in folders)}]"] if folders else []
+    names = [in_quotes(f"file://{folder.as_posix()}") for folder in folders]
+    return [f"hydra.searchpath=[{','.join(names)}]"] if folders else []
 
 
 def plain(composed: Any) -> dict[str, Any]:

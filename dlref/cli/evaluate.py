@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import first_line, flatten, load_plugins, plain, plugin_files, split_key
+from dlref.cli.configs import first_line, flatten, load_plugins, plain, plugin_files, quoted_for_yaml, split_key
 from dlref.cli.main import take_flags
 from dlref.errors import CheckpointError, ConfigError, did_you_mean
+from dlref.filesystem import file_name
 
 HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
 
@@ -135,7 +136,7 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
                     f"this model was trained with {place}=…, which a checkpoint may not set; type it again"
                 )
     try:
-        changes = OmegaConf.from_dotlist([f"{key}={value}" for key, value in typed.items()])
+        changes = OmegaConf.from_dotlist([f"{key}={quoted_for_yaml(value)}" for key, value in typed.items()])
         config = plain(OmegaConf.merge(config, changes))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"{' '.join(settings)} does not fit: {first_line(error)[:400]}") from None
@@ -185,13 +186,13 @@ def keep(run: Path, checkpoint: Any, split: str, figures: dict[str, float], foun
     try:
         write_whole(run / "evaluation.json", json.dumps(result, indent=1))
         for name, picture in found.pictures.items():
-            file = run / "pictures" / f"{split}_{name}.png"
+            file = run / "pictures" / file_name(f"{split}_{name}.png")
             file.parent.mkdir(exist_ok=True)
             picture.savefig(file, dpi=120)
     except OSError as error:
         raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
     for name in found.pictures:
-        print(f"  picture {run / 'pictures' / f'{split}_{name}.png'}")
+        print(f"  picture {run / 'pictures' / file_name(f'{split}_{name}.png')}")
     if not (run / "metrics.jsonl").exists():
         return
     try:

@@ -3,13 +3,17 @@
 import contextlib
 import csv
 import importlib
+import io
 import logging
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from dlref import filesystem
 from dlref.errors import ConfigError, DlrefError, did_you_mean
 
 COMMANDS = {
@@ -47,12 +51,13 @@ def say(message: str) -> None:
         else:
             print(message, file=sys.stderr, flush=True)
     except OSError:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
     if not logger.handlers:
         logger.addHandler(Printer())
     rank = os.environ.get("RANK", "0")
@@ -82,6 +87,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def prepare_streams() -> None:
+    """Have standard output and error take any text: what an encoding lacks is escaped instead of raised."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # a program without a console, as pythonw.exe starts one
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # Windows gives a file or a pipe its old code page; what is read is UTF-8, so this is too.
+            is_ours = filesystem.WINDOWS and not stream.isatty() and not os.environ.get("PYTHONIOENCODING")
+            with contextlib.suppress(OSError, ValueError):  # it is full, closed, or nobody listens any more
+                stream.reconfigure(encoding="utf-8" if is_ours else None, errors="backslashreplace")
+
+
+def in_shell(text: str) -> str:
+    """A word as it is typed in this system's shell."""
+    return subprocess.list2cmdline([text]) if filesystem.WINDOWS else shlex.quote(text)
+
+
 def run(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"there is no command '{name}'{did_you_mean(name, COMMANDS)}")
@@ -99,7 +122,7 @@ def explained(action: Callable[[], int]) -> int:
         say("dlref: interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:  # dlref list | head
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
 
 

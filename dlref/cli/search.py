@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def search(
     if not monitor:
         raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/nll min': what is to be best")
     name, direction = monitor.removeprefix("eval/").split()
-    folder = Path(search_dir or Path("runs") / "search" / config["name"]).expanduser()
+    folder = Path(os.path.expanduser(search_dir or Path("runs") / "search" / config["name"]))
     asked = json.dumps([sorted(fixed), spaces, sampler], sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)

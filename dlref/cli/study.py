@@ -5,13 +5,14 @@ import importlib
 import inspect
 import json
 import logging
+import os
 import time
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import split_key
+from dlref.cli.configs import quoted_for_yaml, split_key
 from dlref.cli.main import show_rows, take_flags, write_rows
 from dlref.errors import ConfigError, did_you_mean
 
@@ -52,7 +53,7 @@ def study(name: str, settings: Sequence[str]) -> int:
 
     function = importlib.import_module(f"dlref.studies.{name}").study
     given = read_settings(name, function, settings)
-    folder = Path(given.pop("run_dir", None) or Path("runs") / "studies" / name).expanduser()
+    folder = Path(os.path.expanduser(given.pop("run_dir", None) or Path("runs") / "studies" / name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,7 +90,7 @@ def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str
         if "=" not in text or key not in known:
             raise ConfigError(f"{key} is not a setting of study {name}{did_you_mean(key, known)}")
         try:
-            given[key] = yaml.safe_load(value)
+            given[key] = yaml.safe_load(quoted_for_yaml(value))
         except yaml.YAMLError:
             raise ConfigError(f"{key}={value} is not a value that YAML knows") from None
         check_value(key, given[key], known[key])

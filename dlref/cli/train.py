@@ -16,14 +16,16 @@ from dlref.cli.configs import (
     first_line,
     flatten,
     groups,
+    is_windows_path,
     load_plugins,
     one_limit,
     plugin_files,
+    quoted,
     searched,
     spelled_for_hydra,
     split_key,
 )
-from dlref.cli.main import explained, take_flags
+from dlref.cli.main import explained, in_shell, take_flags
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.errors import ConfigError
 
@@ -73,7 +75,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
             sys.exit(code)  # which ends the sweep
 
     folders = [configs_folder(), *map(config_dir, config_dirs)]
-    sys.argv = ["dlref train", "-m", *searched(folders[1:]), *spelled_for_hydra(overrides, groups(folders))]
+    typed = [quoted(text) if is_windows_path(text) and "," not in text else text for text in overrides]
+    sys.argv = ["dlref train", "-m", *searched(folders[1:]), *spelled_for_hydra(typed, groups(folders))]
     job()
     return 0
 
@@ -93,11 +96,11 @@ def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
 
     from dlref import build
     from dlref.data import Shard
-    from dlref.training import devices
+    from dlref.training import devices, memory
 
     build.check(config, plugins)
     device = devices.choose_device(config["device"], local_rank)
-    devices.keep_memory()
+    memory.keep_memory()
     with distributed.group(ranks, device), devices.explained(), devices.flushed():
         return run(config, overrides, plugins, start, Shard(rank, ranks), device)
 
@@ -112,7 +115,8 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
     from dlref.training import distributed, gradients
     from dlref.training.checkpoint import Checkpoints
     from dlref.training.log import Log
-    from dlref.training.run import RunFolder, about, new_folder, peak_memory
+    from dlref.training.memory import peak_memory
+    from dlref.training.run import RunFolder, about, new_folder
     from dlref.training.state import own_state, shared_state, weights
 
     if config["threads"]:
@@ -164,7 +168,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             import yaml
 
             if not trainer.ended():
-                (folder / "evaluation.json").unlink(missing_ok=True)  # of weights that are now trained on
+                home.remove(folder / "evaluation.json")  # of weights that are now trained on
             home.write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             home.record(**facts, ranks=shard.ranks, resumed_at=trainer.progress.step or None, finished=False)
             introduce(config, objective, data, trainer, folder, [split_key(text)[0] for text in overrides])
@@ -250,8 +254,9 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             for text in texts.values():
                 logger.info("%s", text)
             logger.info("%.1f s of training; written to %s", progress.seconds, folder)
-            again = f"dlref train resume={folder}" if signal and not trainer.ended() else f"dlref evaluate {folder}"
-            logger.info("next: %s  ·  tensorboard --logdir %s", again, folder)
+            typed = in_shell(str(folder))
+            again = f"dlref train resume={typed}" if signal and not trainer.ended() else f"dlref evaluate {typed}"
+            logger.info("next: %s  ·  tensorboard --logdir %s", again, typed)
         return 128 + signal if signal else 0
     finally:
         if home:
@@ -279,7 +284,7 @@ def open_run(start: Start, config: dict[str, Any], RunFolder: Any, new_folder: A
             )
         # Left by a life that ended before its first checkpoint.
         for old in [*written, *home.path.glob(".*.json*.*")]:
-            old.unlink()
+            home.remove(old)
     return home
 
 

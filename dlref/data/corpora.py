@@ -1,5 +1,6 @@
 """Texts to learn from: published ones by name, and any file of your own."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -86,7 +87,7 @@ class TextFiles(EncodedText):
                 f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
             )
         given = {"train": train, "eval": eval, "test": test}
-        files = {split: Path(path).expanduser() for split, path in given.items() if path}
+        files = {split: Path(os.path.expanduser(path)) for split, path in given.items() if path}
         shares = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
         self.take(encode(files, level, minimum, maximum, pieces, shares))
 

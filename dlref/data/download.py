@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import filelock
 
+from dlref import filesystem
 from dlref.errors import DataError
 
 CONNECT = 10.0  # seconds for a server to take the connection
@@ -103,7 +104,7 @@ def download(file: RemoteFile, path: Path) -> list[str]:
             address = min(due, key=due.__getitem__)
             wait(due[address] - time.monotonic())
             if (failure := receive(address, part, file.sha256)) is None:
-                part.replace(path)
+                filesystem.move(part, path)
                 return []
             failures[address] = failure.reason
             tries[address] += 1

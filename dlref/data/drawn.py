@@ -33,7 +33,7 @@ class DrawnPairs(ParallelText):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, jitter, seed)
-        pairs = self.drawn(size) if file is None else read_pairs(Path(file).expanduser())
+        pairs = self.drawn(size) if file is None else read_pairs(Path(os.path.expanduser(file)))
         if eval_size + test_size >= len(pairs):
             sizes = f"data.eval_size {eval_size:,} and test_size {test_size:,} of {len(pairs):,} distinct pairs"
             raise ConfigError(f"{sizes} leave none to train on; lower them")

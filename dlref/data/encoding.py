@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlref import filesystem
 from dlref.data.download import sha256
 from dlref.data.reading import PIECE, room, unpackable
 from dlref.data.text import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe
@@ -68,7 +69,7 @@ def encode(
             unfinished.mkdir()
             try:
                 build(unfinished, files, settings)
-                unfinished.rename(home / key)
+                filesystem.move(unfinished, home / key)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
             found = load(home / key)
@@ -179,9 +180,11 @@ def write_numbers(out: Path, path: Path, tokenizer: Tokenizer, numbers: Mapping[
 
 
 def read_numbers(path: Path, start: int, stop: int) -> Iterator[np.ndarray]:
-    numbers = np.memmap(path, np.int32, mode="r") if stop > start else np.zeros(0, np.int32)
-    for place in range(start, stop, PIECE):
-        yield numbers[place : min(place + PIECE, stop)]
+    """Read rather than memory-mapped: Windows removes no file that is mapped."""
+    with open(path, "rb") as file:
+        file.seek(4 * start)
+        for place in range(start, stop, PIECE):
+            yield np.fromfile(file, np.int32, min(PIECE, stop - place))
 
 
 def texts(path: Path) -> Iterator[str]:

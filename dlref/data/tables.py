@@ -52,7 +52,7 @@ class Table(Supervised):
         super().__init__(batch_size, seed)
         if not targets or (kind == "classes" and len(targets) > 1):
             raise ConfigError(f"data.targets is {list(targets)}; it takes one column, or several of numbers or labels")
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         columns = read_table(path)
         wanted = [*(inputs or [name for name in columns if name not in targets]), *targets]
         require(columns, wanted, path)
@@ -79,7 +79,7 @@ class Table(Supervised):
             for split, rows in zip(("train", "eval", "test"), parts, strict=True)
         }
         if test_file:
-            other = Path(test_file).expanduser()
+            other = Path(os.path.expanduser(test_file))
             columns = read_table(other, {name for name in wanted if columns[name].dtype.kind != "f"})
             require(columns, wanted, other)
             self.splits["test"] = (encode(columns, self.columns, other), self.encoded(columns, other))

@@ -121,7 +121,7 @@ def read_pairs(files: Sequence[Path], split: str) -> Texts:
     """The lines of two files, stripped, side by side."""
     if len(files) != 2:
         raise ConfigError(f"data.{split} names {len(files)} files; it takes two, as [a.de,a.en]")
-    one, other = (Path(file).expanduser() for file in files)
+    one, other = (Path(os.path.expanduser(file)) for file in files)
     sides = [read_lines(path, split) for path in (one, other)]
     if len(sides[0]) != len(sides[1]):
         counts = f"{one} has {len(sides[0]):,} lines and {other} {len(sides[1]):,}"

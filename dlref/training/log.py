@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from dlref import filesystem
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -111,8 +113,12 @@ class Log:
         if first_step is not None and path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if belongs(line, first_step)]
             temporary = path.with_name(".metrics.jsonl")
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            temporary.replace(path)
+            temporary.write_bytes("".join(f"{line}\n" for line in kept).encode())
+            try:
+                filesystem.move(temporary, path)
+            except PermissionError:  # Windows replaces no file that another program reads, but lets it be overwritten
+                path.write_bytes(temporary.read_bytes())
+                temporary.unlink()
         self.lines = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
         behind.close = self.lines.close
 

@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from tensorboard.plugins.projector import EmbeddingInfo, ProjectorConfig
 from torch import Tensor
 
+from dlref.filesystem import file_name
 from dlref.training.checkpoint import write_whole
 
 LIST = "projector_config.pbtxt"  # the name that the projector looks for
@@ -23,7 +24,7 @@ def project(folder: Path, tag: str, vectors: Tensor, labels: Sequence[str], step
     with contextlib.suppress(FileNotFoundError, ValueError, text_format.ParseError):
         listed = text_format.Parse((folder / LIST).read_text(encoding="utf-8"), ProjectorConfig()).embeddings
         others = [other for other in listed if other.tensor_name != name]
-    table, names = (f"projector/{tag.replace('/', '_')}_{step}.{what}.tsv" for what in ("vectors", "labels"))
+    table, names = (f"projector/{file_name(f'{tag}_{step}.{what}.tsv')}" for what in ("vectors", "labels"))
     (folder / "projector").mkdir(exist_ok=True)
     np.savetxt(folder / table, vectors.numpy(), fmt="%.7g", delimiter="\t")
     # Each label stands in a line of its own, which white space would break and an empty one would miss.
