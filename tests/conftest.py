@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import importlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +23,13 @@ from dlref.cli.main import main
 # The machine may be busy: no test fails by the clock, and all runs try the same cases.
 hypothesis_settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("repeatable")
+
+# What the tests themselves need: to fork, kill, limit and link (POSIX), and to see files and processes in /proc (Linux).
+POSIX = hasattr(os, "fork")
+needs_posix = pytest.mark.skipif(not POSIX, reason="the test forks, kills or limits processes, or makes links or pipes")
+needs_linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="the test reads /proc, which only Linux has")
+resource: Any = importlib.import_module("resource") if POSIX else None
+SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # so that a test that is skipped can be collected
 
 ROOT = Path(__file__).resolve().parents[1]
 DATASETS = Path(os.environ.get("DLREF_DATA") or ROOT.parent / "shared" / "datasets")

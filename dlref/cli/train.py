@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from dlref.cli.configs import (
     first_line,
     flatten,
     groups,
-    is_windows_path,
     load_plugins,
     one_limit,
     plugin_files,
@@ -42,6 +42,7 @@ HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m]
   --config-dir DIR              a folder of your own with model/ experiment/ data/ …"""
 
 WENT_ON = "another process trained in {} just now; give the command again, to go on from what it saved"
+SWEEP = re.compile(r"\w+\(")  # a function of Hydra's grammar, as range(1,4); a list of values has a comma
 logger = logging.getLogger("dlref")
 
 
@@ -75,7 +76,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
             sys.exit(code)  # which ends the sweep
 
     folders = [configs_folder(), *map(config_dir, config_dirs)]
-    typed = [quoted(text) if is_windows_path(text) and "," not in text else text for text in overrides]
+    typed = [text if "," in text or SWEEP.match(split_key(text)[1]) else quoted(text) for text in overrides]
     sys.argv = ["dlref train", "-m", *searched(folders[1:]), *spelled_for_hydra(typed, groups(folders))]
     job()
     return 0

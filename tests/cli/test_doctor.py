@@ -21,7 +21,7 @@ from dlref.cli import doctor
 from dlref.cli.main import main
 from dlref.data import encoding, images
 from dlref.data.download import RemoteFile
-from tests.conftest import accelerators
+from tests.conftest import POSIX, accelerators, needs_linux
 
 CONTENT = b"as published"
 SETS = ["mnist", "ptb", "tiny_shakespeare", "text8", "multi30k", "word_similarity"]
@@ -70,6 +70,8 @@ def diagnosis(
 
 
 def program(folder: Path, name: str, script: str) -> None:
+    if not POSIX:
+        pytest.skip("the test makes a program of a shell script")
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
@@ -176,7 +178,7 @@ def test_a_machine_without_a_compiler(
     assert diagnosis().of("C++ compiler")[:2] == ("ok", f"C++ compiler: {tmp_path / 'bin' / 'icpx'}")
 
 
-@pytest.mark.parametrize("what", ["file", "read-only file system"])
+@pytest.mark.parametrize("what", ["file", pytest.param("read-only file system", marks=needs_linux)])
 def test_a_runs_folder_that_cannot_be_written(what: str, diagnosis: Callable[[], Said], tmp_path: Path) -> None:
     if what == "file":
         (tmp_path / "runs").write_bytes(b"")

@@ -22,6 +22,7 @@ from dlref.cli.doctor import known_files
 from dlref.data import download
 from dlref.data.download import RemoteFile, fetch
 from dlref.errors import DataError
+from tests.conftest import POSIX, SIGKILL
 from tests.faults.processes import Child
 
 CONTENT = b"".join(b"line %05d\n" % number for number in range(4000))  # 44,000 bytes, none of which could be elsewhere
@@ -386,6 +387,8 @@ def fetch_there(address: str, root: Path, unwinds: bool = False) -> int:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """`fetch` in a process of its own."""
+    if not POSIX:
+        pytest.skip("the test forks and kills processes")
     children = []
 
     def begin(*arguments: object) -> Child:
@@ -409,7 +412,7 @@ def test_fault_13_two_processes_at_once_both_get_the_file_and_one_downloads(
 
 @pytest.mark.parametrize(
     ("number", "unwinds", "remains"),
-    [(signal.SIGKILL, False, {"file.part"}), (signal.SIGTERM, False, {"file.part"}), (signal.SIGTERM, True, set())],
+    [(SIGKILL, False, {"file.part"}), (signal.SIGTERM, False, {"file.part"}), (signal.SIGTERM, True, set())],
 )
 def test_fault_13_killed_while_downloading_it_leaves_nothing_under_the_name_and_the_next_goes_on(
     number: int, unwinds: bool, remains: set[str], address: str, tmp_path: Path, start: Callable[..., Child]

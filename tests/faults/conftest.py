@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import POSIX
 from tests.faults.processes import Action, Child, Dlref, Hurt, no_fsync
 
 
@@ -17,6 +18,8 @@ def quick_saves(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
     """`dlref …` (or an action) in a process that can be killed, its current folder a fresh one."""
+    if not POSIX:
+        pytest.skip("the test forks and kills processes")
     children: list[Child] = []
 
     def start(*arguments: str, action: Action | None = None, hurt: Hurt | None = None, **environment: str) -> Child:

@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from dlref.cli.main import main
+from tests.conftest import POSIX
 
-SERVER = multiprocessing.get_context("forkserver")
+SERVER: Any = multiprocessing.get_context("forkserver" if POSIX else None)  # without it `child` skips its test
 SERVER.set_forkserver_preload(
     [
         "torch._dynamo",

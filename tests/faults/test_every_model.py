@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from dlref.objectives.counting import Counting
 from dlref.objectives.kneser_ney import KneserNey
 from dlref.training.checkpoint import Checkpoints, open_checkpoint
 from dlref.training.trainer import Trainer
-from tests.conftest import first
+from tests.conftest import first, needs_linux, resource
 from tests.faults.hostile import bomb
 from tests.faults.processes import Child, refusal
 from tests.faults.test_broken_checkpoints import damaged, say
@@ -272,6 +271,7 @@ def test_fault_16_a_batch_of_one_and_one_of_more_than_there_is_have_a_loss_or_ar
     assert all(map(math.isfinite, losses))
 
 
+@needs_linux
 @pytest.mark.parametrize(
     ("model", "size"),
     [
@@ -295,6 +295,7 @@ def test_fault_20_any_network_that_does_not_fit_is_refused_before_it_is_made(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@needs_linux
 def test_fault_20_vectors_that_are_counted_and_do_not_fit_are_refused(train_child: StartChild, tmp_path: Path) -> None:
     line = [*FITTED["ppmi_svd"], "network.width=16000000", f"run_dir={tmp_path / 'run'}"]
     code, said = train_child(*line, hurt=functools.partial(little_memory, 2**30)).ended()

@@ -42,7 +42,7 @@ from dlref.data.translation import ParallelFiles
 from dlref.data.vectors import read_vectors, write_vectors
 from dlref.errors import CheckpointError, ConfigError, DataError, ResourceError
 from dlref.training.checkpoint import Checkpoints, find, manifest_digest, open_checkpoint
-from tests.conftest import SMALL
+from tests.conftest import SMALL, needs_posix
 from tests.faults.hostile import Call, assert_refused, bomb, idx, misspoken, npy, refusal_of, saved, spoilt, zipped
 from tests.faults.test_broken_checkpoints import hashes_of
 
@@ -168,6 +168,7 @@ def test_fault_17_a_picture_of_a_few_bytes_and_a_million_pixels_a_side(tmp_path:
     assert_refused("pixels; make it smaller", seen, path)
 
 
+@needs_posix
 def test_fault_09_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow hands EPS to Ghostscript, if that is there."""
     written(tmp_path / "gs", f"#!/bin/sh\ntouch {tmp_path / 'exploded'}\n".encode()).chmod(0o755)
@@ -181,6 +182,7 @@ def test_fault_09_a_picture_that_is_a_program_is_not_run(tmp_path: Path, monkeyp
 # Any file
 
 
+@needs_posix
 def test_fault_17_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     """A pipe into which nobody writes, a device without an end, and a folder."""
     pipe = tmp_path / "train-images.gz"
@@ -789,6 +791,7 @@ def test_fault_07_a_folder_that_is_numbered_oddly_is_no_checkpoint(tmp_path: Pat
     assert Checkpoints(tmp_path).newest("best") is None
 
 
+@needs_posix
 def test_fault_07_a_link_to_a_checkpoint_goes_without_what_it_points_at(
     trained: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -799,6 +802,7 @@ def test_fault_07_a_link_to_a_checkpoint_goes_without_what_it_points_at(
     assert open_checkpoint(trained["table"]).step == 1
 
 
+@needs_posix
 @pytest.mark.parametrize("what", ["os.replace", "torch.save", "pathlib.Path.mkdir"])
 def test_fault_10_a_save_that_fails_leaves_nothing_behind(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

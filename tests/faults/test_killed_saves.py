@@ -16,11 +16,11 @@ import torch
 
 from dlref.training import checkpoint
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import SMALL, first
+from tests.conftest import SMALL, first, needs_posix
 from tests.faults.processes import Child
 from tests.training.test_resume import assert_same, everything, logged
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, needs_posix]
 FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "shutil.rmtree"}
 WHAT = {"config": {}, "overrides": [], "sizes": {}, "data": {}, "ranks": 1, "versions": {}}
 Train = Callable[..., tuple[int, str]]

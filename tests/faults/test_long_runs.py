@@ -19,7 +19,7 @@ from torch import nn
 from dlref.data import Shard
 from dlref.data.play import Play
 from dlref.errors import ConfigError
-from tests.conftest import SMALL
+from tests.conftest import SMALL, needs_linux
 from tests.data import corridor  # noqa: F401  registers the environments
 from tests.faults.processes import Child
 from tests.faults.test_signals import events
@@ -54,6 +54,7 @@ def measure(early: int, late: int, file: Path) -> None:
     Trainer.step = step  # type: ignore[method-assign]
 
 
+@needs_linux
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "settings", "allowance"),

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import ALIKE, ROOT, SMALL, meeting
+from tests.conftest import ALIKE, ROOT, SMALL, meeting, needs_linux, needs_posix
 from tests.faults.processes import Child, refusal
 from tests.faults.test_signals import last_step, lines, slow_steps
 from tests.training.test_resume import FITTED, assert_same, everything, logged
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, needs_posix]
 
 Train = Callable[..., Child]
 SETTINGS = [
@@ -224,6 +224,7 @@ def child_of(process: int, rank: str) -> int:
     raise AssertionError(f"there is no rank {rank}")
 
 
+@needs_linux
 @pytest.mark.slow
 def test_fault_28_torchrun_starts_ranks_again_and_they_go_on_bit_for_bit(train_child: Train, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"

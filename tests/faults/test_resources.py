@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,11 +17,11 @@ import torch
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import MODELS, ROOT, SMALL, command
+from tests.conftest import MODELS, ROOT, SMALL, command, needs_linux, needs_posix, resource
 from tests.faults.processes import Child, refusal
 from tests.training.test_resume import assert_same, everything, logged
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, needs_posix]
 Train = Callable[..., tuple[int, str]]
 StartChild = Callable[..., Child]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -83,6 +82,7 @@ def fill_what_is_said() -> None:
     os.dup2(full, 2)
 
 
+@needs_linux
 def test_fault_10_a_full_disk_under_what_is_said_stops_nothing(train_child: StartChild, tmp_path: Path) -> None:
     settings = [*SMALL["mlp"], "trainer.max_steps=20", "trainer.log_every=1"]
     (tmp_path / "file").touch()
@@ -243,6 +243,7 @@ def little_memory(spare: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
+@needs_linux
 @pytest.mark.parametrize(
     "settings", [["data.batch_size=3000000"], ["data.points=300000000"], ["data.points=999999999999999999"]]
 )

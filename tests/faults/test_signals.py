@@ -16,11 +16,11 @@ import pytest
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import MODELS, SMALL, first, start
+from tests.conftest import MODELS, SIGKILL, SMALL, first, needs_posix, start
 from tests.faults.processes import Child, refusal
 from tests.training.test_resume import EVERY, FITTED, FURTHER, assert_same, everything, logged
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, needs_posix]
 Whole = Callable[[str, list[str]], Path]
 Train = Callable[..., tuple[int, str]]
 StartChild = Callable[..., Child]
@@ -145,7 +145,7 @@ def has_logged(run: Path, step: int) -> bool:
 
 
 @pytest.mark.parametrize("model", FITTED)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, SIGKILL], ids=lambda number: number.name)
 def test_fault_02_told_to_stop_while_it_is_fitted_at_once_it_is_fitted_anew(
     number: signal.Signals, model: str, whole: Whole, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import ALIKE, SMALL, first
+from tests.conftest import ALIKE, SMALL, first, needs_posix
 from tests.faults.processes import Child
 from tests.faults.test_signals import slow_steps
 from tests.training.test_resume import assert_same, everything, logged
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, needs_posix]
 Train = Callable[..., tuple[int, str]]
 StartChild = Callable[..., Child]
 SETTINGS = [
