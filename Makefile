@@ -19,13 +19,15 @@ quickstart: install
 	@echo "Look at it:   $(BIN)/tensorboard --logdir runs"
 	@echo "Go on:        $(BIN)/dlref list"
 
+# In random order, whose seed is printed first. A worker takes whole files as long as there are any, so that what the tests
+# of a file share is made once.
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# Those of faults train little, on one thread; the others may use both cores.
+# Those that are alone use both cores or measure the time of a command.
 slow: install
-	$(BIN)/python -m pytest -n 2 -m "slow and faults"
-	$(BIN)/python -m pytest -m "slow and not faults"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not alone"
+	$(BIN)/python -m pytest -m alone
 
 # What depends on the instruction set, as a CPU computes it that has no more than AVX2.
 half: install
@@ -39,7 +41,7 @@ check: install
 # Which branches of the readers of files, configs and command lines the fast tests reach.
 READERS := data/encoding data/images data/reading data/tables data/text data/translation data/vectors training/checkpoint build cli/configs cli/predict
 coverage: install
-	$(BIN)/python -m pytest -n 2 -m "not slow" --cov=dlref --cov-branch --cov-report= tests/data tests/faults tests/cli tests/test_build.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov=dlref --cov-branch --cov-report= tests/data tests/faults tests/cli tests/test_build.py
 	$(BIN)/python -m coverage report --show-missing --include=$$(echo $(READERS:%=dlref/%.py) | tr " " ,)
 
 # Known vulnerabilities of the pinned versions, as PyPI tells them; a version that it cannot tell about is not clean.

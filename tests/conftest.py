@@ -1,8 +1,11 @@
 """What the tests share: small runs of every model, in this process or in one that can be killed."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
+import io
+import itertools
 import os
 import random
 import signal
@@ -14,6 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Before torch and numpy are loaded: tests that run side by side, and the processes that they start, take one thread each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
@@ -140,16 +148,45 @@ SMALL = {
 }
 
 
-# The faults that treat all models alike: those that share data and objective with another one, or nearly, wait for CI.
+# These share data and objective with another model, or nearly.
 ALIKE = ("transformer", "reinforce", "actor_critic")
 
 
-def first(*names: str, of: Iterable[str]) -> list[Any]:
-    """What a test is tried with: these by `make test`, the others by `make slow`."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in names)) for name in of]
+def first(*cases: Any, of: Iterable[Any]) -> list[Any]:
+    """The cases of a parametrized test: `make test` runs these, `make slow` the others. A tuple is one case."""
+    every = list(of)
+    assert set(cases) <= set(every), f"no cases: {set(cases) - set(every)}"
+    found = []
+    for case in every:
+        values = case if isinstance(case, tuple) else (case,)
+        name = "-".join(str(getattr(value, "name", value)) for value in values)
+        found.append(pytest.param(*values, id=name, marks=[pytest.mark.slow] * (case not in cases)))
+    return found
 
 
-MODELS = first(*(m for m in SMALL if m not in ALIKE), of=SMALL)
+# Batches of rows, a state that is carried from batch to batch, and a replay buffer.
+MODELS = first("mlp", "lstm_lm", "dqn", of=SMALL)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-randomly shuffles the tests; its seeds, which differ from run to run, are not for what tests compute."""
+    config.option.randomly_reset_seed = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the seed of the order, which pytest-randomly leaves out of a quiet run."""
+    seed, printer = session.config.getoption("randomly_seed", None), session.config.pluginmanager
+    if seed is not None and (terminal := printer.get_plugin("terminalreporter")):
+        terminal.write_line(f"tests in random order; the same again with --randomly-seed={seed}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before its fixtures: what a test computes depends neither on the order of the tests nor on their number."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +196,43 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once() -> Iterator[None]:
+    """Hydra composes each set of overrides once per process; of a run of tiny models composition is most of the time.
+
+    `run_dir` and `resume`, of which each run has its own, are set in what was composed for the others.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    composed: dict[Any, Any] = {}
+
+    def compose(name: str, overrides: list[str], **settings: Any) -> Any:
+        if any(override.startswith("hydra.searchpath") for override in overrides):  # folders that tests write
+            return original(name, overrides, **settings)
+        own, others = {}, []
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if key in ("++run_dir", "++resume") and value == repr(value[1:-1]) and "$" not in value:
+                own[key[2:]] = value[1:-1]
+            else:
+                others.append(override)
+        folders = [part.path for part in GlobalHydra.instance().config_loader().get_search_path().get_path()]
+        key = (name, *folders, *settings.items(), *others)
+        if key not in composed:
+            config = original(name, others, **settings)
+            OmegaConf.set_struct(config, False)
+            composed[key] = config, {name: config[name] for name in ("run_dir", "resume") if name in config}
+        config, before = composed[key]
+        config.update(before | own)
+        return config
+
+    original, hydra.compose = hydra.compose, compose
+    yield
+    hydra.compose = original
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -177,6 +251,22 @@ def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., t
     def run(*arguments: str) -> tuple[int, str]:
         code = main(["train", "device=cpu", "threads=1", *arguments])
         return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The directory of the uninterrupted run that these settings make, trained once per process and only to be read."""
+    folder, numbers = tmp_path_factory.mktemp("trained"), itertools.count()
+
+    @functools.cache
+    def run(*settings: str) -> Path:
+        home = folder / str(next(numbers))
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = main(["train", "device=cpu", "threads=1", *settings, f"run_dir={home}"])
+        assert code == 0, said.getvalue()
+        return home
 
     return run
 

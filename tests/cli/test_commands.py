@@ -410,6 +410,7 @@ def test_loading_gives_a_network_with_its_vocabulary(train: Train, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_starting_is_quick(tmp_path: Path) -> None:
     """Generous limits, so that a busy machine passes: half of each is usual."""
     limits = {("--help",): 1.0, ("completion", "--words", "dlref train mo"): 0.5}

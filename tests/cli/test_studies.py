@@ -72,6 +72,7 @@ def test_a_study_s_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.data
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_books_figures_are_within_the_noise_of_single_batches(datasets: Path) -> None:
     torch.set_num_threads(2)
     for row in initialization.study(datasets, seeds=[0, 1]).table:
