@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import ALIKE, ROOT, SMALL, meeting, needs_linux, needs_posix
+from tests.conftest import ALIKE, ROOT, SMALL, first, meeting, needs_linux, needs_posix
 from tests.faults.processes import Child, refusal
 from tests.faults.test_signals import last_step, lines, slow_steps
 from tests.training.test_resume import FITTED, assert_same, everything, logged
@@ -60,20 +60,21 @@ def test_fault_28_when_one_rank_dies_the_other_ends_and_the_checkpoint_is_whole(
     assert last.step % 20 == 0
 
 
-@pytest.mark.parametrize("told", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("told", first(0, of=[0, 1]))
 def test_fault_28_a_signal_to_one_rank_saves_and_ends_all_and_they_resume_bit_for_bit(
     told: int, train_child: Train, tmp_path: Path
 ) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    ranks = two_ranks(train_child, *SETTINGS, f"run_dir={run}")
+    run, whole, settings = tmp_path / "run", tmp_path / "whole", [*SETTINGS, "trainer.max_steps=60"]
+    slowly = functools.partial(train_child, hurt=functools.partial(slow_steps, 0.01))
+    ranks = two_ranks(slowly, *settings, f"run_dir={run}")
     ranks[told].waits_for(lambda: has_saved(run))
     os.kill(ranks[told].pid, signal.SIGTERM)
     assert [rank.ended()[0] for rank in ranks] == [143, 143]
     stopped = Checkpoints(run / "checkpoints").newest("step")
     assert stopped is not None
-    assert stopped.step < 400
+    assert stopped.step < 60
     assert [rank.ended()[0] for rank in two_ranks(train_child, f"resume={run}")] == [0, 0]
-    assert [rank.ended()[0] for rank in two_ranks(train_child, *SETTINGS, f"run_dir={whole}")] == [0, 0]
+    assert [rank.ended()[0] for rank in two_ranks(train_child, *settings, f"run_dir={whole}")] == [0, 0]
     ends = [Checkpoints(folder / "checkpoints").newest("step") for folder in (run, whole)]
     weights = [end.read("weights.pt") for end in ends if end is not None]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
@@ -175,7 +176,7 @@ def test_fault_28_ranks_of_every_kind_of_model_are_terminated_and_killed_and_res
     assert logged(run) == logged(whole)
 
 
-@pytest.mark.parametrize("model", FITTED)
+@pytest.mark.parametrize("model", first("ngram", of=FITTED))
 def test_fault_28_what_is_fitted_at_once_is_the_same_on_every_rank(
     model: str, train_child: Train, tmp_path: Path
 ) -> None:
@@ -199,7 +200,7 @@ UNEVEN = {
 }
 
 
-@pytest.mark.parametrize("model", UNEVEN)
+@pytest.mark.parametrize("model", first("mlp", "perceptron", of=UNEVEN))
 def test_fault_28_uneven_batches_of_two_ranks_are_those_of_one_process(
     model: str, train_child: Train, tmp_path: Path
 ) -> None:

@@ -1,8 +1,6 @@
 """Two processes at the same global batch train what one process trains."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import first, meeting
+from tests.faults.processes import Child, Dlref
 
 # A data set of transitions that are there from the start, so that what is learned from them can be compared.
 TRANSITIONS = """
@@ -93,26 +92,27 @@ MODELS = {
 }
 
 
-def two_ranks(*arguments: str) -> list[subprocess.CompletedProcess[str]]:
+@pytest.fixture
+def two_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Child]]]:
     """The same command in two processes that torchrun would start."""
-    met = {**os.environ, **meeting(), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "dlref", *arguments]
-    ranks = [
-        subprocess.Popen(
-            line,
-            env={**met, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    ranks: list[Child] = []
+
+    def start(*arguments: str) -> list[Child]:
+        met = meeting()
+        ranks.extend(
+            Child(tmp_path, Dlref(*arguments), None, {**met, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
         )
-        for rank in ("0", "1")
-    ]
-    outputs = [rank.communicate(timeout=120) for rank in ranks]
-    return [subprocess.CompletedProcess(line, p.returncode, *o) for p, o in zip(ranks, outputs, strict=True)]
+        return ranks
+
+    yield start
+    for rank in ranks:
+        rank.end()
 
 
-@pytest.mark.parametrize("model", first("lstm_lm", "transformer_lm", "word2vec", "dqn", of=MODELS))
-def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", first("lstm_lm", "word2vec", "dqn", of=MODELS))
+def test_two_ranks_with_accumulation_are_one_process(
+    model: str, two_ranks: Callable[..., list[Child]], tmp_path: Path
+) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"
     plugin.write_text(TRANSITIONS)
@@ -130,7 +130,8 @@ def test_two_ranks_with_accumulation_are_one_process(model: str, tmp_path: Path)
         settings += [f"plugins={plugin}", "--config-dir", str(tmp_path)]
     assert main(["train", *settings, f"run_dir={tmp_path / 'one'}"]) == 0
     for rank in two_ranks("train", *settings, f"run_dir={tmp_path / 'two'}"):
-        assert rank.returncode == 0, rank.stderr
+        code, said = rank.ended(timeout=120)
+        assert code == 0, said
     one, two = (Checkpoints(tmp_path / name / "checkpoints").newest("step") for name in ("one", "two"))
     assert one is not None
     assert two is not None
