@@ -1,6 +1,7 @@
 """Checkpoints that were changed after they were written, that somebody else has made up, or that belong elsewhere."""
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from dlref.cli.main import main
 from dlref.errors import CheckpointError
 from dlref.training.checkpoint import Checkpoints, manifest_digest, open_checkpoint
 from dlref.training.run import processor
-from tests.conftest import MODELS, SMALL
+from tests.conftest import MODELS, SMALL, first
 from tests.faults.hostile import bomb
 from tests.faults.processes import refusal
 from tests.training.test_resume import assert_same, everything
@@ -25,24 +26,22 @@ from tests.training.test_resume import assert_same, everything
 pytestmark = pytest.mark.faults
 Train = Callable[..., tuple[int, str]]
 Copy = Callable[[str], Path]
+Trained = Callable[..., Path]
+SETTINGS = ["~reports", "trainer.max_steps=8", "trainer.save_every=4", "trainer.monitor=null"]
 FILES = ("weights.pt", "training.pt", "rank-0.pt", "manifest.json")
 OLDER, NEWER = "step-00000004", "step-00000008"
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of each model, with checkpoints of the steps 4 and 8."""
-    folder = tmp_path_factory.mktemp("finished")
-    for model, settings in SMALL.items():
-        line = [*settings, "~reports", "trainer.max_steps=8", "trainer.save_every=4", "trainer.monitor=null"]
-        assert main(["train", "device=cpu", "threads=1", *line, f"run_dir={folder / model}"]) == 0
-    return folder
+@pytest.fixture
+def finished(trained: Trained) -> Copy:
+    """A run of a model, with checkpoints of the steps 4 and 8, only to be read."""
+    return lambda model: trained(*SMALL[model], *SETTINGS)
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Copy:
+def copy(finished: Copy, tmp_path: Path) -> Copy:
     def one(model: str) -> Path:
-        return Path(shutil.copytree(finished / model, tmp_path / model, symlinks=True))
+        return Path(shutil.copytree(finished(model), tmp_path / model, symlinks=True))
 
     return one
 
@@ -59,25 +58,29 @@ def say(checkpoint: Path, **changes: Any) -> None:
     (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
 
 
-@pytest.mark.parametrize("model", MODELS)
+CHANGED: dict[str, dict[str, Any]] = {
+    "threads was 7": {"threads": 7},
+    "torch was 1.13": {"versions": {"torch": "1.13"}},
+    "gpu was H100": {"hardware": {"cpu": processor(), "gpu": "H100"}},
+    "cpu was abacus": {"hardware": {"cpu": "abacus", "gpu": None}},
+}
+
+
 @pytest.mark.parametrize(
-    ("what", "then"),
-    [
-        ("threads was 7", {"threads": 7}),
-        ("torch was 1.13", {"versions": {"torch": "1.13"}}),
-        ("gpu was H100", {"hardware": {"cpu": processor(), "gpu": "H100"}}),
-        ("cpu was abacus", {"hardware": {"cpu": "abacus", "gpu": None}}),
-    ],
-    ids=["threads", "torch", "gpu", "cpu"],
+    ("what", "model"),
+    first(
+        *zip(CHANGED, ["mlp", "lstm_lm", "dqn", "transformer_lm"], strict=True),
+        of=itertools.product(CHANGED, SMALL),
+    ),
 )
 def test_fault_05_other_threads_torch_or_hardware_are_warned_of_and_go_on(
-    model: str, what: str, then: dict[str, Any], copy: Copy, train: Train
+    what: str, model: str, copy: Copy, train: Train
 ) -> None:
     run = copy(model)
     code, said = train(f"resume={run}", "trainer.max_steps=9")
     assert code == 0
     assert "not bit-exact" not in said
-    say(run / "checkpoints" / "step-00000009", **then)
+    say(run / "checkpoints" / "step-00000009", **CHANGED[what])
     code, said = train(f"resume={run}", "trainer.max_steps=10")
     assert code == 0
     assert f"{what} and is " in said
@@ -209,19 +212,23 @@ def test_fault_07_every_flipped_bit_is_found(copy: Copy) -> None:
         (newer / name).write_bytes(whole)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    first(
+        *zip(FILES, ["seq2seq", "mlp", "dqn", "cnn"], strict=True),
+        of=itertools.product(FILES, SMALL),
+    ),
+)
 def test_fault_07_auto_goes_on_from_the_newest_whole_one(
-    model: str, name: str, finished: Path, copy: Copy, train: Train
+    model: str, name: str, finished: Copy, copy: Copy, train: Train
 ) -> None:
     run = copy(model)
     file = run / "checkpoints" / NEWER / name
     file.write_bytes(file.read_bytes()[:-1])
-    settings = [*SMALL[model], "~reports", "trainer.max_steps=8", "trainer.save_every=4", "trainer.monitor=null"]
-    code, said = train(*settings, "resume=auto", f"run_dir={run}")
+    code, said = train(*SMALL[model], *SETTINGS, "resume=auto", f"run_dir={run}")
     assert code == 0
     assert str(file) in said
-    assert_same(everything(run), everything(finished / model))
+    assert_same(everything(run), everything(finished(model)))
 
 
 def test_fault_07_auto_does_not_begin_anew_where_all_are_broken(copy: Copy, train: Train) -> None:
@@ -235,7 +242,7 @@ def test_fault_07_auto_does_not_begin_anew_where_all_are_broken(copy: Copy, trai
 
 @pytest.mark.parametrize("model", MODELS)
 def test_fault_08_the_newest_by_step_counts_where_last_leads_nowhere(
-    model: str, finished: Path, copy: Copy, train: Train
+    model: str, finished: Copy, copy: Copy, train: Train
 ) -> None:
     run = copy(model)
     shutil.rmtree(run / "checkpoints" / NEWER)
@@ -243,7 +250,7 @@ def test_fault_08_the_newest_by_step_counts_where_last_leads_nowhere(
     code, said = train(f"resume={run}")
     assert code == 0
     assert f"{run / 'checkpoints' / 'last'} points at a checkpoint that is gone" in said
-    assert_same(everything(run), everything(finished / model))
+    assert_same(everything(run), everything(finished(model)))
 
 
 def test_fault_08_the_newest_by_step_counts_where_the_clock_went_back(copy: Copy, train: Train) -> None:
