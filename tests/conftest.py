@@ -27,6 +27,7 @@ import torch
 from hypothesis import settings as hypothesis_settings
 
 from dlref.cli.main import main
+from tests.faults.processes import Action, Child, Dlref, Hurt
 
 # The machine may be busy: no test fails by the clock, and all runs try the same cases.
 hypothesis_settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -269,6 +270,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return home
 
     return run
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """`dlref …` (or an action) in a process that can be killed, its current folder a fresh one; none outlives its test."""
+    if not POSIX:
+        pytest.skip("the test forks and kills processes")
+    children: list[Child] = []
+
+    def start(*arguments: str, action: Action | None = None, hurt: Hurt | None = None, **environment: str) -> Child:
+        children.append(Child(tmp_path, action or Dlref(*arguments), hurt, environment))
+        return children[-1]
+
+    yield start
+    for one in children:
+        one.end()
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dlref import build
 from dlref.cli.configs import compose, configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import small_text8
+from tests.conftest import first, small_text8
 
 pytestmark = pytest.mark.faults
 
@@ -41,15 +40,23 @@ MODEL_OF = {
 }
 
 
-def marked(option: str) -> Any:
-    """Large networks take seconds for their two steps, and evaluating a large text or compiling does."""
-    large = ("cnn_mnist_deep", "dqn_pong", "lstm_lm_ptb", "ngram_ptb", "seq2seq_multi30k", "transformer_")
-    slow = option.startswith(large)
-    return pytest.param("experiment", option, marks=[pytest.mark.slow] * slow)
+WHOLE = [(group, option) for group in ("model", "experiment") for option in OPTIONS[group]]
+# Large networks take seconds for their two steps, and evaluating a large text, compiling or drawing many pictures does.
+LARGE = (
+    "cnn_mnist_deep",
+    "dqn_pong",
+    "lstm_lm_ptb",
+    "ngram_ptb",
+    "seq2seq_",
+    "transformer_",
+    "mlp_mnist_fast",
+    "cbow_ptb",
+)
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [("model", o) for o in OPTIONS["model"]] + [marked(o) for o in OPTIONS["experiment"]]
+    ("group", "option"),
+    first(*((g, o) for g, o in WHOLE if g == "model" or not o.startswith(LARGE)), of=WHOLE),
 )
 def test_fault_23_every_model_and_experiment_trains_two_steps(
     group: str,
@@ -85,14 +92,12 @@ def test_values_of_play_are_learned_in_full_precision_wherever_it_runs(model: st
     assert compose([f"model={model}"])["trainer"]["precision"] == "float32"
 
 
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [
-        pytest.param(g, o, marks=[pytest.mark.slow] * (o == "ptb"))
-        for g in ("data", "objective", "optimizer", "schedule", "trainer")
-        for o in OPTIONS[g]
-    ],
-)
+PARTS = [(g, o) for g in ("data", "objective", "optimizer", "schedule", "trainer") for o in OPTIONS[g]]
+# Their text takes seconds to read, or a model above trains by them anyway.
+LATER = ("ptb", "multi30k", "tiny_shakespeare_windows", "python_docs_windows", "dates", "translation")
+
+
+@pytest.mark.parametrize(("group", "option"), first(*((g, o) for g, o in PARTS if o not in LATER), of=PARTS))
 def test_fault_23_every_part_can_be_chosen(
     group: str,
     option: str,

@@ -14,9 +14,11 @@ import yaml
 from dlref.cli.completion import complete
 from dlref.cli.configs import configs_folder
 from dlref.cli.main import COMMANDS, main
-from tests.conftest import SMALL, command
+from tests.conftest import SMALL, command, first
+from tests.faults.processes import Child
 
 Train = Callable[..., tuple[int, str]]
+StartChild = Callable[..., Child]
 MODELS = sorted(path.stem for path in (configs_folder() / "model").glob("*.yaml"))
 
 
@@ -111,17 +113,21 @@ def test_cfg_job_prints_what_would_be_trained(capsys: pytest.CaptureFixture[str]
     assert config["name"] == "lstm_lm"
 
 
-@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.parametrize(
+    ("model", "reports"),
+    first(
+        *((model, "none") for model in SMALL),
+        *(("lstm_lm", "all"), ("dqn", "all")),
+        of=[(model, reports) for model in SMALL for reports in ("none", "all")],
+    ),
+)
 def test_evaluate_gives_the_figures_of_the_best_weights(
-    model: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, reports: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert (
-        train(*SMALL[model], "trainer.max_steps=30", "trainer.eval_every=10", "trainer.log_every=10", f"run_dir={run}")[
-            0
-        ]
-        == 0
-    )
+    settings = [*SMALL[model], "trainer.max_steps=30", "trainer.eval_every=10", "trainer.log_every=10"]
+    settings += ["~reports"] * (reports == "none")
+    assert train(*settings, f"run_dir={run}")[0] == 0
     assert main(["evaluate", str(run), "split=eval"]) == 0
     out = capsys.readouterr().out
     result = json.loads((run / "evaluation.json").read_text())
@@ -272,26 +278,23 @@ def test_a_model_from_outside_needs_no_edited_file(
     assert train("resume=run", "trainer.max_steps=7", "--config-dir", "conf", "plugins=linear.py")[0] == 0
 
 
-def test_a_sweep_trains_each_combination(tmp_path: Path) -> None:
-    settings = [a for a in SMALL["mlp"] if a != "data.points=50"]
-    result = command(
-        "train", "-m", *settings, "data.points=50", "seed=0,1", "trainer.max_steps=2", "device=cpu", cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
+def test_a_sweep_trains_each_combination(child: StartChild, tmp_path: Path) -> None:
+    code, said = child("train", "-m", *SMALL["mlp"], "seed=0,1", "trainer.max_steps=2", "device=cpu").ended()
+    assert code == 0, said
     runs = sorted((tmp_path / "runs" / "mlp").iterdir())
     assert sorted(yaml.safe_load((run / "config.yaml").read_text())["seed"] for run in runs) == [0, 1]
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}  # Hydra leaves nothing of its own
 
 
-def test_a_sweep_takes_a_launcher_and_folders_of_configs(tmp_path: Path) -> None:
+def test_a_sweep_takes_a_launcher_and_folders_of_configs(child: StartChild, tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"conf{number}" / "model").mkdir(parents=True)
         text = f"# @package _global_\ndefaults: [mlp]\nname: own{number}\n"
         (tmp_path / f"conf{number}" / "model" / f"own{number}.yaml").write_text(text)
     folders = [part for number in (1, 2) for part in ("--config-dir", f"conf{number}")]
     settings = ["model=own1,own2", "hydra/launcher=basic", "trainer.max_steps=2", "~reports", "data.points=50"]
-    result = command("train", "-m", *folders, *settings, "device=cpu", "threads=1", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    code, said = child("train", "-m", *folders, *settings, "device=cpu", "threads=1").ended()
+    assert code == 0, said
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own1", "own2"}
 
 
@@ -303,11 +306,11 @@ def test_files_of_others_are_left_alone(train: Train, tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
 
 
-def test_a_wrong_sweep_ends_with_a_sentence(tmp_path: Path) -> None:
-    result = command("train", "-m", "model=mlp", "seed=0,1", "trainer.max_stepz=2", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "did you mean 'max_steps'" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_wrong_sweep_ends_with_a_sentence(child: StartChild) -> None:
+    code, said = child("train", "-m", "model=mlp", "seed=0,1", "trainer.max_stepz=2").ended()
+    assert code == 2
+    assert "did you mean 'max_steps'" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.translation import Translation
+from tests.conftest import first
 from tests.proofs.harness import EXACT
 from tests.proofs.test_recurrent_equations import Recorded
 from tests.proofs.test_seq2seq_equations import recorded
@@ -158,22 +159,29 @@ def same_gradients(net: nn.Module, fast: Any, slow: Tensor) -> None:
         assert mine.abs().max() > 1e-6 or name.endswith("key.bias"), name  # which a softmax does not notice
 
 
-spoken = pytest.mark.parametrize(
-    "settings",
-    [
-        {"positions": "rotary", "norm": "rms", "prenorm": True, "activation": "relu2", "layers": 2},
-        {"positions": "sinusoidal", "norm": "layer", "prenorm": False, "activation": "relu", "layers": 2, "bias": True},
-        {"positions": "learned", "norm": "rms", "prenorm": False, "activation": "swiglu", "layers": 1, "dropout": 0.3},
-        {"positions": "rotary", "norm": "layer", "prenorm": True, "activation": "gelu", "layers": 1, "bias": True},
-    ],
-    ids=lambda settings: "-".join(str(name if value is True else value) for name, value in settings.items()),
+def named(*cases: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each case by a name that holds all of them."""
+    return {"-".join(str(k if v is True else v) for k, v in settings.items()): settings for settings in cases}
+
+
+LANGUAGE_MODELS = named(
+    {"positions": "rotary", "norm": "rms", "prenorm": True, "activation": "relu2", "layers": 2},
+    {"positions": "sinusoidal", "norm": "layer", "prenorm": False, "activation": "relu", "layers": 2, "bias": True},
+    {"positions": "learned", "norm": "rms", "prenorm": False, "activation": "swiglu", "layers": 1, "dropout": 0.3},
+    {"positions": "rotary", "norm": "layer", "prenorm": True, "activation": "gelu", "layers": 1, "bias": True},
 )
 
 
-@spoken
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_the_whole_language_model_by_hand(settings: dict[str, Any], tied: bool) -> None:
+@pytest.mark.parametrize(
+    ("tied", "name"),
+    first(
+        *zip(["tied", "untied", "untied", "tied"], LANGUAGE_MODELS, strict=True),
+        of=itertools.product(["tied", "untied"], LANGUAGE_MODELS),
+    ),
+)
+def test_the_whole_language_model_by_hand(tied: Any, name: str) -> None:
     """Total nats of the next tokens: the value, and the gradient at every parameter."""
+    settings, tied = LANGUAGE_MODELS[name], tied == "tied"
     net = made(TransformerLM, SIZE, CONTEXT, hidden=F, tied=tied, qk_norm=tied, **settings)
     dropped, (tokens, targets) = recorded(net), (drawn(SIZE, T), drawn(SIZE, T, seed=1))
     totals = LanguageModelling(net)(Piece(tokens, targets, True))
@@ -184,27 +192,25 @@ def test_the_whole_language_model_by_hand(settings: dict[str, Any], tied: bool) 
         torch.testing.assert_close(net.attention(tokens), shares, **EXACT)
 
 
-translated = pytest.mark.parametrize(
-    "settings",
-    [
-        {"positions": "sinusoidal", "norm": "layer", "prenorm": False, "activation": "relu", "layers": 2, "dropout": 0.3},
-        {"positions": "sinusoidal", "norm": "rms", "prenorm": True, "activation": "gelu", "layers": 1, "qk_norm": True,
-         "tied": True, "bias": False},
-        {"positions": "rotary", "norm": "rms", "prenorm": True, "activation": "swiglu", "layers": 2, "decoder_layers": 1,
-         "qk_norm": True},
-        {"positions": "rotary", "norm": "layer", "prenorm": False, "activation": "relu2", "layers": 1, "tied": True,
-         "joint": True, "bias": False},
-        {"positions": "learned", "norm": "layer", "prenorm": True, "activation": "relu", "layers": 1, "decoder_layers": 2,
-         "joint": True, "dropout": 0.2},
-        {"positions": "learned", "norm": "rms", "prenorm": False, "activation": "gelu", "layers": 1, "qk_norm": True},
-    ],
-    ids=lambda settings: "-".join(str(name if value is True else value) for name, value in settings.items()),
+TRANSLATORS = named(
+    {"positions": "sinusoidal", "norm": "layer", "prenorm": False, "activation": "relu", "layers": 2, "dropout": 0.3},
+    {"positions": "sinusoidal", "norm": "rms", "prenorm": True, "activation": "gelu", "layers": 1, "qk_norm": True,
+     "tied": True, "bias": False},
+    {"positions": "rotary", "norm": "rms", "prenorm": True, "activation": "swiglu", "layers": 2, "decoder_layers": 1,
+     "qk_norm": True},
+    {"positions": "rotary", "norm": "layer", "prenorm": False, "activation": "relu2", "layers": 1, "tied": True,
+     "joint": True, "bias": False},
+    {"positions": "learned", "norm": "layer", "prenorm": True, "activation": "relu", "layers": 1, "decoder_layers": 2,
+     "joint": True, "dropout": 0.2},
+    {"positions": "learned", "norm": "rms", "prenorm": False, "activation": "gelu", "layers": 1, "qk_norm": True},
 )  # fmt: skip
 
 
-@translated
-def test_the_whole_translator_by_hand(settings: dict[str, Any]) -> None:
+# Sinusoidal, rotary and learned positions.
+@pytest.mark.parametrize("name", first(*(list(TRANSLATORS)[i] for i in (1, 3, 4)), of=TRANSLATORS))
+def test_the_whole_translator_by_hand(name: str) -> None:
     """Total nats of the counted targets, their labels smoothed: the value, and the gradient at every parameter."""
+    settings = TRANSLATORS[name]
     words = SIZE if settings.get("joint") else WORDS
     source = SOURCE.clamp(max=words - 1)
     net = made(Transformer, words, SIZE, hidden=F, context=CONTEXT, **settings)
@@ -287,7 +293,7 @@ def test_the_rows_of_a_language_model_can_be_reordered_and_repeated() -> None:
             same(logits, expected[:, t], settings)
 
 
-@pytest.mark.parametrize("context", [1, 4, 5])
+@pytest.mark.parametrize("context", first(1, 5, of=[1, 4, 5]))
 @torch.no_grad()
 def test_past_its_context_a_language_model_reads_the_second_half_and_what_is_new(context: int) -> None:
     tokens = drawn(SIZE, 3 * context)
@@ -300,7 +306,7 @@ def test_past_its_context_a_language_model_reads_the_second_half_and_what_is_new
             same(logits, net(tokens[:, first : t + 1])[0][:, -1], settings)
 
 
-@pytest.mark.parametrize("context", [1, 4, 5])
+@pytest.mark.parametrize("context", first(1, 5, of=[1, 4, 5]))
 @torch.no_grad()
 def test_what_a_language_model_begins_with_are_the_last_tokens_that_leave_room_for_one(context: int) -> None:
     """For every length up to three contexts: the state of reading those one by one, and all of a context with a further one."""

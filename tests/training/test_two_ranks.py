@@ -1,6 +1,6 @@
 """Two processes at the same global batch train what one process trains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import first, meeting
-from tests.faults.processes import Child, Dlref
+from tests.faults.processes import Child
 
 # A data set of transitions that are there from the start, so that what is learned from them can be compared.
 TRANSITIONS = """
@@ -92,27 +92,8 @@ MODELS = {
 }
 
 
-@pytest.fixture
-def two_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Child]]]:
-    """The same command in two processes that torchrun would start."""
-    ranks: list[Child] = []
-
-    def start(*arguments: str) -> list[Child]:
-        met = meeting()
-        ranks.extend(
-            Child(tmp_path, Dlref(*arguments), None, {**met, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
-        )
-        return ranks
-
-    yield start
-    for rank in ranks:
-        rank.end()
-
-
 @pytest.mark.parametrize("model", first("lstm_lm", "word2vec", "dqn", of=MODELS))
-def test_two_ranks_with_accumulation_are_one_process(
-    model: str, two_ranks: Callable[..., list[Child]], tmp_path: Path
-) -> None:
+def test_two_ranks_with_accumulation_are_one_process(model: str, child: Callable[..., Child], tmp_path: Path) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"
     plugin.write_text(TRANSITIONS)
@@ -129,7 +110,8 @@ def test_two_ranks_with_accumulation_are_one_process(
         (tmp_path / "data" / "recorded.yaml").write_text("_target_: recorded.Recorded\n")
         settings += [f"plugins={plugin}", "--config-dir", str(tmp_path)]
     assert main(["train", *settings, f"run_dir={tmp_path / 'one'}"]) == 0
-    for rank in two_ranks("train", *settings, f"run_dir={tmp_path / 'two'}"):
+    line, met = ["train", *settings, f"run_dir={tmp_path / 'two'}"], meeting()
+    for rank in [child(*line, **met, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]:
         code, said = rank.ended(timeout=120)
         assert code == 0, said
     one, two = (Checkpoints(tmp_path / name / "checkpoints").newest("step") for name in ("one", "two"))
