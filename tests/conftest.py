@@ -27,14 +27,13 @@ import torch
 from hypothesis import settings as hypothesis_settings
 
 from dlref.cli.main import main
-from tests.faults.processes import Action, Child, Dlref, Hurt
+from tests.faults.processes import POSIX, Action, Child, Dlref, Hurt
 
 # The machine may be busy: no test fails by the clock, and all runs try the same cases.
 hypothesis_settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("repeatable")
 
 # What the tests themselves need: to fork, kill, limit and link (POSIX), and to see files and processes in /proc (Linux).
-POSIX = hasattr(os, "fork")
 needs_posix = pytest.mark.skipif(not POSIX, reason="the test forks, kills or limits processes, or makes links or pipes")
 needs_linux = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="the test reads /proc, which only Linux has")
 resource: Any = importlib.import_module("resource") if POSIX else None

@@ -18,8 +18,8 @@ import torch
 from tqdm import tqdm
 
 from dlref.cli.main import main
-from tests.conftest import POSIX
 
+POSIX = hasattr(os, "fork")
 SERVER: Any = multiprocessing.get_context("forkserver" if POSIX else None)  # without it `child` skips its test
 SERVER.set_forkserver_preload(
     [
