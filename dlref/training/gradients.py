@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dlref import operators
+from dlref.errors import DivergedError
+from dlref.metrics import Mean
 
 
 def none(module: nn.Module) -> bool:
@@ -44,3 +46,12 @@ def norm(gradient: list[Tensor]) -> float:
 def scale_(gradient: list[Tensor], factor: float) -> None:
     if gradient and factor != 1:
         operators.multiply_(gradient, factor)
+
+
+def require_finite(step: int, loss: Mean, norm: float, rate: float) -> None:
+    """Raise DivergedError where the loss or the gradient norm of a step is not finite."""
+    if not math.isfinite(loss.total + norm):
+        raise DivergedError(
+            f"step {step} is not finite: loss {loss.value:g}, gradient norm {norm:g}, learning rate {rate:g}; the weights are "
+            "as before it: lower optimizer.lr or set trainer.clip_norm, and begin anew or, where there is a checkpoint, resume"
+        )

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -158,10 +159,12 @@ class LossScale:
     value: float = 2.0**16
     finite: int = 0  # updates since it was last changed
 
-    def update(self, finite: bool) -> None:
-        """Take note of whether an update's gradient was finite."""
+    def overflowed(self, loss: float, norm: float) -> bool:
+        """Adapt to an update's gradient norm; whether to skip the update, because a smaller factor can make it finite."""
+        used, finite = self.value, math.isfinite(norm)
         self.finite = self.finite + 1 if finite else 0
         if not finite:
             self.value /= 2
         elif self.finite == self.interval:
             self.value, self.finite = min(self.value * 2, self.largest), 0
+        return not finite and math.isfinite(loss) and used > 1

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dlref.errors import ConfigError, DivergedError
+from dlref.errors import ConfigError
 from dlref.metrics import Totals, add, read
 from dlref.objectives import Objective
 from dlref.training import devices, distributed, gradients
@@ -82,8 +82,7 @@ class Trainer:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in optimizer.param_groups]
         chosen = resolve(self.precision, device, objective)
-        self.autocast = autocast(chosen, device)
-        self.loss_scale = LossScale() if chosen == "fp16" else None
+        self.autocast, self.loss_scale = autocast(chosen, device), LossScale() if chosen == "fp16" else None
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
         self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
 
@@ -140,10 +139,7 @@ class Trainer:
                     self.log(log, figures)
 
     def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
-        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite.
-
-        In float16 an infinite gradient is expected now and then: the update is skipped, and the loss scale halved.
-        """
+        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
         progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
         gradients.clear(self.parameters)
         factor = self.schedule(self.share_done())
@@ -167,28 +163,17 @@ class Trainer:
         count = max(int(totals["loss"].count), 1)
         scale = self.shard.ranks * progress.count / count / loss_scale
         norm = gradients.norm(gradient) * scale
-        figures = {"lr": self.rates[0] * factor, "grad_norm": norm}
-        if self.loss_scale:
-            self.loss_scale.update(math.isfinite(norm))
-            figures["loss_scale"] = loss_scale
-            if math.isfinite(totals["loss"].total) and not math.isfinite(norm) and loss_scale > 1:
-                progress.step, progress.count = progress.step + 1, count  # the batches are used up
-                self.window = add(self.window, totals)
-                return stops > 0, figures
-        if not math.isfinite(totals["loss"].total + norm):
-            raise DivergedError(
-                f"step {progress.step + 1} is not finite: loss {totals['loss'].value:g}, gradient norm {norm:g}, "
-                f"learning rate {self.rates[0] * factor:g}; the weights are as before it: lower optimizer.lr or set "
-                "trainer.clip_norm, and begin anew or, where there is a checkpoint, resume"
-            )
-        gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
-        self.optimizer.step()
-        progress.step, progress.count = progress.step + 1, count
-        self.objective.after_step()
-        if self.average:
-            self.average.update_parameters(self.objective)
-        self.window = add(self.window, totals)
-        return stops > 0, figures
+        # A gradient that overflowed float16 is skipped; its step and its batches count as used.
+        if self.loss_scale is None or not self.loss_scale.overflowed(totals["loss"].value, norm):
+            gradients.require_finite(progress.step + 1, totals["loss"], norm, self.rates[0] * factor)
+            gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
+            self.optimizer.step()
+            self.objective.after_step()
+            if self.average:
+                self.average.update_parameters(self.objective)
+        progress.step, progress.count, self.window = progress.step + 1, count, add(self.window, totals)
+        scales = {"loss_scale": loss_scale} if self.loss_scale else {}
+        return stops > 0, {"lr": self.rates[0] * factor, "grad_norm": norm} | scales
 
     def log(self, log: Log, figures: dict[str, float]) -> None:
         progress, units = self.progress, self.data.units_per_batch(self.shard.ranks) * self.accumulate
