@@ -68,6 +68,10 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     net = make_network(config, data.sizes, plugins, device)
     objective: Objective = make(config["objective"], "objective", plugins, net=net)
     dtype = torch.float64 if config["trainer"].get("precision") == "float64" else None
+    if device.type == "mps":  # which has no float64, not even for buffers
+        if dtype is not None:
+            raise ConfigError("device=mps has no float64; set trainer.precision=float32, or device=cpu")
+        dtype = torch.float32
     objective = objective.to(device, dtype)
     reports = {name: section for name, section in (config.get("reports") or {}).items() if section is not None}
     return Model(data, objective, {name: make(section, "reports", plugins) for name, section in reports.items()})

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dlref import operators
 from dlref.errors import ConfigError
 
 State = tuple[Tensor, ...]  # each [B, ...], so that the rows can be reordered
@@ -90,7 +91,7 @@ def filtered(
     """
     if temperature == 0:
         temperature, top_k = 1.0, 1
-    falling, order = logits.double().sort(dim=1, descending=True, stable=True)
+    falling, order = operators.as_float64(logits).sort(dim=1, descending=True, stable=True)
     shares = ((falling - falling[:, :1]) / temperature).softmax(1)  # from 0 down, or a small one would divide to ∞ - ∞
     if top_k is not None:
         shares[:, top_k:] = 0
@@ -119,7 +120,7 @@ def continued(total: Tensor, logits: Tensor, forbidden: Sequence[int] = ()) -> t
     """
     width = total.shape[1]
     chances, tokens = without(forbidden, logits.flatten(0, 1).log_softmax(1)).topk(min(width + 1, logits.shape[2]))
-    chances = chances.double().view(*total.shape, -1)
+    chances = operators.as_float64(chances).view(*total.shape, -1)
     chances = chances.where(total[:, :, None] > -math.inf, 0)  # which may be ∞ - ∞ behind what cannot be
     longer, place = (total[:, :, None] + chances).flatten(1).topk(min(2, logits.shape[2]) * width)
     return longer, tokens.view(len(total), -1).gather(1, place), place // chances.shape[2]
@@ -152,7 +153,7 @@ def beam_search(
     limits = torch.as_tensor(length, device=token.device).expand(len(token))
     check(int(limits.min()), 1.0, None, None)
     found = token[:, None].new_full((len(token), int(limits.max())), stop)
-    best = torch.full((len(token),), -math.inf, dtype=torch.float64, device=token.device)
+    best = operators.as_float64(torch.full((len(token),), -math.inf, device=token.device))
     rows, stopped = torch.arange(len(token), device=token.device), torch.zeros_like(token)  # those at work, each [N]
     total = best[:, None].repeat(1, width)  # log p [N, W]: one sequence as yet
     total[:, 0] = 0

@@ -1,4 +1,4 @@
-"""Operators of torch outside its public API: the only file of dlref that names them, and what replaces each one.
+"""Operators that not every torch or device has: the only file of dlref that names private ones, and what replaces each.
 
 They are used as long as the installed torch has them; a torch without one takes the public path, slower by what is
 measured here on small networks (one thread, six tensors of at most 256 numbers). Both give the same bits on a CPU, except
@@ -16,6 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def as_float64(x: Tensor) -> Tensor:
+    """The same in float64, or in float32 on MPS, which has no float64."""
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
 
 
 def norms(tensors: list[Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dlref.data.download import data_root
-from dlref.training.devices import resolve
+from dlref.training.precision import resolve
 
 HERE = Path(__file__).parent
 MLP = ["model=mlp", "data=mnist", "data.batch_size=128", "optimizer=adam", "optimizer.lr=1e-3", "schedule=constant"]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref import operators
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
@@ -108,7 +109,7 @@ class Word2Vec(Carrying):
     def chances(self) -> tuple[Tensor, Tensor]:
         """Of each word the chance that it is kept [V], and the table from which negatives are drawn."""
         if self.drawing is None:
-            counts = self.counts.double()
+            counts = operators.as_float64(self.counts)
             for special in (self.unknown, self.end):
                 if special is not None:
                     counts[special] = 0

@@ -49,7 +49,7 @@ def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
 
 @contextmanager
 def group(ranks: int, device: torch.device) -> Iterator[None]:
-    """The process group, if there is more than one rank: nccl on CUDA, gloo on the CPU.
+    """The process group, if there is more than one rank: gloo on the CPU, nccl on CUDA, else the device's own backend.
 
     Its destructor joins a thread while holding the GIL, which that thread may want to drop its last tensors. So a group
     is kept after its end, and a process that has `left` one ends without destructors (`dlref.cli.main`).
@@ -57,6 +57,8 @@ def group(ranks: int, device: torch.device) -> Iterator[None]:
     if ranks == 1:
         yield
         return
+    if device.type == "mps":
+        raise ConfigError(f"{ranks} ranks cannot share device=mps, which has no backend to communicate; set device=cpu")
     try:
         meet(ranks, device)
         yield
@@ -81,7 +83,7 @@ def meet(ranks: int, device: torch.device) -> None:
         # machines each counts its own starts, so that there the number would keep the ranks apart.
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT") if os.environ.get("GROUP_WORLD_SIZE") == "1" else None
         store = dist.PrefixStore(f"start {start}", store)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = dist.get_default_backend_for_device(device)
         dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=ranks)
     except RuntimeError as error:
         raise LostRankError(
@@ -126,7 +128,7 @@ def sum_over_ranks(totals: Totals, *numbers: float) -> tuple[Totals, list[float]
     """
     if not dist.is_initialized():
         return totals, list(numbers)
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    device = torch.device("cpu") if dist.get_backend() == "gloo" else torch.accelerator.current_accelerator()
     flat = [float(part) for mean in totals.values() for part in mean]
     message = torch.tensor([*flat, *numbers], dtype=torch.float64, device=device)
     dist.all_reduce(message)

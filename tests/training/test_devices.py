@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.objectives.supervised import Classification
-from dlref.training import devices
+from dlref.training import devices, memory
 from dlref.training.devices import choose_device, device_name, forked_random
 from tests.conftest import ROOT, SMALL, accelerators
 
@@ -151,3 +151,33 @@ def test_devices_are_named_as_torch_names_them() -> None:
     """Each of them makes a torch.device; torch's list is not public."""
     for kind in devices.ACCELERATORS:
         assert torch.device(kind).type == kind
+
+
+@pytest.mark.parametrize("kind", ["mps", "cpu"])
+def test_a_device_without_float64_gets_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even rotary positions, which are kept in float64; float64 asked for is refused."""
+    from dlref import build
+    from dlref.cli.configs import compose
+    from dlref.objectives import Objective
+
+    def to(self: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+        return moved(self, dtype=dtype) if dtype else self
+
+    moved = nn.Module.to
+    monkeypatch.setattr(Objective, "to", to)
+    monkeypatch.setattr(memory, "require_memory", lambda build, device: None)
+    config = compose([*SMALL["transformer_lm"], "~reports"])
+    objective = build.build(config, torch.device(kind)).objective
+    kinds = {value.dtype for value in [*objective.parameters(), *objective.buffers()] if value.is_floating_point()}
+    assert (torch.float64 in kinds) == (kind == "cpu")
+    config["trainer"]["precision"] = "float64"
+    if kind == "mps":
+        with pytest.raises(ConfigError, match="device=mps has no float64; set trainer.precision=float32"):
+            build.build(config, torch.device(kind))
+
+
+def test_ranks_that_have_no_way_to_communicate_are_refused() -> None:
+    from dlref.training import distributed
+
+    with pytest.raises(ConfigError, match="2 ranks cannot share device=mps"), distributed.group(2, torch.device("mps")):
+        pass

@@ -349,8 +349,8 @@ def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Pa
     from dlref.data import Shard
     from dlref.data.spiral import Spiral
     from dlref.objectives.supervised import Classification
-    from dlref.training.devices import autocast
     from dlref.training.evaluation import evaluate
+    from dlref.training.precision import autocast
 
     run = tmp_path / "run"
     train(*SMALL["mlp"], "trainer.max_steps=20", f"run_dir={run}", "trainer.monitor=null")
