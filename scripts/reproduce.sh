@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rows=(mlp lstm_lm lstm_lm_ptb lstm_lm_ptb_fast ngram_ptb seq2seq_dates seq2seq_addition seq2seq_multi30k transformer transformer_multi30k transformer_lm transformer_lm_shakespeare_fast transformer_lm_shakespeare transformer_lm_options word2vec ppmi_svd cbow_ptb dqn dqn_cartpole dqn_acrobot dqn_mountaincar dqn_lunarlander reinforce actor_critic dqn_options
-    mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16)
+    mlp_mnist_fast mlp_mnist mlp_mnist_permuted cnn_mnist cnn_mnist_deep bf16 defaults)
 seeds=(0 1 2)
 dlref=dlref
 if [[ -x .venv/bin/dlref ]]; then
@@ -132,6 +132,13 @@ for row in "$@"; do
             ;;
         mlp_mnist_permuted) reproduce mlp_mnist_permuted test "experiment=mlp_mnist data.permutation=1" ;;
         mlp_mnist_fast | mlp_mnist | cnn_mnist | cnn_mnist_deep) reproduce "$row" test "experiment=$row" ;;
+        # Every model= as it is, of which docs/machines.md gives seconds and results by machine.
+        defaults)
+            for model in configs/model/*.yaml; do
+                model=$(basename "$model" .yaml)
+                (seeds=(0); reproduce "$model" eval "model=$model")
+            done
+            ;;
         bf16)
             mnist="experiment=mlp_mnist_fast data.eval_size=5000 trainer.max_seconds=null trainer.passes=3"
             for precision in float32 bf16; do

@@ -172,7 +172,7 @@ def test_a_device_without_float64_gets_none(kind: str, monkeypatch: pytest.Monke
     assert (torch.float64 in kinds) == (kind == "cpu")
     config["trainer"]["precision"] = "float64"
     if kind == "mps":
-        with pytest.raises(ConfigError, match="device=mps has no float64; set trainer.precision=float32"):
+        with pytest.raises(ConfigError, match=r"device=mps has no float64; set trainer\.precision=float32"):
             build.build(config, torch.device(kind))
 
 
