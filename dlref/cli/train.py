@@ -25,7 +25,7 @@ from dlref.cli.configs import (
     spelled_for_hydra,
     split_key,
 )
-from dlref.cli.main import explained, in_shell, take_flags
+from dlref.cli.main import explained, in_shell, say, take_flags
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.errors import ConfigError
 
@@ -64,11 +64,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
-    """Hand `-m` to Hydra: its grammar of sweeps, and whichever launcher is selected."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
+    """Hand `-m` to Hydra: its grammar of sweeps, and whichever launcher is selected.
 
-    @hydra.main(config_path=str(configs_folder()), config_name="train", version_base="1.3")
+    `hydra.main` would do the same, but parses the command line with a parser that Python 3.14 refuses (Hydra 1.3.8).
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     def job(_: Any) -> None:
         logger.disabled = False  # which setting up Hydra's own logging leaves so
         typed = list(HydraConfig.get().overrides.task)
@@ -77,8 +82,13 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
 
     folders = [configs_folder(), *map(config_dir, config_dirs)]
     typed = [text if "," in text or SWEEP.match(split_key(text)[1]) else quoted(text) for text in overrides]
-    sys.argv = ["dlref train", "-m", *searched(folders[1:]), *spelled_for_hydra(typed, groups(folders))]
-    job()
+    spelled = [*searched(folders[1:]), *spelled_for_hydra(typed, groups(folders)), "hydra.mode=MULTIRUN"]
+    with initialize_config_dir(str(folders[0]), job_name="train", version_base="1.3"):
+        try:
+            GlobalHydra.instance().hydra.multirun("train", job, spelled)  # type: ignore[union-attr] # initialized above
+        except (HydraException, OmegaConfBaseException) as error:
+            say(f"dlref: the sweep does not fit: {first_line(error)[:400]} (typed: {' '.join(overrides)[:400]})")
+            return 1
     return 0
 
 

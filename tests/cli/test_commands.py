@@ -313,6 +313,34 @@ def test_a_wrong_sweep_ends_with_a_sentence(child: StartChild) -> None:
     assert "Traceback" not in said
 
 
+def test_what_hydra_refuses_of_a_sweep_is_a_sentence(tmp_path: Path) -> None:
+    result = command("train", "-m", "model=mlp,nope", "seed=0", "trainer.max_steps=2", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "dlref: the sweep does not fit: In 'train': Could not find 'model/nope'"
+    )
+    assert "Traceback" not in result.stderr
+
+
+def test_a_sweep_parses_no_command_line_as_hydra_does(tmp_path: Path) -> None:
+    """Python 3.14 refuses the parser of Hydra 1.3.8, one of whose help texts is not a string."""
+    refusing = """
+import argparse, sys
+add = argparse.ArgumentParser.add_argument
+def add_argument(self, *given, **named):
+    if not isinstance(named.get("help", ""), str):
+        raise ValueError("badly formed help string")
+    return add(self, *given, **named)
+argparse.ArgumentParser.add_argument = add_argument
+from dlref.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+    line = ["train", "-m", *SMALL["mlp"], "seed=0,1", "trainer.max_steps=2", "device=cpu", "threads=1"]
+    result = subprocess.run([sys.executable, "-c", refusing, *line], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "runs" / "mlp").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
