@@ -65,13 +65,14 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 def peak_of_process() -> float:
     """The largest resident set so far, in bytes; where the system does not keep it, the current one."""
-    try:
-        import resource  # late: Windows has none
-    except ImportError:
-        now = psutil.Process().memory_info()
-        return float(getattr(now, "peak_wset", now.rss))
-    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
-    return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    if sys.platform != "win32":
+        with contextlib.suppress(ImportError):
+            import resource  # late: not every system has it
+
+            unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
+            return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    now = psutil.Process().memory_info()
+    return float(getattr(now, "peak_wset", now.rss))  # which Windows keeps
 
 
 def keep_memory() -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,6 +102,25 @@ def test_without_links_a_run_has_pointer_files_and_resumes_bit_for_bit(
     assert train(f"resume={run}", "trainer.max_steps=8")[0] == 0
     assert last.resolve().name == "step-00000008"
     assert last.is_symlink()
+
+
+def test_a_pointer_file_leads_to_the_checkpoint_that_it_names_as_a_link_does(trap: Path, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(trap / "outside" / "checkpoints", checkpoints, symlinks=True)
+    for content in (b"step-00000002", b"step-00000002\n", b"step-00000002\r\n"):  # as git, we and editors write it
+        (checkpoints / "last").unlink()
+        (checkpoints / "last").write_bytes(content)
+        assert find(checkpoints / "last").step == 2
+    assert Checkpoints(checkpoints).newest("step") == find(checkpoints / "step-00000004")
+
+
+def test_on_windows_no_link_is_made_where_one_could_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be replaced in one step there."""
+    monkeypatch.setattr(filesystem, "WINDOWS", True)
+    (tmp_path / "step-00000001").mkdir()
+    Checkpoints(tmp_path).point(tmp_path / "last", tmp_path / "step-00000001")
+    assert (tmp_path / "last").read_bytes() == b"step-00000001\n"
+    assert not (tmp_path / "last").is_symlink()
 
 
 def test_a_copy_of_a_run_with_folders_for_links_resumes_bit_for_bit(train: Train, tmp_path: Path) -> None:
@@ -445,7 +464,7 @@ PATHS = [
     r"C:\a b.csv",
     r"c:\it's here\a.csv",
     r"D:\a=b,c[1]{2}(3)\x.csv",
-    r"D:\100% of it\#1 & 2.csv",
+    r"D:\100% of it\ #1 & 2.csv",
     "C:\\folder\\",
     "C:/mixed up\\x.csv",
     r"\\server\share\a.csv",
@@ -486,12 +505,14 @@ def test_a_sweep_over_a_path_with_a_drive_letter_trains_with_it(tmp_path: Path) 
     assert yaml.safe_load(config.read_text(encoding="utf-8"))["goal"] == r"\\server\x (1)"
 
 
+@needs_posix
 def test_a_folder_of_configs_is_found_behind_odd_characters(tmp_path: Path) -> None:
-    folder = tmp_path / "it's mine, (1)"
+    folder = tmp_path / "it's mine, C:\\(1)"
     (folder / "model").mkdir(parents=True)
     shutil.copy(ROOT / "configs" / "model" / "mlp.yaml", folder / "model" / "my_mlp.yaml")
     assert configs.compose(["model=my_mlp"], [str(folder)])["name"] == "my_mlp"
-    assert "\\" not in configs.searched([SimpleNamespace(as_posix=lambda: "C:/my configs")])[0]  # type: ignore[list-item]
+    of_windows: Any = PureWindowsPath(r"C:\my configs")
+    assert configs.searched([of_windows]) == ["hydra.searchpath=['file://C:/my configs']"]
 
 
 def test_a_remedy_is_a_command_only_where_the_shell_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
