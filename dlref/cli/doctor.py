@@ -131,12 +131,16 @@ def torchtext(version: str) -> Iterator[Finding]:
 
 
 def compiler() -> Finding:
-    named = os.environ.get("CXX", "").split()[:1]  # which torch takes before any other
-    found = next(filter(None, map(shutil.which, named or ("g++", "clang++"))), None)
-    if found:
+    from dlref.training.devices import compilers, cpp_compiler
+
+    if found := cpp_compiler():
         return True, f"C++ compiler: {found}", ""
-    missing = f"none, though CXX names {named[0]}" if named else "none"
-    return None, f"C++ compiler: {missing}", "trainer.compile=true needs one: install g++, or set CXX to yours"
+    missing = f"none, though CXX names {compilers()[0]}" if os.environ.get("CXX") else "none"
+    return (
+        None,
+        f"C++ compiler: {missing}",
+        f"trainer.compile=true needs one: install {compilers()[0]}, or set CXX to yours",
+    )
 
 
 def known_files() -> list[RemoteFile]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dlref import filesystem
 from dlref.errors import ConfigError, ResourceError, brief
 
 SMALLER = "lower data.batch_size, data.length or the network's width, or raise trainer.accumulate with a smaller batch"
@@ -99,10 +100,22 @@ def forked_random(device: torch.device) -> Iterator[None]:
             set_random_state(device, state)
 
 
+def compilers() -> list[str]:
+    """The C++ compilers that torch would take: the one that `CXX` names, else those that are usual on this system."""
+    usual = ["cl"] if filesystem.WINDOWS else ["g++", "clang++"]
+    return os.environ.get("CXX", "").split()[:1] or usual
+
+
+def cpp_compiler() -> str | None:
+    """The path of the first of them that is installed."""
+    return next(filter(None, map(shutil.which, compilers())), None)
+
+
 def compile_in_place(objective: nn.Module, device: torch.device) -> bool:
     """Compile `objective` without renaming its parameters; without a compiler say so and leave it as it is."""
-    if device.type == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
-        logger.warning("trainer.compile: there is no C++ compiler here (g++ or clang++), so the run goes on uncompiled")
+    if device.type == "cpu" and not cpp_compiler():
+        wanted = " or ".join(compilers())
+        logger.warning("trainer.compile: there is no C++ compiler here (%s), so the run is not compiled", wanted)
         return False
     objective.compile()
     return True
