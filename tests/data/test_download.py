@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -131,6 +132,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands while an address is asked, so that what is waited for is the whole pause on a busy machine too."""
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
 def file_from(*addresses: str) -> RemoteFile:
     return RemoteFile("set/file", DIGEST, addresses)
 
@@ -208,6 +215,7 @@ def test_fault_13_what_is_not_there_is_not_asked_for_again(way: str, address: st
     assert Server.asked == {f"/{way}": 1}
 
 
+@pytest.mark.usefixtures("still")
 @pytest.mark.parametrize("way", ["down", "reset", "hangs-up"])
 def test_fault_13_pauses_double_and_have_an_end(
     way: str, address: str, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
@@ -236,14 +244,15 @@ def test_fault_13_without_a_network_nobody_waits_long(tmp_path: Path, waits: lis
     assert sum(waits) < 2
 
 
+@pytest.mark.usefixtures("still")
 @pytest.mark.parametrize("way", ["down", "busy"])
 @pytest.mark.parametrize(
-    ("asked", "low", "high"), [("7", 6, 7), ("date", 5, 9), ("86400", 59, 60), ("soon", 0.3, 0.6), (None, 0.3, 0.6)]
+    ("asked", "low", "high"), [("7", 6, 7), ("date", 30, 40), ("86400", 59, 60), ("soon", 0.3, 0.6), (None, 0.3, 0.6)]
 )
 def test_fault_13_a_server_that_asks_for_time_gets_it_up_to_a_minute(
     way: str, asked: str | None, low: float, high: float, address: str, tmp_path: Path, waits: list[float]
 ) -> None:
-    Server.retry_after = formatdate(time.time() + 8, usegmt=True) if asked == "date" else asked
+    Server.retry_after = formatdate(time.time() + 40, usegmt=True) if asked == "date" else asked
     with pytest.raises(DataError, match=r"HTTP status (503|429)"):
         fetch(file_from(f"{address}/{way}"), tmp_path)
     assert low < waits[0] <= high
@@ -302,7 +311,7 @@ def test_fault_13_bytes_are_kept_as_they_come(address: str, tmp_path: Path) -> N
 def test_fault_13_a_server_that_stands_still_is_left_for_the_next(
     way: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "STALL", 0.3)
+    monkeypatch.setattr(download, "STALL", 1.0)  # in which a busy machine still sends what the second one has
     start = time.monotonic()
     assert fetch(file_from(f"{address}/{way}", f"{address}/ranges"), tmp_path).read_bytes() == CONTENT
     assert time.monotonic() - start < 60  # the server would have waited for longer
