@@ -320,7 +320,7 @@ def small_text8(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def command(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """`dlref …` in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "dlref", *arguments], capture_output=True, text=True, timeout=120, **settings
+        [sys.executable, "-m", "dlref", *arguments], capture_output=True, text=True, timeout=300, **settings
     )  # type: ignore[call-overload]
 
 
@@ -331,9 +331,13 @@ def start(*arguments: str, **settings: object) -> subprocess.Popen[str]:
 
 
 def meeting() -> dict[str, str]:
-    """Where two ranks meet, as torchrun tells them: a port that is free, and that no connection is given meanwhile."""
+    """Where two ranks meet, as torchrun tells them: a port that is free, and that no connection is given meanwhile.
+
+    Tests that run side by side choose among different ones; connections get those from 32,768 on.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)  # connections get those from 32,768 on
+        port = 20_000 + 3_000 * worker + random.SystemRandom().randrange(3_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -59,13 +59,13 @@ class Child:
                 self.words += part
         return self.words.decode()
 
-    def ended(self, timeout: float = 60) -> tuple[int, str]:
+    def ended(self, timeout: float = 300) -> tuple[int, str]:
         """The exit code, waited for (negative for a signal that nothing handled), and what was said."""
         self.wait(lambda: self.process.exitcode is not None, timeout)
         assert self.process.exitcode is not None
         return self.process.exitcode, self.said()
 
-    def waits_for(self, moment: Callable[[], bool], timeout: float = 60) -> None:
+    def waits_for(self, moment: Callable[[], bool], timeout: float = 300) -> None:
         """Returns as soon as `moment` has come, with the process still running."""
         self.wait(lambda: moment() or self.process.exitcode is not None, timeout)
         assert self.process.exitcode is None, f"ended too early: {self.said()}"

@@ -125,7 +125,7 @@ for line in sys.argv[1:]:
         env=ONE_THREAD,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
     *sentences, rest = ended.stderr.split("ended with 2\n")

@@ -112,7 +112,7 @@ def test_two_ranks_with_accumulation_are_one_process(model: str, child: Callable
     assert main(["train", *settings, f"run_dir={tmp_path / 'one'}"]) == 0
     line, met = ["train", *settings, f"run_dir={tmp_path / 'two'}"], meeting()
     for rank in [child(*line, **met, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]:
-        code, said = rank.ended(timeout=120)
+        code, said = rank.ended()
         assert code == 0, said
     one, two = (Checkpoints(tmp_path / name / "checkpoints").newest("step") for name in ("one", "two"))
     assert one is not None
