@@ -189,6 +189,13 @@ def pytest_runtest_setup() -> None:
     torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A case of half precision depends on the instruction set of the CPU."""
+    for item in items:
+        if any(name in item.name for name in ("bf16", "fp16")):
+            item.add_marker("half")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny networks are faster on one, and runs in this process may change the number."""

@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def findings() -> Iterator[Finding]:
+    from dlref.training import precision
     from dlref.training.memory import cores
-    from dlref.training.precision import instruction_set
     from dlref.training.run import processor, versions
 
     found = versions()
@@ -55,7 +55,7 @@ def findings() -> Iterator[Finding]:
         missing = found[name] == "not installed"
         yield not missing, f"{name} {found[name]}", f"pip install {name}" if missing else ""
     yield compiler()
-    yield None, f"processor: {processor()}, {counted(**cores())}, {instruction_set()}", ""
+    yield None, f"processor: {processor()}, {counted(**cores())}, {precision.instruction_set()}", ""
     yield from data_sets()
     yield from encoded_texts()
     yield runs()

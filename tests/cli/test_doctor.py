@@ -21,6 +21,7 @@ from dlref.cli import doctor
 from dlref.cli.main import main
 from dlref.data import encoding, images
 from dlref.data.download import RemoteFile
+from dlref.training import precision
 from tests.conftest import POSIX, accelerators, needs_linux
 
 CONTENT = b"as published"
@@ -156,6 +157,30 @@ def test_another_torchtext(diagnosis: Callable[[], Said], tmp_path: Path, monkey
     said = diagnosis()
     assert said.of("torchtext 0.5.0") == ("FAIL", "torchtext 0.5.0", "pip install torchtext==0.6.0")
     assert said.code == 1
+
+
+@pytest.mark.parametrize(
+    ("native", "said"),
+    [
+        (True, "precision auto is bf16 for networks with large matrix products (AMX multiplies bfloat16 natively)"),
+        (False, "precision auto is float32 (AVX2 has no bfloat16 products, which would be emulated)"),
+    ],
+)
+def test_the_instruction_set_and_what_auto_picks_because_of_it(
+    native: bool, said: str, diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerators(monkeypatch, None)
+    monkeypatch.setattr(precision, "instruction_set", lambda: "AMX" if native else "AVX2")
+    found = diagnosis()
+    assert said in found.of("device cpu")[1]
+    assert found.of("processor: ")[1].endswith(", AMX" if native else ", AVX2")
+
+
+def test_an_accelerator_that_stays_idle_is_a_note(
+    diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerators(monkeypatch, "xpu")
+    assert diagnosis().of("xpu:0 is there and stays idle")[::2] == ("note", "device=xpu uses it")
 
 
 def test_a_machine_without_a_compiler(

@@ -129,6 +129,7 @@ def test_fault_04_every_model_is_among_the_resumed() -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.half
 @pytest.mark.parametrize("model", first("mlp", "lstm_lm", "dqn", of=EVERY))
 def test_fault_04_stopped_after_each_step_it_is_the_uninterrupted_run(
     model: str, train: Callable[..., tuple[int, str]], tmp_path: Path
