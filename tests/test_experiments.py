@@ -73,6 +73,8 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
     if kind in ("MNIST", "PennTreebank", "Multi30k", "TinyShakespeare"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
+    if kind in ("Dates", "Addition"):
+        settings = ["data.eval_size=100", "data.test_size=100"]
     if kind == "PennTreebank":
         settings += ["data.eval_columns=1000"]
     if kind == "TinyShakespeare":
@@ -111,6 +113,8 @@ def test_fault_23_every_part_can_be_chosen(
         settings += ["data.warmup_steps=20", "data.episodes=1"]
     elif settings[0] in ("model=reinforce", "model=actor_critic"):
         settings += ["data.episodes=1"]
+    if group in ("optimizer", "schedule", "trainer"):  # of which no report knows
+        settings += ["~reports"]
     if option == "regression":  # which has no accuracy
         settings += ["trainer.monitor=eval/loss min"]
     if option == "table":
