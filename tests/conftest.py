@@ -217,6 +217,7 @@ def composed_once() -> Iterator[None]:
 
     composed: dict[Any, Any] = {}
 
+    @functools.wraps(hydra.compose)
     def compose(name: str, overrides: list[str], **settings: Any) -> Any:
         if any(override.startswith("hydra.searchpath") for override in overrides):  # folders that tests write
             return original(name, overrides, **settings)

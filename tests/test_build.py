@@ -1,8 +1,10 @@
 """What a config may name and hold, and what is said when it may not."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 from hypothesis import given
@@ -126,6 +128,21 @@ def test_settings_of_a_group_do_not_survive_its_exchange() -> None:
         plain = compose(["data=spiral", "optimizer=sgd", "objective=classification", "schedule=constant"])
         for group in ("data", "optimizer", "objective", "schedule"):
             assert exchanged[group] == plain[group]
+
+
+def test_what_the_tests_compose_once_is_what_is_composed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A composition is shared between tests, whatever run directory was set in it before."""
+    lines = [
+        ["run_dir=a"],
+        ["resume='b c'"],
+        [],
+        ["run_dir=$c/ü", "resume=auto"],
+        ["run_dir=a", "seed=1"],
+        ["~run_dir"],
+    ]
+    shared = [compose(["model=cnn", *line]) for line in 2 * lines]
+    monkeypatch.setattr(hydra, "compose", inspect.unwrap(hydra.compose))
+    assert shared == [compose(["model=cnn", *line]) for line in 2 * lines]
 
 
 def test_norms_and_biases_are_not_decayed() -> None:
