@@ -1,5 +1,6 @@
 """The command `dlref`: finds the sub-command, and turns what goes wrong into one sentence and an exit code."""
 
+import atexit
 import contextlib
 import csv
 import importlib
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from dlref import filesystem
 from dlref.errors import ConfigError, DlrefError, did_you_mean
@@ -78,12 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-    distributed = sys.modules.get("dlref.training.distributed")
-    if distributed is not None and distributed.left:  # torch's destructors of a process group can wait for ever
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(code)
     return code
 
 
@@ -179,4 +174,21 @@ def write_rows(rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
 
 def entry() -> None:
     """The console script, and the scripts folder's."""
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as stop:  # a signal outside of training
+        code = stop.code if isinstance(stop.code, int) else 1
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without Python's finalization, once everything that was registered for its end is done.
+
+    Finalization kills daemon threads, and one that computes in torch at that moment aborts the process; the destructors of
+    a process group can wait for ever; and freeing what torch has loaded takes a second or two.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or none
+            stream.flush()
+    os._exit(code)

@@ -475,3 +475,24 @@ def test_evaluate_refuses_data_of_another_vocabulary(
     monkeypatch.setattr(Vocabulary, "__init__", lambda self, words: begin(self, [*words[:-2], words[-1], words[-2]]))
     assert main(["evaluate", str(run)]) == 4
     assert "another vocabulary" in capsys.readouterr().err
+
+
+BUSY = """
+import threading, torch
+
+def compute():
+    while True:
+        torch.randn(100).sum().item()
+
+threading.Thread(target=compute, daemon=True).start()
+"""
+
+
+def test_a_thread_that_computes_when_the_process_ends_does_not_abort_it(tmp_path: Path) -> None:
+    """Python's finalization would kill the thread within torch, which ends the process with SIGABRT."""
+    plugin = tmp_path / "busy.py"
+    plugin.write_text(BUSY, encoding="utf-8")
+    typed = [*SMALL["mlp"], "~reports", "trainer.max_steps=1", f"plugins={plugin}", f"run_dir={tmp_path / 'run'}"]
+    done = command("train", *typed)
+    assert done.returncode == 0, done.stderr
+    assert "next: dlref evaluate" in done.stderr
