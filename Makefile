@@ -19,8 +19,8 @@ quickstart: install
 	@echo "Look at it:   $(BIN)/tensorboard --logdir runs"
 	@echo "Go on:        $(BIN)/dlref list"
 
-# In random order, whose seed is printed first. A worker takes whole files as long as there are any, so that what the tests
-# of a file share is made once.
+# In random order, whose seed is printed first. Each worker takes a contiguous part of the list, so that what the tests of a
+# file share is mostly made once.
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
@@ -29,7 +29,7 @@ slow: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not alone"
 	$(BIN)/python -m pytest -m alone
 
-# What depends on the instruction set, as a CPU computes it that has no more than AVX2.
+# What depends on the instruction set, as on a CPU without AVX-512.
 half: install
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 -m half
 

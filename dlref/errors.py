@@ -35,7 +35,7 @@ class DivergedError(DlrefError):
 
 
 class ResourceError(DlrefError):
-    """Memory, disk, or a lost rank."""
+    """Memory, disk, a lost rank, or an operation that this machine has no kernel for."""
 
     exit_code = 6
 

@@ -9,6 +9,7 @@ for the backward pass of the softmax, which rounds differently.
     torch._fused_adam_, _fused_adamw_      the step of torch.optim.Adam and AdamW (`training.adam`)
     torch._softmax_backward_data           its formula (`softmax_backward`)
     Tensor._indices, Tensor._coalesced_    Tensor.coalesce, which sorts the rows again
+    torch.cpu._is_…_supported              the instructions are taken to be absent (`cpu_has`)
 """
 
 from collections.abc import Callable
@@ -18,9 +19,19 @@ import torch
 from torch import Tensor
 
 
+def cpu_has(instructions: str) -> bool:
+    """Whether the CPU has these instructions (`avx512`, `avx512_bf16`, `amx_tile`); no, for a torch that cannot tell."""
+    return bool(getattr(torch.cpu, f"_is_{instructions}_supported", lambda: False)())
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def as_float64(x: Tensor) -> Tensor:
-    """The same in float64, or in float32 on MPS, which has no float64."""
-    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+    """The same in float64, or in float32 on MPS."""
+    return x.to(widest(x.device))
 
 
 def norms(tensors: list[Tensor]) -> list[Tensor]:
@@ -48,20 +59,20 @@ def add_(tensors: list[Tensor], others: list[Tensor], alpha: float) -> None:
         tensor.add_(other, alpha=alpha)
 
 
-def interpolate_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
-    """Move each tensor towards its end in place: (1 − weight) tensor + weight end."""
+def interpolate_(tensors: list[Tensor], targets: list[Tensor], weight: float) -> None:
+    """Linear interpolation in place: (1 − weight) tensor + weight target."""
     if hasattr(torch, "_foreach_lerp_"):
-        torch._foreach_lerp_(tensors, ends, weight)
+        torch._foreach_lerp_(tensors, targets, weight)
         return
-    for tensor, end in zip(tensors, ends, strict=True):
-        tensor.lerp_(end, weight)
+    for tensor, target in zip(tensors, targets, strict=True):
+        tensor.lerp_(target, weight)
 
 
-def interpolated(tensors: list[Tensor], ends: list[Tensor], weight: float) -> list[Tensor]:
-    """The same as new tensors."""
+def interpolated(tensors: list[Tensor], targets: list[Tensor], weight: float) -> list[Tensor]:
+    """As `interpolate_`, but returns new tensors."""
     if hasattr(torch, "_foreach_lerp"):
-        return list(torch._foreach_lerp(tensors, ends, weight))
-    return [tensor.lerp(end, weight) for tensor, end in zip(tensors, ends, strict=True)]
+        return list(torch._foreach_lerp(tensors, targets, weight))
+    return [tensor.lerp(target, weight) for tensor, target in zip(tensors, targets, strict=True)]
 
 
 def fused_adam(decoupled_weight_decay: bool) -> Callable[..., Any] | None:

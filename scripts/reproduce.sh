@@ -136,7 +136,7 @@ for row in "$@"; do
         defaults)
             for model in configs/model/*.yaml; do
                 model=$(basename "$model" .yaml)
-                (seeds=(0); reproduce "$model" eval "model=$model")
+                (seeds=(0); reproduce "default-$model" eval "model=$model")
             done
             ;;
         bf16)

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -205,6 +206,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+PLAIN_PATH = re.compile(r"'[\w./ -]+'", re.ASCII)  # others are for Hydra's grammar to read
+
+
 @pytest.fixture(autouse=True, scope="session")
 def composed_once() -> Iterator[None]:
     """Hydra composes each set of overrides once per process; of a run of tiny models composition is most of the time.
@@ -224,7 +228,7 @@ def composed_once() -> Iterator[None]:
         own, others = {}, []
         for override in overrides:
             key, _, value = override.partition("=")
-            if key in ("++run_dir", "++resume") and value == repr(value[1:-1]) and "$" not in value:
+            if key in ("++run_dir", "++resume") and PLAIN_PATH.fullmatch(value):
                 own[key[2:]] = value[1:-1]
             else:
                 others.append(override)

@@ -73,7 +73,8 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
     if kind in ("MNIST", "PennTreebank", "Multi30k", "TinyShakespeare"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
-    if kind in ("Dates", "Addition"):
+    in_full = request.node.get_closest_marker("slow") is not None
+    if kind in ("Dates", "Addition") and not in_full:
         settings = ["data.eval_size=100", "data.test_size=100"]
     if kind == "PennTreebank":
         settings += ["data.eval_columns=1000"]
@@ -113,7 +114,7 @@ def test_fault_23_every_part_can_be_chosen(
         settings += ["data.warmup_steps=20", "data.episodes=1"]
     elif settings[0] in ("model=reinforce", "model=actor_critic"):
         settings += ["data.episodes=1"]
-    if group in ("optimizer", "schedule", "trainer"):  # of which no report knows
+    if group in ("optimizer", "schedule", "trainer") and not request.node.get_closest_marker("slow"):
         settings += ["~reports"]
     if option == "regression":  # which has no accuracy
         settings += ["trainer.monitor=eval/loss min"]

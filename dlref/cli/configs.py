@@ -72,7 +72,7 @@ def quoted(override: str) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """A string of Hydra's grammar, in which a backslash is one unless it stands before a quote."""
+    """Quote text for Hydra's grammar: only backslashes before a quote are doubled."""
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from dlref import filesystem
-from dlref.cli.main import take_flags
+from dlref.cli.main import in_shell, take_flags
 from dlref.data.download import RemoteFile, data_root, offline, partial, sha256
 
 if TYPE_CHECKING:
@@ -62,16 +61,16 @@ def findings() -> Iterator[Finding]:
 
 
 def counted(physical_cores: int | None, cores: int | None) -> str:
-    """`4 cores`, or `2 cores, 4 threads at a time` where they differ."""
+    """`4 cores`, or `2 cores, 4 hardware threads` where they differ."""
     if physical_cores in (None, cores):
         return f"{cores or 'an unknown number of'} cores"
-    return f"{physical_cores} cores, {cores} threads at a time"
+    return f"{physical_cores} cores, {cores} hardware threads"
 
 
 def torch_and_device(found: dict[str, str]) -> Iterator[Finding]:
     import torch
 
-    from dlref.training.devices import accelerators, choose_device, device_name
+    from dlref.training.devices import choose_device, device_name, idle_accelerator
     from dlref.training.precision import resolve
 
     yield True, f"torch {torch.__version__}, {torch.get_num_threads()} threads", ""
@@ -81,8 +80,8 @@ def torch_and_device(found: dict[str, str]) -> Iterator[Finding]:
         f"device {device} ({device_name(device) or 'no CUDA'}), precision auto is {resolve('auto', device)}{reason(device)}",
         "",
     )
-    if device.type == "cpu" and (idle := accelerators()):
-        yield None, f"{idle[0]} is there and stays idle", f"device={idle[0].partition(':')[0]} uses it"
+    if idle := idle_accelerator(device):
+        yield None, f"{idle} is available but not used", f"set device={idle.partition(':')[0]} to use it"
     if device.type == "cuda" or not (card := gpu()):
         return
     if torch.version.cuda is None:
@@ -104,7 +103,7 @@ def reason(device: "torch.device") -> str:
     limited = "".join(f"; {name}={os.environ[name]} limits it" for name in LIMITS if name in os.environ)
     if multiplies_bf16(device):
         return f" for networks with large matrix products ({instruction_set()} multiplies bfloat16 natively{limited})"
-    return f" ({instruction_set()} has no bfloat16 products, which would be emulated{limited})"
+    return f" ({instruction_set()} has no bfloat16 instructions; bf16 would be emulated{limited})"
 
 
 def gpu() -> str:
@@ -136,11 +135,8 @@ def compiler() -> Finding:
     if found := cpp_compiler():
         return True, f"C++ compiler: {found}", ""
     missing = f"none, though CXX names {compilers()[0]}" if os.environ.get("CXX") else "none"
-    return (
-        None,
-        f"C++ compiler: {missing}",
-        f"trainer.compile=true needs one: install {compilers()[0]}, or set CXX to yours",
-    )
+    wanted = "Visual Studio Build Tools" if compilers() == ["cl"] else compilers()[0]
+    return None, f"C++ compiler: {missing}", f"trainer.compile=true needs one: install {wanted}, or set CXX to yours"
 
 
 def known_files() -> list[RemoteFile]:
@@ -235,7 +231,7 @@ def held(lock: Path) -> bool:
 def remove(path: Path) -> str:
     if filesystem.WINDOWS:  # whose shells have different commands for it
         return f"remove the {'folder' if path.is_dir() else 'file'} {path}"
-    return f"rm {'-r ' * path.is_dir()}{shlex.quote(str(path))}"
+    return f"rm {'-r ' * path.is_dir()}{in_shell(str(path))}"
 
 
 def runs() -> Finding:

@@ -168,7 +168,7 @@ def has_other_data(
         )
     then, now = flatten(manifest), flatten(facts)
     for name in BITS:
-        if then.get(name) != now.get(name):
+        if name in then and then[name] != now.get(name):  # an older checkpoint may not name it
             logger.warning(
                 "%s was %s and is %s: the rest of this run is not bit-exact", name, then.get(name), now.get(name)
             )

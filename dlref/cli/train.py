@@ -25,7 +25,7 @@ from dlref.cli.configs import (
     spelled_for_hydra,
     split_key,
 )
-from dlref.cli.main import explained, in_shell, say, take_flags
+from dlref.cli.main import explained, in_shell, take_flags
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.errors import ConfigError
 
@@ -87,8 +87,9 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
         try:
             GlobalHydra.instance().hydra.multirun("train", job, spelled)  # type: ignore[union-attr] # initialized above
         except (HydraException, OmegaConfBaseException) as error:
-            say(f"dlref: the sweep does not fit: {first_line(error)[:400]} (typed: {' '.join(overrides)[:400]})")
-            return 1
+            raise ConfigError(
+                f"the sweep does not fit: {first_line(error)[:400]} (typed: {' '.join(overrides)[:400]})"
+            ) from None
     return 0
 
 
@@ -307,8 +308,8 @@ def unsuitable(objective: Any, data: Any, error: Exception, trainer: Any) -> Con
     )
     reason = f"{type(error).__name__}: {first_line(error)[:160]}"
     doubt = ""
-    if trainer.device.type != "cpu" or trainer.precision in HALF:
-        doubt = "; if they do with trainer.precision=float32 device=cpu, this machine lacks what they need"
+    if trainer.device.type != "cpu" or trainer.computes_in in HALF:
+        doubt = "; try trainer.precision=float32 device=cpu: if that works, this machine lacks a kernel they need"
     return ConfigError(f"{parts} do not go together ({reason}); choose parts that do, as a model= has them{doubt}")
 
 
@@ -325,8 +326,9 @@ def introduce(
     config: dict[str, Any], objective: Any, data: Any, trainer: Any, folder: Path, typed: Sequence[str]
 ) -> None:
     """What is about to happen, in a few lines."""
+    from dlref.training.devices import idle_accelerator
     from dlref.training.muon import Muon, iteration_dtype
-    from dlref.training.precision import notes, resolve
+    from dlref.training.precision import notes
 
     parameters = sum(p.numel() for p in objective.net.parameters())
     limits = [
@@ -335,10 +337,12 @@ def introduce(
     ]
     taken = inspect.signature(type(objective.net)).parameters
     sizes = ", ".join(f"{name} {size:,}" for name, size in data.sizes.items() if name in taken)
-    precision = resolve(trainer.precision, trainer.device, objective)
+    precision = trainer.computes_in
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])
     logger.info("%s, %s, %s", trainer.device, precision, " or ".join(limit for limit in limits if limit))
+    if idle := idle_accelerator(trainer.device) if config["device"] == "auto" else None:
+        logger.info("%s is available but not used; set device=%s to use it", idle, idle.partition(":")[0])
     for note in notes(precision, trainer.device, objective):
         logger.info("%s", note)
     if isinstance(trainer.optimizer, Muon) and precision != "float64":

@@ -175,7 +175,7 @@ class Play(Playing):
     def learn_priorities(self) -> None:
         """All batches that were drawn have been learned from: take over the errors that were written into them."""
         if self.priorities is not None and self.errors is not None:
-            values = (self.errors.abs().double().cpu().numpy() + 1e-6) ** 0.6  # never 0, so that all remain possible
+            values = (self.errors.abs().cpu().double().numpy() + 1e-6) ** 0.6  # never 0, so that all remain possible
             self.priorities.set(self.rows, values)
             self.highest, self.errors = max(self.highest, float(values.max())), None
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref import operators
 from dlref.errors import ConfigError
 from dlref.objectives.language_modelling import LanguageModelling
 
@@ -41,14 +42,16 @@ class KneserNey(LanguageModelling):
         words = torch.cat(pairs) % net.vocab_size
         # Float64 throughout: sums of a million counts and more.
         discount = torch.cat([discounts_of(of, self.discounts)[of.clamp(max=3) - 1] for of in counts])
-        amounts, size = torch.cat(counts).double(), len(keys) + 1
+        amounts, size = operators.as_float64(torch.cat(counts)), len(keys) + 1
         total = torch.bincount(where, amounts, size)
         shares = (amounts - discount) / total[where]
         # A context that only begins the text is followed by nothing that was counted.
         rest = torch.where(total > 0, torch.bincount(where, discount, size) / total, 1.0)
         ends = torch.bincount(where, minlength=size).cumsum(0)
         alone = int(ends[0])
-        unigrams = rest[0] / net.vocab_size + torch.zeros_like(net.unigrams, dtype=torch.float64)
+        unigrams = rest[0] / net.vocab_size + torch.zeros_like(
+            net.unigrams, dtype=operators.widest(net.unigrams.device)
+        )
         unigrams[words[:alone]] += shares[:alone]
         kind = net.unigrams.dtype
         net.unigrams, net.keys, net.rest, net.ends = unigrams.to(kind), keys, rest[1:].to(kind), ends[1:] - alone
@@ -110,4 +113,4 @@ def discounts_of(counts: Tensor, kind: Discounts) -> Tensor:
         y = n1 / (n1 + 2 * n2)
         found = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
     found = found if min(found) > 0 else FALLBACK[kind]
-    return torch.tensor(found, dtype=torch.float64, device=counts.device)
+    return torch.tensor(found, dtype=operators.widest(counts.device), device=counts.device)

@@ -243,9 +243,11 @@ class Checkpoints:
             if self.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
             reason = str(failure).splitlines()[0] if failure else "on another rank"
+            is_open = isinstance(failure, PermissionError) and filesystem.WINDOWS
+            remedy = "close the program that has a file of it open" if is_open else "make room there"
             raise ResourceError(
-                f"the checkpoint could not be written to {self.folder} ({reason}); make room there and resume: the "
-                "checkpoint before it is whole"
+                f"the checkpoint could not be written to {self.folder} ({reason}); {remedy} and resume: the checkpoint "
+                "before it is whole"
             ) from failure
 
     def numbered(self, kind: str) -> list[Path]:
@@ -288,8 +290,8 @@ class Checkpoints:
                     self.point(pointer, left[-1])
         except OSError as error:
             raise ResourceError(
-                f"what is left of a later or broken save in {self.folder} cannot be removed ({error}); close what has it "
-                "open and resume again"
+                f"what is left of a later or broken save in {self.folder} cannot be removed ({error}); close the "
+                "program that has it open and resume again"
             ) from error
         self.forget_old()
 
@@ -317,7 +319,7 @@ def linked(link: Path, target: str) -> bool:
 
 
 def pointed(pointer: Path) -> Path | None:
-    """The checkpoint that `last` or `best` leads to, or None; a file can name none but those beside it."""
+    """The checkpoint that `last` or `best` leads to, or None; a file can name only those in the same folder."""
     if os.path.isdir(pointer):
         return pointer.resolve()
     try:

@@ -16,16 +16,20 @@ from dlref.errors import ConfigError, ResourceError, brief
 
 SMALLER = "lower data.batch_size, data.length or the network's width, or raise trainer.accumulate with a smaller batch"
 ACCELERATORS = ("cuda", "mps", "xpu", "hpu", "mtia")  # the types that `torch.accelerator` knows
-# What torch, oneDNN and the drivers say where the machine cannot do what it is asked for.
-OF_THE_MACHINE: tuple[str, ...] = (
-    "primitive",
-    "oneDNN",
+# How torch, oneDNN and the drivers begin to say that the machine cannot do what it is asked for.
+OF_THE_MACHINE = (
+    "could not create a primitive",
+    "could not execute a primitive",
     "not implemented for 'BFloat16'",
     "not implemented for 'Half'",
-    "not compiled with",
+    "no kernel image is available",
+    "CUDA driver version is insufficient",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_ARCH_MISMATCH",
+    "MPS backend",
 )
-OF_THE_MACHINE += ("CUDA error", "CUDA driver", "cuDNN", "CUDNN", "cuBLAS", "CUBLAS", "no kernel image")
-OF_THE_MACHINE += ("HIP error", "MIOpen", "MPS", "XPU", "Level-Zero")
 logger = logging.getLogger("dlref")
 
 
@@ -38,6 +42,11 @@ def accelerators() -> list[str]:
     return [f"{kind.type}:{index}" for index in range(torch.accelerator.device_count())]
 
 
+def idle_accelerator(device: torch.device) -> str | None:
+    """The first accelerator that is available while `device`, a CPU, is used."""
+    return next(iter(accelerators()), None) if device.type == "cpu" else None
+
+
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` (CUDA if there is any, else the CPU), `cpu`, or an accelerator that torch knows, such as `cuda`, `cuda:1`, `mps`
     or `xpu`, which is made the current one. Raises ConfigError for what is not there."""
@@ -45,8 +54,6 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     kind, colon, index = name.partition(":")
     if name == "auto":
         kind = "cuda" if found and found[0].startswith("cuda") else "cpu"
-        if found and kind == "cpu":
-            logger.info("%s is there and stays idle; device=%s uses it", found[0], found[0].partition(":")[0])
     if kind == "cpu" and not colon:
         return torch.device("cpu")
     there = ", ".join(["cpu", *found])
@@ -54,7 +61,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise ConfigError(
             f"device={name} is unknown; write auto, cpu, {', '.join(ACCELERATORS)} or cuda:N (here: {there})"
         )
-    chosen = f"{kind}:{int(index) if colon else local_rank}"
+    chosen = f"{kind}:{int(index) if colon else 0 if kind == 'mps' else local_rank}"
     if chosen not in found:
         raise ConfigError(f"device={name} is not there; this machine has {there}: write device=auto or one of these")
     device = torch.device(chosen)
@@ -82,7 +89,7 @@ def random_state(device: torch.device) -> Tensor | None:
 
 
 def set_random_state(device: torch.device, state: Tensor | None) -> None:
-    """Set what `random_state` gave; nothing happens on a CPU or without a state."""
+    """Restore what `random_state` returned; does nothing for a CPU or None."""
     if device.type == "cpu" or state is None:
         return
     module = torch.get_device_module(device)
@@ -91,7 +98,7 @@ def set_random_state(device: torch.device, state: Tensor | None) -> None:
 
 @contextlib.contextmanager
 def forked_random(device: torch.device) -> Iterator[None]:
-    """A context after which the random numbers of the CPU and of `device` go on as if nothing had been sampled in it."""
+    """Save the random state of the CPU and of `device`, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         state = random_state(device)
         try:
@@ -148,7 +155,7 @@ def explained() -> Any:
         reason = str(error).partition("\n")[0].rpartition("Allocator: ")[2]
         if any(words in reason for words in ("can't allocate", "not enough memory", "size calculation overflowed")):
             raise ResourceError(f"out of memory ({reason[:120]}); {SMALLER}") from error
-        if any(words in str(error) for words in OF_THE_MACHINE):
+        if any(words in str(error).partition("\n")[0] for words in OF_THE_MACHINE):
             raise ResourceError(
                 f"this machine cannot compute that ({brief(error)}); set trainer.precision=float32 or device=cpu, and "
                 "see dlref doctor"

@@ -154,6 +154,14 @@ def all_succeeded(mine: bool, device: torch.device) -> bool:
     return int(failures) == 0
 
 
+def agreed(what: str, value: T) -> T:
+    """The value, which all ranks must have; raises ConfigError on every rank where one has another."""
+    first = from_first(value)
+    if sum_over_ranks({}, float(first != value))[1] != [0.0]:
+        raise ConfigError(f"the ranks differ in {what}: rank 0 has {first}, this one {value}; set trainer.{what}")
+    return value
+
+
 def from_first(value: T) -> T:
     """Rank 0's value, on every rank."""
     if not dist.is_initialized():

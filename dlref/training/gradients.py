@@ -53,5 +53,5 @@ def require_finite(step: int, loss: Mean, norm: float, rate: float) -> None:
     if not math.isfinite(loss.total + norm):
         raise DivergedError(
             f"step {step} is not finite: loss {loss.value:g}, gradient norm {norm:g}, learning rate {rate:g}; the weights are "
-            "as before it: lower optimizer.lr or set trainer.clip_norm, and begin anew or, where there is a checkpoint, resume"
+            "as before it: lower optimizer.lr or set trainer.clip_norm, and start again or, where there is a checkpoint, resume"
         )

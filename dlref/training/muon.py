@@ -17,7 +17,7 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the iteration, as published
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:  # [G, N, M] -> [G, N, M]
     """Near U Vᵀ of each U S Vᵀ, with singular values of about 0.7 to 1.2: `equations.optimizers.orthogonal`.
 
-    Computed in bfloat16 where the hardware multiplies it natively, which is accurate enough, else in float32; float64 stays.
+    Computed in bfloat16 where the hardware multiplies it natively, which is accurate enough, else in float32; float64 is kept.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
@@ -43,9 +43,7 @@ class Matrices(torch.optim.Optimizer):
         self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
         if min(lr, momentum, weight_decay) < 0:
-            raise ValueError(
-                f"lr is {lr}, momentum {momentum} and weight_decay {weight_decay}; they take numbers from 0 on"
-            )
+            raise ValueError(f"lr is {lr}, momentum {momentum} and weight_decay {weight_decay}; each must be 0 or more")
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dlref import operators
+
 Precision = Literal["auto", "float32", "bf16", "fp16", "float64"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables by which oneDNN uses fewer instructions
@@ -28,8 +30,9 @@ def resolve(precision: str, device: torch.device, net: nn.Module | None = None) 
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        major = torch.cuda.get_device_capability(device)[0]
-        return "bf16" if major >= 8 else "fp16" if major == 7 else "float32"
+        if multiplies_bf16(device):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device)[0] == 7 else "float32"
     if net is not None and not any(
         p.numel() >= 2**16 and min(p.shape[:2]) >= 64 for p in net.parameters() if p.ndim > 1
     ):
@@ -52,12 +55,11 @@ def instruction_set() -> str:
     limit = next((os.environ[name].upper() for name in LIMITS if name in os.environ), "DEFAULT")
     unlimited = limit in ("ALL", "DEFAULT")
     for name, flag, words in (
-        ("AMX", "_is_amx_tile_supported", ("AMX",)),
-        ("AVX-512 BF16", "_is_avx512_bf16_supported", ("AMX", "BF16", "FP16", "AVX10")),
-        ("AVX-512", "_is_avx512_supported", ("AVX512", "AVX10")),
+        ("AMX", "amx_tile", ("AMX",)),
+        ("AVX-512 BF16", "avx512_bf16", ("AMX", "BF16", "FP16", "AVX10")),
+        ("AVX-512", "avx512", ("AVX512", "AVX10")),
     ):
-        # The flags are private: a torch without them is taken for one without the instructions.
-        if getattr(torch.cpu, flag, lambda: False)() and (unlimited or any(word in limit for word in words)):
+        if operators.cpu_has(flag) and (unlimited or any(word in limit for word in words)):
             return name
     capability = torch.backends.cpu.get_cpu_capability()
     return limit if capability == "AVX512" and not unlimited else capability
@@ -94,7 +96,7 @@ def missing_kernels(precision: str, device: torch.device, module: nn.Module) -> 
 
 
 def notes(precision: str, device: torch.device, module: nn.Module) -> list[str]:
-    """Sentences for the start of a run about what this machine computes otherwise than asked."""
+    """Notes for the start of a run: an emulated format, and layers that run in float32."""
     found = []
     emulated = instruction_set() != "AMX" if precision == "fp16" else not multiplies_bf16(device)
     if precision in HALF and device.type == "cpu" and emulated:
@@ -116,10 +118,11 @@ def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
         return True
     x = torch.zeros(1, 1, 1)
     state = (x, x) if call is torch.lstm else x
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast(device, dtype):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast(device, dtype):
         weights = list(RECURRENT[call](1, 1).parameters())
         try:
-            call(x, state, weights, True, 1, 0.0, False, False, True)
+            for training in (True, False):
+                call(x, state, weights, True, 1, 0.0, training, False, True)[0].sum().backward()
         except RuntimeError:
             return False
     return True
@@ -155,7 +158,7 @@ class LossScale:
     """
 
     interval: ClassVar[int] = 2000  # updates
-    largest: ClassVar[float] = 2.0**32  # far above what a gradient other than 0 stands, and far below float32's largest
+    largest: ClassVar[float] = 2.0**32  # above any scale at which a nonzero gradient is finite
     value: float = 2.0**16
     finite: int = 0  # updates since it was last changed
 

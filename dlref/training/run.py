@@ -78,12 +78,12 @@ class RunFolder:
             raise unwritable(self.path, error) from None
 
     def remove(self, file: Path) -> None:
-        """Remove a file if it is there; raises ConfigError where another program has it open, which Windows minds."""
+        """Remove a file if it is there; raises ConfigError where another program has it open, which Windows refuses."""
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"{file} cannot be removed ({error}); close what has it open, or choose another run_dir="
+                f"{file} cannot be removed ({error}); close the program that has it open, or choose another run_dir="
             ) from None
 
     def release(self) -> None:

@@ -81,8 +81,9 @@ class Trainer:
         self.window: Totals = {}  # since the last line of the log
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        chosen = resolve(self.precision, device, objective)
-        self.autocast, self.loss_scale = autocast(chosen, device), LossScale() if chosen == "fp16" else None
+        self.computes_in = distributed.agreed("precision", resolve(self.precision, device, objective))
+        self.autocast = autocast(self.computes_in, device)
+        self.loss_scale = LossScale() if self.computes_in == "fp16" else None
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
         self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
 
@@ -139,7 +140,10 @@ class Trainer:
                     self.log(log, figures)
 
     def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
-        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
+        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite.
+
+        A gradient that overflowed float16 is skipped (`LossScale`); its step and its batches count as used.
+        """
         progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
         gradients.clear(self.parameters)
         factor = self.schedule(self.share_done())
@@ -163,7 +167,6 @@ class Trainer:
         count = max(int(totals["loss"].count), 1)
         scale = self.shard.ranks * progress.count / count / loss_scale
         norm = gradients.norm(gradient) * scale
-        # A gradient that overflowed float16 is skipped; its step and its batches count as used.
         if self.loss_scale is None or not self.loss_scale.overflowed(totals["loss"].value, norm):
             gradients.require_finite(progress.step + 1, totals["loss"], norm, self.rates[0] * factor)
             gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))

@@ -22,7 +22,7 @@ from dlref.cli.main import main
 from dlref.data import encoding, images
 from dlref.data.download import RemoteFile
 from dlref.training import precision
-from tests.conftest import POSIX, accelerators, needs_linux
+from tests.conftest import POSIX, accelerators, needs_linux, needs_posix
 
 CONTENT = b"as published"
 SETS = ["mnist", "ptb", "tiny_shakespeare", "text8", "multi30k", "word_similarity"]
@@ -163,7 +163,7 @@ def test_another_torchtext(diagnosis: Callable[[], Said], tmp_path: Path, monkey
     ("native", "said"),
     [
         (True, "precision auto is bf16 for networks with large matrix products (AMX multiplies bfloat16 natively)"),
-        (False, "precision auto is float32 (AVX2 has no bfloat16 products, which would be emulated)"),
+        (False, "precision auto is float32 (AVX2 has no bfloat16 instructions; bf16 would be emulated)"),
     ],
 )
 def test_the_instruction_set_and_what_auto_picks_because_of_it(
@@ -180,14 +180,16 @@ def test_an_accelerator_that_stays_idle_is_a_note(
     diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accelerators(monkeypatch, "xpu")
-    assert diagnosis().of("xpu:0 is there and stays idle")[::2] == ("note", "device=xpu uses it")
+    assert diagnosis().of("xpu:0 is available but not used")[::2] == ("note", "set device=xpu to use it")
 
 
+@needs_posix
 def test_a_machine_without_a_compiler(
     diagnosis: Callable[[], Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("CXX", raising=False)
     said = diagnosis()
     assert said.code == 0  # nothing but trainer.compile=true needs one
     assert said.of("C++ compiler: none")[::2] == (

@@ -18,7 +18,7 @@ from dlref.cli.main import main
 from dlref.errors import CheckpointError
 from dlref.training.checkpoint import Checkpoints, manifest_digest, open_checkpoint
 from dlref.training.run import processor
-from tests.conftest import MODELS, SMALL, first
+from tests.conftest import MODELS, SMALL, first, needs_posix
 from tests.faults.hostile import bomb
 from tests.faults.processes import refusal
 from tests.training.test_resume import assert_same, everything
@@ -241,6 +241,7 @@ def test_fault_07_auto_does_not_begin_anew_where_all_are_broken(copy: Copy, trai
 
 
 @pytest.mark.parametrize("model", MODELS)
+@needs_posix
 def test_fault_08_the_newest_by_step_counts_where_last_leads_nowhere(
     model: str, finished: Copy, copy: Copy, train: Train
 ) -> None:

@@ -78,6 +78,7 @@ def no_link(*_: Any, **__: Any) -> None:
     raise error
 
 
+@needs_posix
 def test_without_links_a_run_has_pointer_files_and_resumes_bit_for_bit(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_on_windows_no_link_is_made_where_one_could_be(tmp_path: Path, monkeypat
     assert not (tmp_path / "last").is_symlink()
 
 
+@needs_posix
 def test_a_copy_of_a_run_with_folders_for_links_resumes_bit_for_bit(train: Train, tmp_path: Path) -> None:
     run, copy, whole = (tmp_path / name for name in ("run", "copy", "whole"))
     assert train(*MLP, f"run_dir={run}", "trainer.max_steps=4")[0] == 0
@@ -139,6 +141,7 @@ def test_a_copy_of_a_run_with_folders_for_links_resumes_bit_for_bit(train: Train
     assert sorted(path.name for path in (copy / "checkpoints").glob(".*")) == []
 
 
+@needs_posix
 def test_a_folder_for_a_link_that_is_of_a_later_step_goes_when_an_earlier_one_is_resumed(
     train: Train, tmp_path: Path
 ) -> None:
@@ -152,6 +155,7 @@ def test_a_folder_for_a_link_that_is_of_a_later_step_goes_when_an_earlier_one_is
     assert find(copy / "checkpoints" / "last").step == 2
 
 
+@needs_posix
 def test_where_only_the_folder_last_was_copied_it_is_resumed(train: Train, tmp_path: Path) -> None:
     run, copy = tmp_path / "run", tmp_path / "copy"
     assert train(*MLP, f"run_dir={run}", "trainer.max_steps=4")[0] == 0
@@ -222,6 +226,7 @@ def test_a_pipe_for_a_pointer_file_is_not_waited_for(trap: Path, tmp_path: Path)
     assert find(tmp_path / "last").step == 2
 
 
+@needs_posix
 def test_a_folder_that_cannot_be_opened_is_not_synchronized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, asked = os.open, list[Path]()
 
@@ -335,6 +340,7 @@ def test_a_text_is_encoded_without_removing_what_is_memory_mapped(
     assert " ".join(first.vocabulary.lookup_tokens(ids[:5].tolist())).startswith("one two three two")
 
 
+@needs_posix
 def test_a_rename_that_a_scanner_holds_up_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, refusals = os.replace, [3]
 
@@ -482,6 +488,7 @@ def test_a_path_with_a_drive_letter_arrives_as_it_was_typed(path: str) -> None:
     assert yaml.safe_load(configs.quoted_for_yaml(path)) == path
 
 
+@needs_posix
 def test_a_backslash_is_a_path_on_windows_and_escapes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     relative = "data.file=tables\\a\\(1),b.csv"
     assert configs.compose(["model=mlp", "name=a\\,b"])["name"] == "a,b"
@@ -515,6 +522,7 @@ def test_a_folder_of_configs_is_found_behind_odd_characters(tmp_path: Path) -> N
     assert configs.searched([of_windows]) == ["hydra.searchpath=['file://C:/my configs']"]
 
 
+@needs_posix
 def test_a_remedy_is_a_command_only_where_the_shell_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a b").mkdir()
     assert doctor.remove(tmp_path / "a b") == f"rm -r '{tmp_path / 'a b'}'"

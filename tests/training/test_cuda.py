@@ -33,7 +33,7 @@ def test_a_gpu_learns_what_a_cpu_learns(model: str, train: Train, tmp_path: Path
     assert found[0] == pytest.approx(found[1], rel=2e-3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 @pytest.mark.parametrize("model", SMALL)
 def test_resumed_on_a_gpu_equals_uninterrupted(model: str, precision: str, train: Train, tmp_path: Path) -> None:
     settings = [*SMALL[model], *QUIET, f"trainer.precision={precision}", "trainer.max_steps=12", "device=cuda"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.objectives.supervised import Classification
-from dlref.training import devices, memory
+from dlref.training import devices, memory, trainer
 from dlref.training.devices import choose_device, device_name, forked_random
 from tests.conftest import ROOT, SMALL, accelerators
 
@@ -37,14 +37,18 @@ def test_of_several_ranks_each_takes_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("kind", "chosen"), [(None, "cpu"), ("cuda", "cuda:0"), ("mps", "cpu"), ("xpu", "cpu")])
-def test_auto_is_cuda_else_the_cpu_and_names_what_stays_idle(
-    kind: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_auto_is_cuda_else_the_cpu(kind: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerators(monkeypatch, kind)
+    assert choose_device("auto") == torch.device(chosen)
+
+
+@pytest.mark.parametrize(("kind", "device", "said"), [("mps", "auto", 1), ("mps", "cpu", 0), (None, "auto", 0)])
+def test_a_run_by_auto_names_the_accelerator_that_it_leaves(
+    kind: str | None, device: str, said: int, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     accelerators(monkeypatch, kind)
-    caplog.set_level("INFO", "dlref")
-    assert choose_device("auto") == torch.device(chosen)
-    idle = f"{kind}:0 is there and stays idle; device={kind} uses it"
-    assert caplog.messages == ([idle] if kind in ("mps", "xpu") else [])
+    heard = train(*SMALL["mlp"], "trainer.max_steps=1", f"device={device}", f"run_dir={tmp_path}")[1]
+    assert heard.count("mps:0 is available but not used; set device=mps to use it") == said
 
 
 @pytest.mark.parametrize("name", ["mps", "xpu", "cuda", "mps:0"])
@@ -100,11 +104,17 @@ def test_random_numbers_of_any_device_go_on_where_they_were(kind: str, monkeypat
     assert device_name(torch.device("cpu")) is None
 
 
+def test_all_ranks_take_the_one_mps_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerators(monkeypatch, "mps")
+    assert choose_device("mps", local_rank=1) == torch.device("mps", 0)
+
+
 SAID = [
     "could not create a primitive descriptor for the LSTM forward propagation primitive. Run workload with …",
     "\"addmm_impl_cpu_\" not implemented for 'Half'",
     "CUDA error: no kernel image is available for execution on the device",
     "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDA driver version is insufficient for CUDA runtime version",
     "MPS backend out of date: operator aten::x is not supported",
 ]
 
@@ -139,12 +149,36 @@ def test_an_error_that_may_be_the_machines_says_how_to_find_out(
         raise RuntimeError("something that nobody has heard of")
 
     monkeypatch.setattr(Classification, "forward", forward)
-    for chosen, doubt in (("bf16", True), ("float32", False)):
+    for chosen, doubt in (("bf16", True), ("auto", True), ("float32", False)):
         run = f"run_dir={tmp_path / chosen}"
+        monkeypatch.setattr(trainer, "resolve", lambda asked, device, net: asked.replace("auto", "bf16"))
         code, heard = train(*SMALL["mlp"], f"trainer.precision={chosen}", "trainer.max_steps=5", run)
         assert code == 2
         assert "do not go together" in heard
-        assert ("with trainer.precision=float32 device=cpu" in heard) == doubt
+        assert ("try trainer.precision=float32 device=cpu: if that works" in heard) == doubt
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: device-side assert triggered",
+        "CUDA error: an illegal memory access",
+        "no\nnot implemented for 'Half'",
+    ],
+)
+def test_a_mistake_of_a_plug_in_is_not_the_machines(
+    said: str, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its author gets the traceback."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("", encoding="utf-8")
+
+    def forward(self: Any, batch: Any) -> Any:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Classification, "forward", forward)
+    with pytest.raises(RuntimeError, match=said.partition("\n")[0]):
+        train(*SMALL["mlp"], "trainer.max_steps=5", f"plugins={plugin}", f"run_dir={tmp_path / 'run'}")
 
 
 def test_devices_are_named_as_torch_names_them() -> None:

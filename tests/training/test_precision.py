@@ -160,6 +160,20 @@ def test_every_model_trains_in_half_precision_on_any_cpu(model: str, chosen: str
 
 @pytest.mark.slow
 @pytest.mark.half
+@pytest.mark.usefixtures("without_kernels")
+def test_a_compiled_run_computes_the_same_layers_in_float32(train: Train, tmp_path: Path) -> None:
+    """The function mode is entered around a compiled objective too."""
+    settings = [*SMALL["lstm_lm"], "trainer.precision=bf16", "trainer.max_steps=3", "trainer.monitor=null", "~reports"]
+    for compiled in ("true", "false"):
+        code, said = train(*settings, f"trainer.compile={compiled}", f"run_dir={tmp_path / compiled}")
+        assert code == 0, said
+    one, other = (trained(tmp_path / compiled)["weights.pt"] for compiled in ("true", "false"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.half
 @pytest.mark.parametrize("chosen", ["bf16", "fp16"])
 def test_an_lstm_trains_on_a_cpu_that_has_avx2_alone(chosen: str, tmp_path: Path) -> None:
     """In a process of its own, as oneDNN asks for its limit once; `-m half` is run with and without the limit too."""

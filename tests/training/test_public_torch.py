@@ -208,10 +208,17 @@ def test_ranks_keep_their_buffers_by_either_name_of_the_setting(
 
 
 def test_private_names_of_torch_are_in_one_file() -> None:
-    """Those of named tuples, `os` and `atexit` are Python's; precision.py asks by name, with an answer without."""
+    """Those of named tuples, `os` and `atexit` are Python's; a name given to getattr or hasattr counts too."""
     known = {"_replace", "_fields", "_exit", "_run_exitfuncs"}
     for path in Path(dlref.__file__).parent.rglob("*.py"):
         if path != Path(operators.__file__):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and node.attr not in known
                 assert not private or node.attr.startswith("__"), f"{path}:{node.lineno} uses {node.attr}"
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Name)
+                    and node.func.id in ("getattr", "hasattr")
+                ):
+                    asked = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+                    assert not str(asked).startswith("_") or asked in known, f"{path}:{node.lineno} asks for {asked}"

@@ -1,5 +1,6 @@
 """Two processes at the same global batch train what one process trains."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from dlref.cli.main import main
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import first, meeting
+from tests.conftest import SMALL, first, meeting, start
 from tests.faults.processes import Child
 
 # A data set of transitions that are there from the start, so that what is learned from them can be compared.
@@ -122,3 +123,16 @@ def test_two_ranks_with_accumulation_are_one_process(model: str, child: Callable
         torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-12, msg=lambda text, n=name: f"{n}: {text}")
     if model not in ("lstm_lm", "gru", "dqn"):  # whose evaluation carries a state, or is each rank's own episodes
         assert two.manifest["metrics"] == pytest.approx(one.manifest["metrics"], rel=1e-12)
+
+
+def test_two_ranks_are_two_processes_of_any_system(tmp_path: Path) -> None:
+    """As a launcher starts them: not forked, and with nothing imported before."""
+    line = ["train", *SMALL["mlp"], "~reports", "device=cpu", "threads=1", "trainer.max_steps=3"]
+    met = os.environ | meeting()
+    ranks = [start(*line, f"run_dir={tmp_path}", env=met | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    for rank in ranks:
+        said = rank.communicate(timeout=300)[1]
+        assert rank.returncode == 0, said
+    last = Checkpoints(tmp_path / "checkpoints").newest("step")
+    assert last is not None
+    assert (last.step, last.manifest["ranks"]) == (3, 2)
