@@ -376,7 +376,7 @@ def test_what_a_later_save_left_and_cannot_be_removed_is_named(
     code, said = train(f"resume={run / 'checkpoints' / 'step-00000002'}", "trainer.max_steps=6")
     assert code == 6
     assert "step-00000004" in refusal(said)
-    assert "close what has it open" in refusal(said)
+    assert "close the program that has it open" in refusal(said)
 
 
 def test_the_peak_is_the_systems_own_or_what_is_used_now(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +428,7 @@ def test_cores_are_counted_where_the_system_does_not_say_which_are_physical(monk
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else None)
     assert memory.cores() == {"physical_cores": None, "cores": 8}
     assert doctor.counted(**memory.cores()) == "8 cores"
-    assert doctor.counted(4, 8) == "4 cores, 8 threads at a time"
+    assert doctor.counted(4, 8) == "4 cores, 8 hardware threads"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list"], ["nonsense…"]])

@@ -170,7 +170,7 @@ def test_a_mistake_of_a_plug_in_is_not_the_machines(
     said: str, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its author gets the traceback."""
-    plugin = tmp_path / "mine.py"
+    plugin = tmp_path / f"mine_{len(said)}.py"
     plugin.write_text("", encoding="utf-8")
 
     def forward(self: Any, batch: Any) -> Any:
