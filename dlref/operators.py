@@ -12,11 +12,12 @@ for the backward pass of the softmax, which rounds differently.
     torch.cpu._is_…_supported              the instructions are taken to be absent (`cpu_has`)
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def cpu_has(instructions: str) -> bool:
@@ -96,3 +97,44 @@ def coalesced(gradient: Tensor) -> Tensor:
         if len(rows) == 1 and bool((rows[0, 1:] > rows[0, :-1]).all()):  # autograd drops the flag that says so
             gradient._coalesced_(True)
     return gradient.coalesce()
+
+
+RECURRENT: dict[Any, Any] = {torch.lstm: nn.LSTM, torch.gru: nn.GRU, torch.rnn_tanh: nn.RNN}
+
+
+@torch.compiler.disable
+@functools.cache
+def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
+    """Whether this machine can train a recurrent layer under autocast: oneDNN has an LSTM of bfloat16 only with AVX-512.
+
+    Nothing announces that, so it is tried.
+    """
+    if device != "cpu":
+        return True
+    x = torch.zeros(1, 1, 1)
+    state = (x, x) if call is torch.lstm else x
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast(device, dtype):
+        weights = list(RECURRENT[call](1, 1).parameters())
+        try:
+            for training in (True, False):
+                call(x, state, weights, True, 1, 0.0, training, False, True)[0].sum().backward()
+        except RuntimeError:
+            return False
+    return True
+
+
+def recurrent(call: Any, x: Tensor, state: Any, weights: list[Tensor], training: bool) -> Any:
+    """`torch.lstm`, `torch.gru` or `torch.rnn_tanh` of one layer, batch first; in float32 where this machine has no kernel
+    of the format that autocast would take."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and not has_kernel(call, kind, torch.get_autocast_dtype(kind)):
+        with torch.autocast(kind, enabled=False):
+            return call(*widened((x, state, weights)), True, 1, 0.0, training, False, True)
+    return call(x, state, weights, True, 1, 0.0, training, False, True)
+
+
+def widened(value: Any) -> Any:
+    """The same with half-precision tensors in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    return type(value)(map(widened, value)) if isinstance(value, list | tuple) else value

@@ -54,7 +54,7 @@ def evaluate(path: str, settings: list[str]) -> int:
     from dlref.training import devices
     from dlref.training.checkpoint import as_data, find
     from dlref.training.evaluation import evaluate as evaluate_split
-    from dlref.training.precision import autocast, resolve
+    from dlref.training.precision import autocast, resolve, run_in_float32
     from dlref.training.state import load_weights
 
     checkpoint = find(path)
@@ -85,6 +85,7 @@ def evaluate(path: str, settings: list[str]) -> int:
             logger.info("this data has no test split, so these are the figures of eval")
 
     precision = resolve(config["trainer"].get("precision", "auto"), device, model.objective)
+    run_in_float32(precision, device, model.objective)
     with devices.explained():
         figures = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
         found = run_reports(model.reports, model.objective.net, model.data, split, device)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dlref import operators
 from dlref.errors import ConfigError
 from dlref.models.layers import Dropout
 
@@ -69,9 +70,8 @@ class RecurrentLayers(nn.Module):
         layer: Any = self.layers[number]
         weights = [layer.weight_ih_l0, self.weight_drop(layer.weight_hh_l0), layer.bias_ih_l0, layer.bias_hh_l0]
         first = [part[None].to(x.dtype) for part in state]  # which a run in another precision may have left
-        h, *last = LAYERS[self.cell][1](
-            x, first if self.cell == "lstm" else first[0], weights, True, 1, 0.0, self.training, False, True
-        )
+        state_in = first if self.cell == "lstm" else first[0]
+        h, *last = operators.recurrent(LAYERS[self.cell][1], x, state_in, weights, self.training)
         return h, [part[0] for part in last]
 
     def start(self, rows: int) -> State:

@@ -4,21 +4,18 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from dlref import operators
 
 Precision = Literal["auto", "float32", "bf16", "fp16", "float64"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables by which oneDNN uses fewer instructions
-# torch.ops that oneDNN computes under autocast, and the layers that call them.
-RECURRENT: dict[Any, Any] = {torch.lstm: nn.LSTM, torch.gru: nn.GRU, torch.rnn_tanh: nn.RNN}
 
 
 def resolve(precision: str, device: torch.device, net: nn.Module | None = None) -> str:
@@ -68,31 +65,39 @@ def instruction_set() -> str:
 def autocast(precision: str, device: torch.device) -> Callable[[], Any]:
     """A context in which large products run in half precision, if that is the precision.
 
-    Layers for which this machine has no kernel of that format run in float32 (`missing_kernels`).
+    Layers for which this machine has no kernel of that format need `run_in_float32`.
     """
     if precision not in HALF:
         return contextlib.nullcontext
-    dtype = HALF[precision]
-    missing = frozenset(call for call in RECURRENT if not has_kernel(call, device.type, dtype))
-
-    @contextlib.contextmanager
-    def context() -> Iterator[None]:
-        with torch.autocast(device.type, dtype), InFloat32(missing) if missing else contextlib.nullcontext():
-            yield
-
-    return context
+    return lambda: torch.autocast(device.type, HALF[precision])
 
 
-def missing_kernels(precision: str, device: torch.device, module: nn.Module) -> list[str]:
-    """Names of the layers of `module` that run in float32, because this machine has no kernel of `precision` for them."""
+def missing_kernels(precision: str, device: torch.device, module: nn.Module) -> list[nn.Module]:
+    """The layers of `module` for which this machine has no kernel of `precision`."""
     if precision not in HALF:
         return []
+    calls = {layer: call for call, layer in operators.RECURRENT.items()}
     return [
-        layer.__name__
-        for call, layer in RECURRENT.items()
-        if any(isinstance(part, layer) for part in module.modules())
-        and not has_kernel(call, device.type, HALF[precision])
+        part
+        for part in module.modules()
+        if type(part) in calls and not operators.has_kernel(calls[type(part)], device.type, HALF[precision])
     ]
+
+
+def run_in_float32(precision: str, device: torch.device, module: nn.Module) -> None:
+    """Have the layers without a kernel compute in float32 where they are called as modules.
+
+    dlref's own recurrent layers call torch's functions, by way of `operators.recurrent`; this is for networks of others.
+    """
+    for layer in missing_kernels(precision, device, module):
+        layer.forward = functools.partial(in_float32, layer.forward)
+
+
+def in_float32(forward: Callable[..., Any], *inputs: Any) -> Any:
+    """Call `forward` without autocast, with half-precision inputs in float32."""
+    inputs = operators.widened(inputs)
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return forward(*inputs)
 
 
 def notes(precision: str, device: torch.device, module: nn.Module) -> list[str]:
@@ -103,50 +108,11 @@ def notes(precision: str, device: torch.device, module: nn.Module) -> list[str]:
         found.append(
             f"{precision} is emulated on this CPU ({instruction_set()}), which is many times as slow as float32"
         )
-    if layers := missing_kernels(precision, device, module):
-        found.append(f"{', '.join(layers)} layers run in float32, because this CPU has no {precision} kernel for them")
+    if layers := {type(layer).__name__ for layer in missing_kernels(precision, device, module)}:
+        found.append(
+            f"{', '.join(sorted(layers))} layers run in float32, because this CPU has no {precision} kernel for them"
+        )
     return found
-
-
-@functools.cache
-def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
-    """Whether a recurrent layer runs here under autocast: oneDNN has an LSTM of bfloat16 only with AVX-512.
-
-    Nothing announces that, so it is tried.
-    """
-    if device != "cpu":
-        return True
-    x = torch.zeros(1, 1, 1)
-    state = (x, x) if call is torch.lstm else x
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast(device, dtype):
-        weights = list(RECURRENT[call](1, 1).parameters())
-        try:
-            for training in (True, False):
-                call(x, state, weights, True, 1, 0.0, training, False, True)[0].sum().backward()
-        except RuntimeError:
-            return False
-    return True
-
-
-class InFloat32(TorchFunctionMode):
-    """Runs the given functions of torch in float32, whatever autocast says."""
-
-    def __init__(self, functions: frozenset[Any]) -> None:
-        super().__init__()
-        self.functions = functions
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function not in self.functions:
-            return function(*args, **(kwargs or {}))
-        with torch.autocast(args[0].device.type, enabled=False):
-            return function(*map(widened, args), **(kwargs or {}))
-
-
-def widened(value: Any) -> Any:
-    """The same with half-precision tensors in float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in HALF.values() else value
-    return type(value)(map(widened, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass

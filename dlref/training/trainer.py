@@ -18,7 +18,7 @@ from dlref.objectives import Objective
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import evaluate
 from dlref.training.log import Log
-from dlref.training.precision import LossScale, Precision, autocast, resolve
+from dlref.training.precision import LossScale, Precision, autocast, resolve, run_in_float32
 from dlref.training.progress import Progress, monitored
 from dlref.training.signals import StopSignals
 
@@ -83,6 +83,7 @@ class Trainer:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.computes_in = distributed.agreed("precision", resolve(self.precision, device, objective))
         self.autocast = autocast(self.computes_in, device)
+        run_in_float32(self.computes_in, device, objective)
         self.loss_scale = LossScale() if self.computes_in == "fp16" else None
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
         self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
@@ -140,10 +141,7 @@ class Trainer:
                     self.log(log, figures)
 
     def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
-        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite.
-
-        A gradient that overflowed float16 is skipped (`LossScale`); its step and its batches count as used.
-        """
+        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
         progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
         gradients.clear(self.parameters)
         factor = self.schedule(self.share_done())
@@ -167,6 +165,7 @@ class Trainer:
         count = max(int(totals["loss"].count), 1)
         scale = self.shard.ranks * progress.count / count / loss_scale
         norm = gradients.norm(gradient) * scale
+        # A gradient that overflowed float16 is skipped; its step and its batches count as used.
         if self.loss_scale is None or not self.loss_scale.overflowed(totals["loss"].value, norm):
             gradients.require_finite(progress.step + 1, totals["loss"], norm, self.rates[0] * factor)
             gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
