@@ -13,6 +13,7 @@ for the backward pass of the softmax, which rounds differently.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -102,7 +103,17 @@ def coalesced(gradient: Tensor) -> Tensor:
 RECURRENT: dict[Any, Any] = {torch.lstm: nn.LSTM, torch.gru: nn.GRU, torch.rnn_tanh: nn.RNN}
 
 
-@torch.compiler.disable
+@functools.cache
+def keep_out_of_graphs() -> None:
+    """Have compiled objectives call recurrent layers as they are: the compiler would unroll them over all time steps, which
+    takes it minutes."""
+    import torch._dynamo  # late: it takes a second or two
+
+    warnings.filterwarnings("ignore", message="Dynamo does not know how to trace the builtin")
+    for call in RECURRENT:
+        torch._dynamo.disallow_in_graph(call)
+
+
 @functools.cache
 def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
     """Whether this machine can train a recurrent layer under autocast: oneDNN has an LSTM of bfloat16 only with AVX-512.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref import filesystem
+from dlref import filesystem, operators
 from dlref.errors import ConfigError, ResourceError, brief
 
 SMALLER = "lower data.batch_size, data.length or the network's width, or raise trainer.accumulate with a smaller batch"
@@ -124,6 +124,7 @@ def compile_in_place(objective: nn.Module, device: torch.device) -> bool:
         wanted = " or ".join(compilers())
         logger.warning("trainer.compile: there is no C++ compiler here (%s), so the run is not compiled", wanted)
         return False
+    operators.keep_out_of_graphs()
     objective.compile()
     return True
 

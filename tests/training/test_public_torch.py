@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import dlref
 from dlref import operators
 from dlref.cli.main import main
+from dlref.models.recurrent_layers import RecurrentLayers
 from dlref.training import adam, distributed, gradients, muon
 from dlref.training.checkpoint import find
 from tests.conftest import SMALL
@@ -224,3 +225,13 @@ def test_private_names_of_torch_are_in_one_file() -> None:
                     assert not str(asked).startswith("_") or asked in {*known, "__file__"}, (
                         f"{path}:{node.lineno} asks for {asked}"
                     )
+
+
+def test_a_compiled_recurrent_layer_stays_whole() -> None:
+    """Unrolled over 30 time steps its graph would have hundreds of operators, which take minutes to compile."""
+    import torch._dynamo
+
+    operators.keep_out_of_graphs()
+    layers = RecurrentLayers("lstm", [6, 5], [0.0, 0.0])
+    graphs = torch._dynamo.explain(lambda: layers(torch.zeros(2, 30, 6), layers.start(2))[0].sum())()
+    assert not [op for ops in graphs.ops_per_graph for op in ops if op is torch.lstm]
