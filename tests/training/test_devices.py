@@ -215,3 +215,13 @@ def test_ranks_that_have_no_way_to_communicate_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="2 ranks cannot share device=mps"), distributed.group(2, torch.device("mps")):
         pass
+
+
+def test_ranks_that_would_compute_in_different_formats_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them would scale its loss by 65,536, and another not."""
+    from dlref.training import distributed
+
+    assert distributed.agreed("precision", "bf16") == "bf16"
+    monkeypatch.setattr(distributed, "from_first", lambda value: "fp16")
+    with pytest.raises(ConfigError, match="precision: rank 0 has fp16, this one bf16; set trainer"):
+        distributed.agreed("precision", "bf16")
