@@ -67,7 +67,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     device = torch.device(chosen)
     torch.accelerator.set_device_index(device.index)
     if kind == "cuda":
-        # cuDNN's attention plans anew for each shape, and batches of lines have many.
+        # cuDNN's attention plans again for each shape, and batches of lines have many.
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 

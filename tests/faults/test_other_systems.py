@@ -167,7 +167,7 @@ def test_where_only_the_folder_last_was_copied_it_is_resumed(train: Train, tmp_p
 
 @pytest.fixture(scope="module")
 def trap(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `inside`, of two steps, and beside it a checkpoint of another one, to which nothing may lead."""
+    """A folder with a run `inside`, of two steps, and next to it a checkpoint of another one, to which nothing may lead."""
     folder = tmp_path_factory.mktemp("trap")
     settings = ["train", "device=cpu", "threads=1", *MLP]
     assert main([*settings, f"run_dir={folder / 'inside'}", "trainer.max_steps=2"]) == 0

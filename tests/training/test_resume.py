@@ -94,7 +94,7 @@ def logged(run: Path) -> list[dict[str, Any]]:
 
 
 # Training stops where a checkpoint is all that is left: each cut goes on from one in the middle of a log window, an
-# evaluation period, a pass over the data, or an episode.
+# evaluation period, an epoch, or an episode.
 CUTS = [(model, option, cut) for model in RESUMED for option in OPTIONS for cut in (1, 4, 7, 11)]
 
 
