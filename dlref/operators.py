@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 def cpu_has(instructions: str) -> bool:
@@ -146,6 +147,6 @@ def recurrent(call: Any, x: Tensor, state: Any, weights: list[Tensor], training:
 
 def widened(value: Any) -> Any:
     """The same with half-precision tensors in float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, Tensor | PackedSequence):
+        return value.float() if value.data.dtype in (torch.bfloat16, torch.float16) else value
     return type(value)(map(widened, value)) if isinstance(value, list | tuple) else value

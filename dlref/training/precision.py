@@ -90,14 +90,13 @@ def run_in_float32(precision: str, device: torch.device, module: nn.Module) -> N
     dlref's own recurrent layers call torch's functions, by way of `operators.recurrent`; this is for networks of others.
     """
     for layer in missing_kernels(precision, device, module):
-        layer.forward = functools.partial(in_float32, layer.forward)
+        layer.forward = functools.partial(in_float32, layer.forward, device.type)
 
 
-def in_float32(forward: Callable[..., Any], *inputs: Any) -> Any:
+def in_float32(forward: Callable[..., Any], device: str, *inputs: Any, **named: Any) -> Any:
     """Call `forward` without autocast, with half-precision inputs in float32."""
-    inputs = operators.widened(inputs)
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        return forward(*inputs)
+    with torch.autocast(device, enabled=False):
+        return forward(*operators.widened(inputs), **{name: operators.widened(value) for name, value in named.items()})
 
 
 def notes(precision: str, device: torch.device, module: nn.Module) -> list[str]:

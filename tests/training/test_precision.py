@@ -1,5 +1,6 @@
 """Number formats: what `auto` picks on which machine, layers without a kernel, and the loss scale of float16."""
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,20 @@ def test_a_layer_without_a_kernel_is_the_layer_in_float32(cell: Any, own: bool) 
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
     with autocast("bf16", CPU)():
         assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_a_layer_without_a_kernel_is_called_in_any_way() -> None:
+    """With a state by name, with a packed sequence, and as the copy that an average of weights makes."""
+    layer = nn.LSTM(6, 5, batch_first=True)
+    x, state = torch.randn(2, 3, 6), (torch.randn(1, 2, 5), torch.randn(1, 2, 5))
+    packed = nn.utils.rnn.pack_padded_sequence(x.bfloat16(), torch.tensor([3, 2]), batch_first=True)
+    by_name, of_packed = layer(x.bfloat16().float(), state)[0], layer(packed.float())[0].data
+    run_in_float32("bf16", CPU, layer)
+    for one in (layer, copy.deepcopy(layer)):
+        with autocast("bf16", CPU)():
+            assert torch.equal(one(x.bfloat16(), hx=state)[0], by_name)
+            assert torch.equal(one(packed)[0].data, of_packed)
 
 
 @pytest.mark.usefixtures("without_kernels")
