@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
-from dlref import filesystem
+from dlref import filesystem, signals
 from dlref.errors import ConfigError, DlrefError, did_you_mean
 
 COMMANDS = {
@@ -70,16 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"dlref {version('dlref')}")
         return 0
-    before = None
-    with contextlib.suppress(ValueError):  # not the main thread
-        # Outside of training a signal unwinds the stack, so that no half file stays behind.
-        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        code = explained(lambda: run(arguments[0], arguments[1:]))
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-    return code
+    with signals.unwinding():
+        return explained(lambda: run(arguments[0], arguments[1:]))
 
 
 def prepare_streams() -> None:
@@ -109,7 +101,7 @@ def run(name: str, arguments: list[str]) -> int:
 def explained(action: Callable[[], int]) -> int:
     """The exit code of an action, and one sentence where it fails."""
     try:
-        return action()
+        return signals.until_received(action)
     except DlrefError as error:
         say(f"dlref: {error}")
         return error.exit_code

@@ -15,12 +15,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dlref.errors import ConfigError
 from dlref.metrics import Totals, add, read
 from dlref.objectives import Objective
+from dlref.signals import StopSignals
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import evaluate
 from dlref.training.log import Log
 from dlref.training.precision import LossScale, Precision, autocast, resolve, run_in_float32
 from dlref.training.progress import Progress, monitored
-from dlref.training.signals import StopSignals
 
 Save = Callable[[str], None]  # "last" or "best"
 Report = Callable[[nn.Module, int], dict[str, float]]  # of a network after a step

@@ -239,6 +239,45 @@ def test_fault_02_terminated_in_evaluation_or_saving_it_goes_on_bit_for_bit(
     assert_goes_on(run, trained(*settings), train)
 
 
+def signal_in_composing(number: signal.Signals, error: Exception | None) -> None:
+    """Have a signal come while Hydra composes, and what it raises become another error, or nothing."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    original = ConfigLoaderImpl._load_configuration_impl
+
+    def compose(*arguments: Any, **named: Any) -> Any:
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException:
+            if error is not None:
+                raise error from None
+        return original(*arguments, **named)
+
+    ConfigLoaderImpl._load_configuration_impl = compose  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_fault_02_and_03_hold_where_a_library_makes_an_error_of_the_signal(
+    number: signal.Signals, train_child: StartChild
+) -> None:
+    hurt = functools.partial(signal_in_composing, number, AttributeError("'NoneType' object has no attribute 'flags'"))
+    code, said = train_child("model=mlp", hurt=hurt).ended()
+    assert code == CODES[number]
+    assert said == ("dlref: interrupted\n" if number == signal.SIGINT else "")
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_fault_02_and_03_hold_where_a_library_loses_the_signal(
+    number: signal.Signals, trained: Trained, train: Train, train_child: StartChild, tmp_path: Path
+) -> None:
+    settings = [*SMALL["mlp"], *SETTINGS]
+    run = tmp_path / "run"
+    hurt = functools.partial(signal_in_composing, number, None)
+    assert train_child(*settings, f"run_dir={run}", hurt=hurt).ended()[0] == CODES[number]
+    assert last_step(run) == 1
+    assert_goes_on(run, trained(*settings), train)
+
+
 @pytest.fixture
 def slow_server() -> Iterator[http.server.ThreadingHTTPServer]:
     """Sends half of what it promises, and no more until it is closed."""
