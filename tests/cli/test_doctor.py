@@ -51,7 +51,7 @@ def diagnosis(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DLREF_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "texts"))
-    for name in ("DLREF_OFFLINE", "CXX", "CUDA_VISIBLE_DEVICES"):
+    for name in ("DLREF_OFFLINE", "CXX", "CUDA_VISIBLE_DEVICES", "ONEDNN_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
 
     def run() -> Said:
