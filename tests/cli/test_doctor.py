@@ -176,6 +176,15 @@ def test_the_instruction_set_and_what_auto_picks_because_of_it(
     assert found.of("processor: ")[1].endswith(", AMX" if native else ", AVX2")
 
 
+def test_what_limits_the_instruction_set_is_named(
+    diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerators(monkeypatch, None)
+    assert "limits it" not in diagnosis().of("device cpu")[1]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert "; ONEDNN_MAX_CPU_ISA=AVX2 limits it)" in diagnosis().of("device cpu")[1]
+
+
 def test_an_accelerator_that_stays_idle_is_a_note(
     diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
