@@ -18,7 +18,7 @@ NEEDS_MNIST = ("mnist", "idx")
 MODEL_OF = {
     "language_modelling": "lstm_lm",
     "skip_gram": "word2vec",
-    **dict.fromkeys(("cbow", "cbow_book", "sparse_adam"), "word2vec"),
+    **dict.fromkeys(("cbow", "cbow_book"), "word2vec"),
     **dict.fromkeys(
         ("python_docs_long_pieces", "ptb_short_pieces", "text_long_pieces", "text8_long_pieces"), "word2vec"
     ),

@@ -238,7 +238,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             if any(f"{kind} gradients" in str(error) for kind in ("sparse", "dense")):
                 raise ConfigError(
                     f"optimizer {type(optimizer).__name__} does not suit this network's gradients ({str(error)[:100]}); "
-                    "choose optimizer=sgd_rows or sparse_adam for sparse ones and another for dense ones, or set "
+                    "choose optimizer=sgd_rows or row_adagrad for sparse ones and another for dense ones, or set "
                     "network.sparse"
                 ) from error
             # Parts that cannot be combined fail at once; a plug-in's author wants the traceback.

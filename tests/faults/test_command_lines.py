@@ -109,7 +109,6 @@ MISTAKES = {
     # parts that do not fit each other
     "data=python_docs": "network MLP needs inputs, outputs",
     "data=cartpole": "objective Classification reads 'inputs' of a batch, which data Play do not give",
-    "optimizer=sparse_adam": "optimizer SparseAdam does not suit this network's gradients",
     "objective=translation": "objective Translation, network MLP and data Spiral do not go together (AttributeError",
     "optimizer.foreach=true": "`fused` and `foreach`",
     "optimizer._target_=torch.optim.Optimizer": "is refused",
@@ -164,6 +163,7 @@ class Divided(nn.Module):
         ["model=q_table", "data=rollouts"],
         ["model=ppmi_svd", "objective=language_modelling"],
         ["model=word2vec", "objective=language_modelling"],
+        ["model=word2vec", "optimizer=adamw"],
     ],
     ids=" ".join,
 )

@@ -154,7 +154,7 @@ PARTS = [(group, option) for group in ("optimizer", "schedule") for option in gr
 def test_fault_04_what_an_optimizer_and_a_schedule_remember_is_taken_up(
     group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    model = "word2vec" if option in ("row_adagrad", "sgd_rows", "sparse_adam") else "mlp"
+    model = "word2vec" if option in ("row_adagrad", "sgd_rows") else "mlp"
     settings = [*SMALL[model], f"{group}={option}", "trainer.max_steps=9", "trainer.monitor=null", "reports=null"]
     assert train(*settings, f"run_dir={tmp_path / 'whole'}")[0] == 0
     cut_short(train, settings, tmp_path / "run", 5)
