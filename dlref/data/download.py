@@ -5,9 +5,10 @@ import hashlib
 import logging
 import os
 import random
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +78,7 @@ def fetch(file: RemoteFile, root: Path) -> Path:
     failures = [f"DLREF_OFFLINE is {os.environ['DLREF_OFFLINE']}"] if offline() else []
     try:
         if not failures:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(path.with_name(path.name + ".lock")):  # two runs may want it at once
-                failures = [] if path.is_file() else download(file, path)
+            failures = download(file, path)
     except OSError as error:
         failures = [str(error)]
     if not path.is_file():
@@ -95,16 +94,42 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def lock_elsewhere(path: Path) -> Path:
+    """A file of the user's own in the folder of temporary files, for what lies where there is no folder yet."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    return Path(
+        tempfile.gettempdir(), f"dlref-{hashlib.sha256(f'{user} {path.absolute()}'.encode()).hexdigest()[:16]}.lock"
+    )
+
+
 def download(file: RemoteFile, path: Path) -> list[str]:
-    """Ask the addresses in turn, again after a while where that may help; what went wrong, nothing once the file is there."""
+    """Ask the addresses in turn, again after a while where that may help; what went wrong, nothing once the file is there.
+
+    Two runs may want it at once: one downloads, the other waits. A folder is made once an address serves something to put
+    there, and not for a mistyped root; until then there is a lock elsewhere, by which the runs of one machine wait.
+    """
     part, failures, tries = partial(path), dict[str, str](), Counter[str]()
     due = dict.fromkeys(file.addresses, 0.0)  # when to ask each of them, by the monotonic clock
+    lock, first = filelock.FileLock(path.with_name(path.name + ".lock")), filelock.FileLock(lock_elsewhere(path))
+
+    def missing() -> bool:
+        """Whether the file is still to be had, now that no other run is at it."""
+        if not lock.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        return not path.is_file()
+
     try:
+        if not path.parent.is_dir():
+            first.acquire()
+        if path.parent.is_dir() and not missing():
+            return []
         while due:
             address = min(due, key=due.__getitem__)
             wait(due[address] - time.monotonic())
-            if (failure := receive(address, part, file.sha256)) is None:
-                filesystem.move(part, path)
+            if (failure := receive(address, part, file.sha256, missing)) is None:
+                if missing():
+                    filesystem.move(part, path)
                 return []
             failures[address] = failure.reason
             tries[address] += 1
@@ -115,8 +140,12 @@ def download(file: RemoteFile, path: Path) -> list[str]:
             else:
                 del due[address]
     except BaseException:  # a signal, a full disk
-        part.unlink(missing_ok=True)
+        if lock.is_locked:
+            part.unlink(missing_ok=True)
         raise
+    finally:
+        lock.release()
+        first.release()
     return [f"{address}: {failure}" for address, failure in failures.items()]
 
 
@@ -124,8 +153,11 @@ def wait(seconds: float) -> None:
     time.sleep(max(seconds, 0.0))
 
 
-def receive(address: str, part: Path, digest: str) -> Failure | None:
-    """Make `part` the content with this hash, whose beginning it may hold; None once it is, else why it is not."""
+def receive(address: str, part: Path, digest: str, missing: Callable[[], bool]) -> Failure | None:
+    """Make `part` the content with this hash, whose beginning it may hold; None once it is, else why it is not.
+
+    None too if the file turns out to be no longer `missing` when an address serves it.
+    """
     import requests
     import urllib3
 
@@ -140,6 +172,8 @@ def receive(address: str, part: Path, digest: str) -> Failure | None:
             if status not in (200, 206):
                 passes = status in (408, 425, 429) or status >= 500
                 return Failure(f"HTTP status {status}", TRIES if passes else 1, asked_to_wait(response))
+            if not missing():
+                return None
             start = start if status == 206 else 0  # not every server can go on
             logger.info("%s is downloaded from %s", part.stem, address)
             save(response, part, start)

@@ -374,6 +374,15 @@ def test_fault_13_a_root_that_cannot_be_written_is_named(address: str, tmp_path:
         fetch(file_from(f"{address}/good"), tmp_path)
 
 
+@pytest.mark.parametrize("way", ["missing", "down", "hangs-up", "nobody"])
+def test_fault_13_a_root_is_not_made_before_something_comes(way: str, address: str, tmp_path: Path) -> None:
+    file = file_from(NOBODY if way == "nobody" else f"{address}/{way}")
+    with pytest.raises(DataError, match="mistyped"):
+        fetch(file, tmp_path / "mistyped" / "root")
+    assert list(tmp_path.iterdir()) == []
+    assert fetch(file_from(f"{address}/good"), tmp_path / "meant" / "root").read_bytes() == CONTENT
+
+
 def test_fault_13_two_at_once_both_get_the_file(address: str, tmp_path: Path) -> None:
     file, found = file_from(f"{address}/slow"), []
     threads = [threading.Thread(target=lambda: found.append(fetch(file, tmp_path).read_bytes())) for _ in range(2)]
