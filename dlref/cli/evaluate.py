@@ -88,7 +88,7 @@ def evaluate(path: str, settings: list[str]) -> int:
     run_in_float32(precision, device, model.objective)
     with devices.explained():
         figures = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
-        found = run_reports(model.reports, model.objective.net, model.data, split, device)
+        found = run_reports(model.reports, model.objective.net, model.data, split, device, whole=True)
     figures |= found.figures
     run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path
     print(f"{checkpoint.path.relative_to(run.parent)}, step {checkpoint.step}, {split}:")

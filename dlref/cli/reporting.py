@@ -33,14 +33,17 @@ def begin_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, devi
                 warn(name, error)
 
 
-def run_reports(reports: Mapping[str, Report], net: nn.Module, data: Any, split: str, device: torch.device) -> Findings:
-    """Findings of all reports together; a report that fails costs a warning and nothing else."""
+def run_reports(
+    reports: Mapping[str, Report], net: nn.Module, data: Any, split: str, device: torch.device, whole: bool = False
+) -> Findings:
+    """Findings of all reports together, of the `whole` split; a report that fails costs a warning and nothing else."""
     found = Findings({}, {}, {}, {}, {})
     was_training = net.training
     net.eval()
     with torch.no_grad(), forked_random(device):
         for name, report in reports.items():
             try:
+                report.whole = whole
                 for key, value in report(net, data, split).items():
                     if isinstance(value, str):
                         found.texts[key] = value

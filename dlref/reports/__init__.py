@@ -22,6 +22,7 @@ class Report:
     """
 
     while_training = False
+    whole = False  # set by `dlref evaluate`: what is cut short while training is read to its end
 
     def begin(self, net: nn.Module, data: Any) -> None:
         """Is shown the network before it is trained: of a run that goes on, what that one began with."""

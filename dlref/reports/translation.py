@@ -125,10 +125,12 @@ class Translation(Report):
     """Lines of a split translated by the likeliest token always, or by a `beam`: `exact_match`, the share of those that are
     their reference letter by letter, with `scores` also `bleu`, `bleu_lower` and `chrf`, and `samples` of them to read.
 
-    `limit` is how many of a split's first lines are translated, but of `test` all always are.
+    While training, `limit` is how many of a split's first lines are translated, which is said once; of `test`, and by
+    `dlref evaluate`, all are.
     """
 
     while_training = True
+    told = False  # that lines are left out
 
     def __init__(
         self,
@@ -148,9 +150,14 @@ class Translation(Report):
     def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
         if not translates(net, data):
             return {}
-        pairs = data.texts(split)[: None if split == "test" else self.limit]
+        pairs = data.texts(split)
         if not pairs:
             return {}
+        if not self.whole and split != "test" and self.limit is not None and len(pairs) > self.limit:
+            if not self.told:
+                said = "while training, the first %s of %s lines of %s are translated; dlref evaluate takes all of them"
+                logger.info(said, f"{self.limit:,}", f"{len(pairs):,}", split)
+            self.told, pairs = True, pairs[: self.limit]
         lines, references = [source for source, _ in pairs], [target for _, target in pairs]
         texts = translated(net, data.source, data.target, lines, self.beam, penalty=self.penalty)
         right = [text == reference for text, reference in zip(texts, references, strict=True)]

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -230,3 +231,19 @@ def test_translating_needs_no_sacrebleu(run: str) -> None:
         [sys.executable, "-c", code], input="ein hund schläft", capture_output=True, text=True, encoding="utf-8"
     )
     assert (found.stdout, found.stderr) == ("a dog sleeps\n", "")
+
+
+def test_dlref_evaluate_translates_every_line_of_a_split(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*SMALL["seq2seq"], "reports.translation.limit=7", "trainer.max_steps=2"]
+    run, counts = shutil.copytree(trained(*settings), tmp_path / "run"), list[int]()
+
+    def counted(net: Any, source: Side, target: Side, lines: list[str], *more: Any, **settings: Any) -> list[str]:
+        counts.append(len(lines))
+        return lines
+
+    monkeypatch.setattr("dlref.reports.translation.translated", counted)
+    assert main(["evaluate", str(run), "split=eval"]) == 0
+    assert counts == [20]
+    assert "exact_match" in capsys.readouterr().out

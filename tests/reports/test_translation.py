@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dlref.cli.reporting import run_reports
 from dlref.data.sides import Side
 from dlref.data.text import Tokenizer, Vocabulary
 from dlref.errors import ConfigError
@@ -193,6 +194,20 @@ def test_the_report_counts_lines_that_are_right_to_the_letter() -> None:
     expected = "    source     ein hund schläft .\n    reference  A dog sleeps .\n    written    a dog sleeps ."
     assert text == expected
     assert Translation(samples=9)(net, data, "eval")["translations"].count("    written") == 7
+
+
+def test_dlref_evaluate_reads_the_whole_split_and_training_says_that_it_does_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pairs = [(line, by_hand(line)) for line in LINES]
+    pairs[-1] = (LINES[-1], "wrong")
+    net, data, reports = Dictionary(), data_of(pairs), {"translation": Translation(limit=2, samples=0)}
+    with caplog.at_level(logging.INFO):
+        for whole, right in ((False, 1.0), (True, 6 / 7), (False, 1.0)):
+            found = run_reports(reports, net, data, "eval", torch.device("cpu"), whole)
+            assert found.figures == {"exact_match": right}
+    said = "while training, the first 2 of 7 lines of eval are translated; dlref evaluate takes all of them"
+    assert [*filter(said.__eq__, caplog.messages)] == [said]  # once
 
 
 def bleu_by_hand(texts: list[str], references: list[str]) -> float:
