@@ -1,5 +1,6 @@
 """Totals and counts: what may cross a batch, a rank or a step. Division happens once, when a person reads."""
 
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -35,6 +36,23 @@ def add(a: Totals, b: Totals) -> Totals:
         else a.get(name) or b[name]
         for name in a | b
     }
+
+
+def perplexity(nll: float) -> float:
+    """exp(nll), up to the largest number that a float can hold."""
+    return math.exp(min(nll, 709.0)) if nll == nll else math.nan
+
+
+def text_metrics(nll: Mean, tokens: int, words: int = 0, characters: int = 0) -> dict[str, float]:
+    """Perplexity per word and bits per character of a text, from the total nll of its `tokens`.
+
+    Unlike the perplexity per token they compare between vocabularies (Mielke 2019, *Can you compare perplexity across
+    different segmentations?*). Nothing where other tokens were counted, and nothing that is 0.
+    """
+    if int(nll.count) != tokens:
+        return {}
+    figures = {"word_perplexity": perplexity(float(nll.total) / words)} if words else {}
+    return figures | ({"bits_per_character": float(nll.total) / math.log(2) / characters} if characters else {})
 
 
 def read(totals: Totals) -> Totals:

@@ -184,7 +184,7 @@ def data_set(name: str, files: Sequence[RemoteFile], root: Path) -> Iterator[Fin
 
 
 def encoded_texts() -> Iterator[Finding]:
-    from dlref.data.encoding import cache_folder
+    from dlref.data.cache import cache_folder
 
     home, whole = cache_folder(), 0
     for folder in sorted(home.glob("*")):
@@ -199,7 +199,7 @@ def encoded_texts() -> Iterator[Finding]:
 
 def ailment(folder: Path) -> str:
     """Why no run will use an encoded text, or nothing."""
-    from dlref.data import encoding
+    from dlref.data import encoding, packed
     from dlref.data.text import english
     from dlref.errors import ConfigError, DlrefError
 
@@ -209,9 +209,10 @@ def ailment(folder: Path) -> str:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         if (found := about.get("format", 1)) != encoding.FORMAT:  # the first one was not written down
             return f"is of format {found}, and runs make and read {encoding.FORMAT}"
-        if about["tokenizer"]["level"] == "english":
+        of_pairs = "source" in about
+        if (about["source"] if of_pairs else about)["tokenizer"]["level"] == "english":
             english()
-        return "" if encoding.load(folder) else "is damaged"
+        return "" if (packed.load if of_pairs else encoding.load)(folder) else "is damaged"
     except ConfigError:
         return ""  # torchtext does not load, which is a finding of its own
     except (DlrefError, OSError, ValueError, LookupError, TypeError, AttributeError):

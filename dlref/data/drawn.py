@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from dlref.data import generator
-from dlref.data.encoding import texts
-from dlref.data.parallel import ParallelText, Texts
+from dlref.data.encoding import lines_of
+from dlref.data.parallel import ParallelText
 from dlref.errors import ConfigError, DataError
 
 
@@ -50,7 +50,7 @@ class DrawnPairs(ParallelText):
         """The source and the target of what has this number in `chances`."""
         raise NotImplementedError
 
-    def drawn(self, size: int) -> Texts:
+    def drawn(self, size: int) -> list[tuple[str, str]]:
         chances = self.chances()
         if not 1 <= size <= (most := int(chances.count_nonzero())):
             raise ConfigError(f"data.size is {size:,}; it takes 1 or more, and there are {most:,} different ones")
@@ -58,12 +58,12 @@ class DrawnPairs(ParallelText):
         return [self.pair(number) for number in numbers.tolist()]
 
 
-def read_pairs(path: Path) -> Texts:
+def read_pairs(path: Path) -> list[tuple[str, str]]:
     """The lines `source_target` of a file, padded by spaces or not; of each source the first."""
     if not os.path.isfile(path):
         raise DataError(f"{path} is not a file; data.file takes one of lines as source_target")
     pairs: dict[str, str] = {}
-    for number, line in enumerate("".join(texts(path)).removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         source, mark, target = line.partition("_")
         if not mark:
             raise DataError(f"{path}, line {number}, has no '_' between a source and a target: {line[:40]!r}")

@@ -1,12 +1,9 @@
 """Files of text as ids: encoded once into memory-mapped files, which are found again by content and settings."""
 
-import gzip
-import hashlib
 import itertools
 import json
 import math
 import os
-import shutil
 import zipfile
 import zlib
 from collections import defaultdict
@@ -14,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlref import filesystem
+from dlref.data.cache import cached
 from dlref.data.download import sha256
-from dlref.data.reading import PIECE, room, unpackable
-from dlref.data.text import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe
+from dlref.data.reading import PIECE, UTF16, room, unpackable, unpacked
+from dlref.data.text import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe, sentencepiece_version
 from dlref.errors import CheckpointError, ConfigError, DataError, brief
 
 LONGEST = 2**26  # bytes of a word
@@ -47,38 +43,24 @@ def encode(
 ) -> Encoded:
     """The files by split as ids; the vocabulary is that of `train`.
 
-    Words seen less than `minimum` times are `<unk>`, and `maximum` limits the vocabulary; with `bpe` there are `pieces`.
+    Words seen less than `minimum` times are `<unk>`, and `maximum` limits the vocabulary; with `bpe` there are `pieces`, and
+    nothing is `<unk>`.
     `shares` cuts further splits, the first one last, off the end of `train`. Raises DataError for a file that is missing,
     empty, broken or no text; ConfigError for numbers that make no sense.
     """
     if minimum < 1 or (maximum is not None and maximum < 3):
         raise ConfigError(f"data.minimum is {minimum}, 1 or more, and maximum {maximum}, 3 or more")
-    settings = {"format": FORMAT, "level": level, "minimum": minimum, "maximum": maximum, "shares": dict(shares or {})}
-    settings |= {"pieces": pieces} if level == "bpe" else {}
+    settings: dict[str, Any] = {
+        "format": FORMAT,
+        "level": level,
+        "minimum": minimum,
+        "maximum": maximum,
+        "shares": dict(shares or {}),
+    }
+    if level == "bpe":  # all pieces are in the vocabulary
+        settings |= {"minimum": None, "maximum": None, "pieces": pieces, "sentencepiece": sentencepiece_version()}
     contents = {split: digest(path) for split, path in files.items()}
-    key = hashlib.sha256(json.dumps([settings, contents], sort_keys=True).encode()).hexdigest()[:32]
-    home = cache_folder()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(home / f"{key}.lock"):  # two runs may want it at once
-            if (found := load(home / key)) is not None:
-                return found
-            unfinished = home / f"{key}.part"  # of a process that was killed
-            for leftover in (unfinished, home / key):
-                shutil.rmtree(leftover, ignore_errors=True)
-            unfinished.mkdir()
-            try:
-                build(unfinished, files, settings)
-                filesystem.move(unfinished, home / key)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
-            found = load(home / key)
-    except OSError as error:
-        raise DataError(
-            f"{home} cannot keep the encoded text ({error.strerror or error}); set DLREF_CACHE to a folder that can"
-        ) from None
-    assert found is not None
-    return found
+    return cached([settings, contents], lambda folder: build(folder, files, settings), load)
 
 
 def digest(path: Path) -> str:
@@ -87,15 +69,6 @@ def digest(path: Path) -> str:
         return sha256(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); bring a text, plain or as .gz") from None
-
-
-def cache_folder() -> Path:
-    """The environment variable DLREF_CACHE, else the user's cache folder."""
-    if os.environ.get("DLREF_CACHE"):
-        return Path(os.path.expanduser(os.environ["DLREF_CACHE"]))
-    import pooch
-
-    return Path(pooch.os_cache("dlref")) / "ids"
 
 
 def load(folder: Path) -> Encoded | None:
@@ -124,6 +97,8 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
         model = learn_bpe(beginning(files["train"], 1 - sum(settings["shares"].values())), settings["pieces"])
     tokenizer = Tokenizer(level, model)
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
+    if level == "bpe":
+        numbers.update(Vocabulary.of_text(tokenizer, {}, 1, ()).ids)
     lengths = {split: write_numbers(folder / split, path, tokenizer, numbers) for split, path in files.items()}
     for split, path in files.items():
         if not lengths[split]:
@@ -139,7 +114,7 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
     for piece in read_numbers(folder / "train", 0, stop):
         counts += np.bincount(piece, minlength=len(order))
     seen = {word: int(count) for word, count in zip(order, counts, strict=True) if count}
-    vocabulary = Vocabulary.build(seen, settings["minimum"], [UNKNOWN, END], settings["maximum"])
+    vocabulary = Vocabulary.of_text(tokenizer, seen, settings["minimum"], [UNKNOWN, END], settings["maximum"])
     ids = np.array(vocabulary.lookup_indices(order), np.int32)
     for split, (file, start, stop) in parts.items():
         with open(folder / f"{split}.int32", "wb") as out:
@@ -170,10 +145,11 @@ def beginning(path: Path, share: float) -> Iterator[str]:
 
 def write_numbers(out: Path, path: Path, tokenizer: Tokenizer, numbers: Mapping[str, int]) -> int:
     """The tokens of a file by number, as int32, new ones numbered on; how many there are."""
-    length = 0
+    length, begins = 0, True
     with open(out, "wb") as file:
         for text in texts(path):
-            tokens = tokenizer(text)
+            tokens = tokenizer(text, begins)
+            begins = text.endswith("\n") or (begins and not text)
             np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens)).tofile(file)
             length += len(tokens)
     return length
@@ -188,7 +164,7 @@ def read_numbers(path: Path, start: int, stop: int) -> Iterator[np.ndarray]:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """A UTF-8 file, plain or compressed (.gz, .zip of one file), in pieces that end with a line, or with white space.
+    """A UTF-8 file, plain or compressed (.gz, .zip of one file), in pieces that end with a line, or before a space.
 
     Line ends are line feeds in what is yielded; a byte order mark is left out. Raises DataError, with file and line, for
     bytes that are no text.
@@ -203,7 +179,7 @@ def texts(path: Path) -> Iterator[str]:
                 if length > most:
                     raise DataError(f"{path} unpacks to more than {most:,} bytes; bring it unpacked if it is meant")
                 whole = rest + block
-                cut = whole.rfind(b"\n") + 1 or whole.rfind(b" ") + 1 if block else len(whole)
+                cut = whole.rfind(b"\n") + 1 or max(whole.rfind(b" "), 0) if block else len(whole)
                 if len(whole) - cut > LONGEST:
                     raise DataError(
                         f"{path}, line {line}, has {LONGEST:,} bytes without white space; bring it in lines"
@@ -219,6 +195,16 @@ def texts(path: Path) -> Iterator[str]:
         raise DataError(f"{path} is cut off or damaged ({brief(error)}); bring it again") from None
 
 
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of such a file, without their ends."""
+    rest = ""
+    for text in texts(path):
+        *whole, rest = (rest + text).split("\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
 def decoded(text: bytes, path: Path, line: int) -> str:
     try:
         nul = text.find(b"\0")
@@ -227,16 +213,14 @@ def decoded(text: bytes, path: Path, line: int) -> str:
         place, what = nul, "a NUL byte"
     except UnicodeDecodeError as error:
         place, what = error.start, "bytes that are not UTF-8"
+    if line == 1 and text.startswith(UTF16):
+        what = "UTF-16"
     line += text.count(b"\n", 0, place)
     raise DataError(f"{path}, line {line}, holds {what}; bring it as UTF-8 text")
 
 
 def opened(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path)
-    if path.suffix == ".zip":
-        return opened_member(path)
-    return open(path, "rb")
+    return opened_member(path) if path.suffix == ".zip" else unpacked(path)
 
 
 def opened_member(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """A language model's batches: text in parallel columns, piece by piece."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +63,7 @@ class LanguageModelText:
             )
         self.batch_size, self.length, self.eval_columns = batch_size, length, eval_columns
         self.order, self.seed, self.eval_stride = order, seed, eval_stride
+        self.text_sizes: dict[str, dict[str, int]] = {}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -91,6 +93,9 @@ class LanguageModelText:
 
     def split(self, split: str) -> Tensor:
         if not self.has(split):
+            if split in self.splits:
+                few = f"it holds {len(self.splits[split])} tokens, and the first is not predicted"
+                raise DataError(f"this text has no '{split}' split of any use: {few}; bring a longer one")
             raise DataError(f"this text has no '{split}' split; it has {', '.join(filter(self.has, self.splits))}")
         return self.splits[split]
 
@@ -169,6 +174,27 @@ class LanguageModelText:
             if len(mine):
                 whole = piece(text, mine[:, None] + torch.arange(length, device=text.device), True)
                 yield whole._replace(targets=whole.targets[:, length - new :])
+
+    def text_size(self, split: str) -> dict[str, int]:
+        """How many `tokens` of a split are predicted, and how many `words` and `characters` of the text these are.
+
+        Words and characters are counted as at these levels, the end of a line as one of each, so they do not depend on the
+        vocabulary. The level `words` loses the white space, and so the number of characters; `english` loses both.
+        """
+        if split not in self.text_sizes:
+            self.text_sizes[split] = self.measure(self.split(split))
+        return self.text_sizes[split]
+
+    def measure(self, ids: Tensor) -> dict[str, int]:
+        size, level = {"tokens": len(ids) - 1}, self.tokenizer.level
+        if level == "words":
+            return size | {"words": len(ids) - 1}
+        if level == "english":
+            return size
+        tokens = [self.vocabulary.words[id] for id in ids.tolist()]
+        text = self.tokenizer.join(tokens)[len(self.tokenizer.join(tokens[:1])) :]
+        words = sum(1 for _ in re.finditer(r"\S+", text)) + text.count("\n")
+        return size | {"words": words, "characters": len(ids) - 1 if level == "characters" else len(text)}
 
     def describe(self) -> dict[str, Any]:
         return {"vocabulary": self.vocabulary.words, "tokenizer": self.tokenizer.describe()}

@@ -6,16 +6,17 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard, generator, place_of
-from dlref.data.sides import Lines, Side, learn_sides
+from dlref.data.packed import EncodedPairs, Split, Texts
+from dlref.data.sides import Lines, Side, blocks, learn_sides
 from dlref.data.text import Level
 from dlref.errors import ConfigError, DataError
 
 logger = logging.getLogger("dlref")
-Texts = list[tuple[str, str]]
 
 
 class Pairs(NamedTuple):
@@ -60,6 +61,49 @@ def arranged(lengths: Tensor, batches: int, random: torch.Generator | None, jitt
     return [parts[place] for place in order.tolist()]
 
 
+def encode_pairs(
+    splits: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    level: Level,
+    minimum: int = 1,
+    pieces: int = 8000,
+    lowercase: bool = False,
+    longest: int | None = None,
+) -> EncodedPairs:
+    """Learn both sides from `train`, and encode all; training leaves out empty lines and more than `longest` tokens."""
+    texts = {split: (Texts.of(sources), Texts.of(targets)) for split, (sources, targets) in splits.items()}
+    messages, encoded = list[str](), dict[str, Split]()
+    filled = np.array([bool(source.strip() and target.strip()) for source, target in zip(*texts["train"], strict=True)])
+    count_left_out(filled, "have an empty side", messages)
+    texts["train"] = (texts["train"][0].select(filled), texts["train"][1].select(filled))
+    source, target = learn_sides(*texts["train"], level, minimum, pieces, lowercase)
+    for split, (sources, targets) in texts.items():
+        source_lines, target_lines = (
+            Lines.of(itertools.chain.from_iterable(map(side.ids, blocks(lines))))
+            for side, lines in ((source, sources), (target, targets))
+        )
+        encoded[split] = Split((sources, targets), (source_lines, target_lines))
+        if split == "train" and longest is not None:
+            short = (source_lines.lengths <= longest + 1) & (target_lines.lengths <= longest + 1)  # ends are counted
+            count_left_out(short.numpy(), f"are longer than data.longest={longest} tokens", messages)
+            encoded[split] = Split(
+                (sources.select(short.numpy()), targets.select(short.numpy())),
+                (source_lines.select(short), target_lines.select(short)),
+            )
+    sources = encoded["train"].texts[0]
+    known = {split: overlap(sources, encoded[split].texts[0]) for split in encoded if split != "train"}
+    if parts := [f"{fraction:.2%} of those of {split}" for split, fraction in known.items() if fraction]:
+        messages.append(f"of the sources, {' and '.join(parts)} also occur in train")
+    return EncodedPairs(source, target, encoded, messages)
+
+
+def count_left_out(kept: np.ndarray, why: str, messages: list[str]) -> None:  # [L] bool
+    """Append how many training pairs are left out; raises DataError if all are."""
+    if not kept.any():
+        raise DataError(f"no pair of lines is left to train on: all {len(kept):,} {why}")
+    if not kept.all():
+        messages.append(f"{len(kept) - kept.sum():,} of {len(kept):,} training pairs {why} and are left out")
+
+
 class ParallelText:
     """Splits of pairs, which a subclass hands to `take`; `batch_size` is the mean number of pairs of a batch.
 
@@ -77,45 +121,25 @@ class ParallelText:
         if batch_size < 1:
             raise ConfigError(f"data.batch_size is {batch_size}; it takes 1 or more")
         self.batch_size, self.jitter, self.seed = batch_size, jitter, seed
-        self.pairs: dict[str, Texts] = {}
-        self.lines: dict[str, tuple[Lines, Lines]] = {}
+        self.splits: dict[str, Split] = {}
 
     def take(
         self,
-        splits: Mapping[str, Texts],
+        pairs: Mapping[str, Sequence[tuple[str, str]]],
         level: Level,
         minimum: int = 1,
         pieces: int = 8000,
         lowercase: bool = False,
         longest: int | None = None,
     ) -> None:
-        """Learn both sides from `train`, and encode all; training leaves out empty lines and more than `longest` tokens."""
-        self.pairs = dict(splits)
-        train = [pair for pair in splits["train"] if pair[0].strip() and pair[1].strip()]
-        self.pairs["train"] = self.kept(train, len(splits["train"]), "have an empty side")
-        self.source, self.target = learn_sides(train, level, minimum, pieces, lowercase)
-        for split, pairs in list(self.pairs.items()):
-            sides = [side.ids([pair[n] for pair in pairs]) for n, side in enumerate((self.source, self.target))]
-            if split == "train" and longest is not None:
-                keep = [max(len(one), len(other)) <= longest for one, other in zip(*sides, strict=True)]
-                sides = [list(itertools.compress(side, keep)) for side in sides]
-                self.pairs[split] = self.kept(
-                    list(itertools.compress(pairs, keep)), len(pairs), f"are longer than data.longest={longest} tokens"
-                )
-            self.lines[split] = (Lines.of(sides[0]), Lines.of(sides[1]))
-        sources = {split: [source for source, _ in pairs] for split, pairs in self.pairs.items()}
-        shares = {split: overlap(sources["train"], sources[split]) for split in sources if split != "train"}
-        if said := [f"{share:.2%} of those of {split}" for split, share in shares.items() if share]:
-            logger.info("of the sources, %s also occur in train", " and ".join(said))
+        """Pairs of lines by split, as `encode_pairs` learns and encodes them."""
+        sides = {split: ([one for one, _ in both], [other for _, other in both]) for split, both in pairs.items()}
+        self.hold(encode_pairs(sides, level, minimum, pieces, lowercase, longest))
 
-    @staticmethod
-    def kept(pairs: Texts, count: int, why: str) -> Texts:
-        """These, of so many; says how many are left out, and raises DataError where all are."""
-        if not pairs:
-            raise DataError(f"no pair of lines is left to train on: all {count:,} {why}")
-        if len(pairs) < count:
-            logger.info("%s of %s training pairs %s and are left out", f"{count - len(pairs):,}", f"{count:,}", why)
-        return pairs
+    def hold(self, encoded: EncodedPairs) -> None:
+        self.source, self.target, self.splits, messages = encoded
+        for message in messages:
+            logger.info("%s", message)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -123,19 +147,22 @@ class ParallelText:
 
     @property
     def batches_per_pass(self) -> float:
-        return max(round(len(self.pairs["train"]) / self.batch_size), 1)
+        return max(round(len(self.splits["train"].texts[0]) / self.batch_size), 1)
 
     def units_per_batch(self, ranks: int) -> float:
-        return int(self.lines["train"][1].lengths.sum()) / self.batches_per_pass
+        return int(self.splits["train"].lines[1].lengths.sum()) / self.batches_per_pass
 
     def has(self, split: str) -> bool:
-        return bool(self.pairs.get(split))
+        return split in self.splits and len(self.splits[split].texts[0]) > 0
 
-    def texts(self, split: str) -> Texts:
-        """The pairs of a split as they were read, in order."""
+    def split(self, split: str) -> Split:
         if not self.has(split):
-            raise DataError(f"this data set has no '{split}' split; it has {', '.join(filter(self.has, self.pairs))}")
-        return self.pairs[split]
+            raise DataError(f"this data set has no '{split}' split; it has {', '.join(filter(self.has, self.splits))}")
+        return self.splits[split]
+
+    def texts(self, split: str) -> list[tuple[str, str]]:
+        """The pairs of a split as they were read, in order."""
+        return list(zip(*self.split(split).texts, strict=True))
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Pairs]:
         count = int(self.batches_per_pass)
@@ -144,7 +171,7 @@ class ParallelText:
             yield from self.read("train", count, generator(self.seed, 4, turn), skip, net, shard)
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Pairs]:
-        count = -(-len(self.texts(split)) // self.batch_size)
+        count = -(-len(self.split(split).texts[0]) // self.batch_size)
         for pairs in self.read(split, count, None, 0, net, shard):
             if len(pairs.source):
                 yield pairs
@@ -154,8 +181,9 @@ class ParallelText:
     ) -> Iterator[Pairs]:
         """This rank's rows of a split in so many batches, without the first `skip`."""
         device = place_of(net)[0]
-        lengths = torch.stack([lines.lengths for lines in self.lines[split]], dim=1)
-        source, target = (lines.to(device) for lines in self.lines[split])
+        both = self.split(split).lines
+        lengths = torch.stack([lines.lengths for lines in both], dim=1)
+        source, target = (lines.to(device) for lines in both)
         for rows in arranged(lengths, count, random, self.jitter)[skip:]:
             widths = lengths[rows].amax(0).tolist()
             mine = rows[shard.share(0, len(rows))].to(device)

@@ -1,6 +1,7 @@
 """The English of Python's own help topics, which every Python brings along: a small text that needs no download."""
 
 import re
+from collections import Counter
 
 import torch
 
@@ -37,5 +38,5 @@ class PythonDocs(LanguageModelText):
         parts: dict[str, list[str]] = {"train": [], "eval": [], "test": []}
         for number, words in enumerate(paragraphs):
             parts[{18: "eval", 19: "test"}.get(number % 20, "train")] += [*words, END]
-        self.vocabulary = Vocabulary.build(parts["train"], minimum, [UNKNOWN, END])
+        self.vocabulary = Vocabulary.of_text(self.tokenizer, Counter(parts["train"]), minimum, [UNKNOWN, END])
         self.splits = {split: torch.tensor(self.vocabulary.lookup_indices(words)) for split, words in parts.items()}

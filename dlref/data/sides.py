@@ -1,8 +1,9 @@
 """The two sides of pairs of lines: how a line becomes ids, ids a line, and many lines one tensor."""
 
 import itertools
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from dlref.data.text import BEGIN, END, PAD, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe
-from dlref.errors import ConfigError
+from dlref.errors import ConfigError, DataError
 
 SPECIALS = [PAD, UNKNOWN, BEGIN, END]  # the head of every vocabulary here, with these ids:
 PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID = range(len(SPECIALS))
+BLOCK = 2**14  # lines that are tokenized at once
 
 
 class Lines(NamedTuple):
@@ -24,11 +26,24 @@ class Lines(NamedTuple):
     lengths: Tensor  # [L] int64, END counted and BEGIN not
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> "Lines":
-        lengths = torch.tensor([len(row) + 1 for row in rows], dtype=torch.int64)
-        parts = itertools.chain.from_iterable(([BEGIN_ID], row, [END_ID]) for row in rows)
-        ids = np.fromiter(itertools.chain.from_iterable(itertools.chain(parts, [[PAD_ID]])), np.int32)
-        return cls(torch.from_numpy(ids), (lengths + 1).cumsum(0) - (lengths + 1), lengths)
+    def of(cls, rows: Iterable[Sequence[int]]) -> "Lines":
+        ids, lengths = array("i"), array("q")
+        for row in rows:
+            ids.append(BEGIN_ID)
+            ids.extend(row)
+            ids.append(END_ID)
+            lengths.append(len(row) + 1)
+        ids.append(PAD_ID)
+        return cls.packed(torch.from_numpy(np.array(ids, np.int32)), torch.from_numpy(np.array(lengths, np.int64)))
+
+    @classmethod
+    def packed(cls, ids: Tensor, lengths: Tensor) -> "Lines":
+        return cls(ids, (lengths + 1).cumsum(0) - (lengths + 1), lengths)
+
+    def select(self, rows: Tensor) -> "Lines":  # [L] bool
+        """These lines alone."""
+        ids = self.ids[:-1][rows.repeat_interleave(self.lengths + 1)]
+        return self.packed(torch.cat([ids, self.ids[-1:]]), self.lengths[rows])
 
     def to(self, device: torch.device) -> "Lines":
         return Lines(*(part.to(device) for part in self))
@@ -76,7 +91,7 @@ class Side:
 
 
 def learn_sides(
-    pairs: Iterable[tuple[str, str]], level: Level, minimum: int, pieces: int, lowercase: bool
+    sources: Sequence[str], targets: Sequence[str], level: Level, minimum: int, pieces: int, lowercase: bool
 ) -> tuple[Side, Side]:
     """The two sides of these pairs: `bpe` is learned from both together, and they share it and its vocabulary.
 
@@ -84,15 +99,26 @@ def learn_sides(
     """
     if minimum < 1:
         raise ConfigError(f"data.minimum is {minimum}; it takes 1 or more")
-    texts = [[text.lower() for text in side] if lowercase else list(side) for side in zip(*pairs, strict=True)]
     if level == "bpe":
-        tokenizer = Tokenizer(level, learn_bpe(itertools.chain.from_iterable(zip(*texts, strict=True)), pieces))
-        words = [tokenizer.pieces.id_to_piece(id) for id in range(tokenizer.pieces.get_piece_size())]
-        joint = Side(tokenizer, Vocabulary([*SPECIALS, *(word for word in words if word not in SPECIALS)]), lowercase)
+        both = itertools.chain.from_iterable(zip(sources, targets, strict=True))
+        tokenizer = Tokenizer(level, learn_bpe(map(str.lower, both) if lowercase else both, pieces, SPECIALS))
+        joint = Side(tokenizer, Vocabulary.of_text(tokenizer, {}, minimum, SPECIALS), lowercase)
         return joint, joint
-    tokenizer = Tokenizer(level)
-    counts = [Counter(itertools.chain.from_iterable(tokenizer.lines(side))) for side in texts]
-    if any(max(seen.values()) < minimum for seen in counts):
-        raise ConfigError(f"data.minimum is {minimum}, and no word of one side is seen so often; lower it")
-    source, target = (Side(tokenizer, Vocabulary.build(seen, minimum, SPECIALS), lowercase) for seen in counts)
-    return source, target
+    tokenizer, sides = Tokenizer(level), list[Side]()
+    for name, texts in (("source", sources), ("target", targets)):
+        seen: Counter[str] = Counter()
+        for lines in blocks(texts):
+            seen.update(
+                itertools.chain.from_iterable(tokenizer.lines([x.lower() for x in lines] if lowercase else lines))
+            )
+        if not seen:
+            raise DataError(
+                f"the {name} side of the training pairs holds no word; bring other lines, or set data.level"
+            )
+        sides.append(Side(tokenizer, Vocabulary.of_text(tokenizer, seen, minimum, SPECIALS), lowercase))
+    return sides[0], sides[1]
+
+
+def blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A few thousand lines at a time, so that what is made of them need not all be in memory."""
+    return (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))

@@ -1,6 +1,7 @@
 """Text and its parts: words, characters or pieces of words, and their numbers. The one importer of torchtext."""
 
 import base64
+import functools
 import io
 import itertools
 import re
@@ -17,6 +18,9 @@ UNKNOWN = "<unk>"
 BEGIN = "<bos>"  # of a line that is to be written
 END = "<eos>"  # of a line
 LONGEST_LINE = 1000  # characters: of four bytes each as many as sentencepiece reads of a line
+SPACE = "\u2581"  # stands for a space in subwords
+BYTES = 256  # subwords of one byte each, for characters that training has not seen
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 Level = Literal["words", "english", "characters", "bpe"]
 
 
@@ -37,6 +41,9 @@ class Tokenizer:
     `words` are what white space separates, `english` the words and marks of torchtext's `basic_english`, `characters`
     single ones, `bpe` pieces of words (Sennrich et al. 2016) by a sentencepiece model, which `learn_bpe` makes. A line
     of words ends with `<eos>`; a line of characters with a line feed, which is one of them.
+
+    Subwords lose nothing: `join` gives back any text. Each line is encoded with a space before it, so that its first word
+    has the same subwords as elsewhere; characters that training has not seen become subwords of one byte each.
     """
 
     def __init__(self, level: Level, model: bytes | None = None) -> None:
@@ -48,29 +55,44 @@ class Tokenizer:
             from sentencepiece import SentencePieceProcessor
 
             assert model is not None
-            self.pieces = SentencePieceProcessor(model_proto=model)
+            self.processor = SentencePieceProcessor(model_proto=model)
 
-    def __call__(self, text: str) -> list[str]:
-        """The tokens of whole lines, the last of which may lack its line feed."""
+    def __call__(self, text: str, begins: bool = True) -> list[str]:
+        """The tokens of whole lines, the last of which may lack its line feed; the first goes on unless it `begins`."""
         if self.cut is not None:
             return self.cut(text if self.level == "characters" else text.replace("\n", f" {END} "))
-        ended = self.lines(text.split("\n"))
+        first, *others = text.split("\n")
+        ended = self.subwords(
+            [f" {first}" if begins and first else first, *(f" {line}" if line else "" for line in others)]
+        )
         for tokens in ended[:-1]:
             tokens.append(END)
         return [token for tokens in ended for token in tokens]
 
     def lines(self, lines: Sequence[str]) -> list[list[str]]:
         """The tokens of each line, without its end."""
-        return self.pieces.encode(list(lines), out_type=str) if self.cut is None else [self.cut(line) for line in lines]
+        if self.cut is not None:
+            return [self.cut(line) for line in lines]
+        return self.subwords([f" {line}" if line else "" for line in lines])
+
+    def subwords(self, texts: list[str]) -> list[list[str]]:
+        """The subwords of each text. The character that stands for a space in them is spelled by its bytes."""
+        found: list[list[str]] = self.processor.encode(texts, out_type=str)
+        for number, text in enumerate(texts):
+            if SPACE in text:
+                first, *others = self.processor.encode(text.split(SPACE), out_type=str)
+                spelled = [f"<0x{byte:02X}>" for byte in SPACE.encode()]
+                found[number] = [*first, *itertools.chain.from_iterable([*spelled, *part] for part in others)]
+        return found
 
     def join(self, tokens: Iterable[str]) -> str:
         """Text as people read it."""
         if self.level == "characters":
             return "".join(tokens)
         if self.level == "bpe":
-            text = "".join("\n" if token == END else token for token in tokens).replace("▁", " ")
-        else:
-            text = " ".join("\n" if token == END else token for token in tokens)
+            text = b"".join(map(bytes_of, tokens)).decode(errors="replace")
+            return text.removeprefix(" ").replace("\n ", "\n")
+        text = " ".join("\n" if token == END else token for token in tokens)
         return "\n".join(line.strip() for line in text.split("\n"))
 
     def describe(self) -> dict[str, Any]:
@@ -92,36 +114,58 @@ class Tokenizer:
             ) from error
 
 
-def learn_bpe(lines: Iterable[str], size: int) -> bytes:
-    """A sentencepiece model of `size` pieces, from the first million lines; raises ConfigError for more than they yield.
+@functools.lru_cache(maxsize=2**16)
+def bytes_of(subword: str) -> bytes:
+    """A subword as UTF-8, which may be a part of a character."""
+    if BYTE.fullmatch(subword):
+        return bytes.fromhex(subword[3:5])
+    return b"\n" if subword == END else subword.replace(SPACE, " ").encode(errors="replace")
 
-    Lines are cut to what sentencepiece reads, which leaves out longer ones.
+
+def sentencepiece_version() -> str:
+    import sentencepiece
+
+    return str(sentencepiece.__version__)
+
+
+def learn_bpe(lines: Iterable[str], size: int, specials: Sequence[str] = (UNKNOWN, END)) -> bytes:
+    """A sentencepiece model of `size` - 1 subwords from the first million lines, `specials` and 256 subwords of one byte.
+
+    The text is not normalized, so that it can be decoded without loss. Lines are cut to what sentencepiece reads, which
+    leaves out longer ones. Raises ConfigError for more subwords than the lines yield, or fewer than they have characters.
     """
     import sentencepiece
 
     model = io.BytesIO()
     cut = (
-        part
+        f" {part}"
         for line in lines
         for part in ([line] if len(line) < LONGEST_LINE else textwrap.wrap(line, LONGEST_LINE, break_on_hyphens=False))
     )
+    named: dict[str, Any] = {}
+    for name, token in (("pad", PAD), ("unk", UNKNOWN), ("bos", BEGIN), ("eos", END)):
+        named |= {f"{name}_piece": token, f"{name}_id": specials.index(token) if token in specials else -1}
+    extra = BYTES + len(specials) - 1
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=itertools.islice(cut, 1_000_000),
             model_writer=model,
             model_type="bpe",
-            vocab_size=size,
+            vocab_size=size + extra,
             character_coverage=1.0,
-            bos_id=-1,
-            eos_id=-1,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
             minloglevel=2,
+            **named,
         )
     except RuntimeError as error:
         most, least = (re.search(pattern, str(error)) for pattern in (r"<= (\d+)", r"required_chars\. \d+ vs (\d+)"))
         advice = (
-            f"choose {most[1]} or fewer"
+            f"choose {int(most[1]) - extra} or fewer"
             if most
-            else f"choose {least[1]} or more"
+            else f"choose {int(least[1]) - extra} or more"
             if least
             else str(error).strip().splitlines()[-1][-160:]
         )
@@ -159,6 +203,29 @@ class Vocabulary:
         most = None if maximum is None else max(maximum - len(specials), 0)
         counts = Counter(tokens)
         return cls(Vocab(counts, max_size=most, min_freq=minimum, specials=list(specials), specials_first=True).itos)
+
+    @classmethod
+    def of_text(
+        cls,
+        tokenizer: Tokenizer,
+        counts: Mapping[str, int],
+        minimum: int,
+        specials: Sequence[str],
+        maximum: int | None = None,
+    ) -> "Vocabulary":
+        """The vocabulary of a text: for `bpe` all subwords of the model, else `build` from the counts of its tokens.
+
+        Raises ConfigError where no token is seen `minimum` times.
+        """
+        if tokenizer.level == "bpe":
+            model = tokenizer.processor
+            return cls([model.id_to_piece(id) for id in range(model.get_piece_size())])
+        most = max((count for token, count in counts.items() if token not in specials), default=minimum)
+        if most < minimum:
+            raise ConfigError(
+                f"data.minimum is {minimum}, and the most frequent word of the training text occurs {most} times; lower it"
+            )
+        return cls.build(counts, minimum, specials, maximum)
 
     def __len__(self) -> int:
         return len(self.words)

@@ -2,14 +2,19 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+
+from dlref.data import packed
+from dlref.data.cache import cached
 from dlref.data.download import RemoteFile, data_root, fetch, github
-from dlref.data.encoding import texts
-from dlref.data.parallel import ParallelText, Texts
-from dlref.data.text import Level
+from dlref.data.encoding import FORMAT, digest, lines_of
+from dlref.data.packed import Texts
+from dlref.data.parallel import ParallelText, encode_pairs
+from dlref.data.text import Level, sentencepiece_version
 from dlref.errors import ConfigError, DataError
 
 Language = Literal["de", "en", "fr"]
@@ -38,7 +43,35 @@ FILES = {
 }
 
 
-class ParallelFiles(ParallelText):
+class TranslatedFiles(ParallelText):
+    """Pairs of lines of files, which are read and encoded once: see `dlref.data.cache`."""
+
+    def take_files(
+        self,
+        files: Mapping[str, Sequence[Path]],
+        shares: Mapping[str, float],
+        level: Level,
+        minimum: int,
+        pieces: int,
+        lowercase: bool,
+        longest: int | None,
+    ) -> None:
+        """Two files a split; `shares` cuts further splits, the first one last, off the end of `train`."""
+        paths = {split: checked(two, split) for split, two in files.items() if two or split == "train"}
+        settings: dict[str, Any] = {"level": level, "minimum": minimum, "lowercase": lowercase, "longest": longest}
+        versions: dict[str, Any] = {"format": FORMAT}
+        if level == "bpe":
+            settings |= {"pieces": pieces}
+            versions |= {"sentencepiece": sentencepiece_version()}
+        contents = {split: [digest(path) for path in two] for split, two in paths.items()}
+
+        def build(folder: Path) -> None:
+            packed.save(folder, encode_pairs(read_pairs(paths, shares), **settings))
+
+        self.hold(cached(["pairs", settings, versions, dict(shares), contents], build, packed.load))
+
+
+class ParallelFiles(TranslatedFiles):
     """Two files each, plain or as .gz, whose lines belong together: `train`, and where there are any `eval` and `test`.
 
     Without `eval` the last part of `train` is kept for it, `eval_share` of the pairs, and without either a last
@@ -73,18 +106,11 @@ class ParallelFiles(ParallelText):
                 f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
             )
         given = {"train": train, "eval": eval, "test": test}
-        splits = {split: read_pairs(files, split) for split, files in given.items() if files or split == "train"}
         shares = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
-        pairs = splits["train"]
-        for split, share in shares.items():
-            start = max(len(splits["train"]) - math.ceil(share * len(pairs)), 0)
-            splits[split], splits["train"] = splits["train"][start:], splits["train"][:start]
-        if not splits["train"]:
-            raise DataError(f"{train[0]} has {len(pairs)} lines, of which eval and test leave none; name data.eval")
-        self.take(splits, level, minimum, pieces, lowercase, longest)
+        self.take_files(given, shares, level, minimum, pieces, lowercase, longest)
 
 
-class Multi30k(ParallelText):
+class Multi30k(TranslatedFiles):
     """Captions of photographs, 29,000 to train on and 1,014 for `eval`, as written (Elliott et al. 2016).
 
     `test` has 1,000 of 2016 or 2017, or 461 of 2017 of pictures that were chosen for their ambiguous verbs.
@@ -110,29 +136,47 @@ class Multi30k(ParallelText):
             raise ConfigError(f"data.source and data.target are both {source}; choose two of de, en, fr")
         self.root = data_root(root)
         names = {"train": "train", "eval": "val", "test": TESTS[test]}
-        splits = {}
-        for split, name in names.items():
-            files = [FILES[f"{name}.{language}.gz"] for language in (source, target)]
-            splits[split] = read_pairs([fetch(file, self.root) for file in files], split)
-        self.take(splits, level, minimum, pieces, lowercase, longest)
+        files = {
+            split: [fetch(FILES[f"{name}.{language}.gz"], self.root) for language in (source, target)]
+            for split, name in names.items()
+        }
+        self.take_files(files, {}, level, minimum, pieces, lowercase, longest)
 
 
-def read_pairs(files: Sequence[Path], split: str) -> Texts:
-    """The lines of two files, stripped, side by side."""
+def checked(files: Sequence[Path], split: str) -> list[Path]:
+    """The paths of two files that are there."""
     if len(files) != 2:
         raise ConfigError(f"data.{split} names {len(files)} files; it takes two, as [a.de,a.en]")
-    one, other = (Path(os.path.expanduser(file)) for file in files)
-    sides = [read_lines(path, split) for path in (one, other)]
-    if len(sides[0]) != len(sides[1]):
-        counts = f"{one} has {len(sides[0]):,} lines and {other} {len(sides[1]):,}"
-        raise DataError(f"{counts}; bring two files whose lines belong together")
-    return list(zip(*sides, strict=True))
+    paths = [Path(os.path.expanduser(file)) for file in files]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise DataError(f"{path} is not a file; data.{split} takes two texts, plain or as .gz")
+    return paths
 
 
-def read_lines(path: Path, split: str) -> list[str]:
-    if not os.path.isfile(path):
-        raise DataError(f"{path} is not a file; data.{split} takes two texts, plain or as .gz")
-    text = "".join(texts(path))
-    if not text.strip():
+def read_pairs(files: Mapping[str, Sequence[Path]], shares: Mapping[str, float]) -> dict[str, tuple[Texts, Texts]]:
+    """The lines of two files each, stripped, side by side; `shares` are cut off the end of `train`."""
+    splits = {split: (read_lines(one, split), read_lines(other, split)) for split, (one, other) in files.items()}
+    for split, (sources, targets) in splits.items():
+        if len(sources) != len(targets):
+            counts = f"{files[split][0]} has {len(sources):,} lines and {files[split][1]} {len(targets):,}"
+            raise DataError(f"{counts}; bring two files whose lines belong together")
+    sources, targets = splits["train"]
+    stop, number = len(sources), np.arange(len(sources))
+    for split, share in shares.items():
+        start = max(stop - math.ceil(share * len(sources)), 0)
+        rows = (number >= start) & (number < stop)
+        splits[split], stop = (sources.select(rows), targets.select(rows)), start
+    if not stop:
+        raise DataError(
+            f"{files['train'][0]} has {len(sources)} lines, of which eval and test leave none; name data.eval"
+        )
+    splits["train"] = (sources.select(number < stop), targets.select(number < stop))
+    return splits
+
+
+def read_lines(path: Path, split: str) -> Texts:
+    lines = Texts.of(line.strip() for line in lines_of(path))
+    if not len(lines.utf8):
         raise DataError(f"{path} holds no text; bring another one for data.{split}")
-    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+    return lines

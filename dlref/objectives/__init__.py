@@ -1,13 +1,12 @@
 """Objectives: each owns a network and turns a batch into totals and counts."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlref.metrics import Totals
+from dlref.metrics import Totals, perplexity
 
 
 class Objective(nn.Module):
@@ -34,10 +33,8 @@ class Objective(nn.Module):
     def summarize(self, totals: Totals) -> dict[str, float]:
         """The figures that people read. A likelihood's `nll`, in nats per unit, brings its perplexity along."""
         figures = {name: mean.value for name, mean in totals.items() if float(mean.count)}
-        if "nll" in figures:  # exp(709.8) is the largest that a float can hold
-            figures["perplexity"] = (
-                math.exp(min(figures["nll"], 709.0)) if figures["nll"] == figures["nll"] else math.nan
-            )
+        if "nll" in figures:
+            figures["perplexity"] = perplexity(figures["nll"])
         return figures
 
 

@@ -1,14 +1,13 @@
 """What a language model would reach if it went on learning while it reads."""
 
 import copy
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlref.metrics import Mean
+from dlref.metrics import Mean, perplexity
 from dlref.reports import Report
 
 
@@ -46,4 +45,4 @@ class DynamicEvaluation(Report):
             step = self.lr * min(1.0, self.clip_norm / max(norm, 1e-12))
             for weight, first, slope in zip(weights, trained, gradient, strict=True):
                 weight.detach().lerp_(first, self.decay).sub_(slope, alpha=step)
-        return {"dynamic_perplexity": math.exp(min(nll.value, 709.0))}
+        return {"dynamic_perplexity": perplexity(nll.value)}

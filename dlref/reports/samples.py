@@ -14,6 +14,7 @@ from dlref.generation import check, generate
 from dlref.reports import Report
 
 WIDTH = 100  # letters a line
+PART = "\N{REPLACEMENT CHARACTER}"  # stands for bytes that are no character, or not yet
 
 
 def writes(net: nn.Module) -> bool:
@@ -41,15 +42,21 @@ def written(
 
 
 def joined(tokenizer: Tokenizer, tokens: Iterable[str]) -> Iterator[str]:
-    """`tokenizer.join(tokens)` in pieces, each as soon as it is certain: white space waits for what comes after it."""
+    """`tokenizer.join(tokens)` in pieces, each as soon as it is certain.
+
+    White space waits for what comes after it, and the first bytes of a character for the others.
+    """
     line: list[str] = []  # the last token to be seen and what has followed; what came before has no more effect
     told = 0
     for token in tokens:
         line.append(token)
-        if piece := tokenizer.join(line)[told:]:
-            yield piece
+        text = tokenizer.join(line)
+        if len(text) > told and not text.endswith(PART):
+            yield text[told:]
             line = [token]
             told = len(tokenizer.join(line))
+    if rest := tokenizer.join(line)[told:]:
+        yield rest
 
 
 class Samples(Report):

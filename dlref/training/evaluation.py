@@ -1,13 +1,21 @@
 """One pass over a split: what a network is worth."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dlref.metrics import Totals, add, read
+from dlref.metrics import Totals, add, read, text_metrics
 from dlref.objectives import Objective
 from dlref.training import devices, distributed
+
+
+@runtime_checkable
+class Text(Protocol):
+    """Data whose tokens are those of a text."""
+
+    def text_size(self, split: str) -> dict[str, int]:
+        """How many `tokens` of a split are predicted, and how many `words` and `characters` of the text, where they tell."""
 
 
 def evaluate(
@@ -24,4 +32,8 @@ def evaluate(
                 part = objective.forward(batch)
             totals = add(totals, read(part))
     objective.train(was_training)
-    return objective.summarize(distributed.sum_over_ranks(distributed.same_names(totals))[0])
+    totals = distributed.sum_over_ranks(distributed.same_names(totals))[0]
+    figures = objective.summarize(totals)
+    if "nll" in totals and isinstance(data, Text):
+        figures |= text_metrics(totals["nll"], **data.text_size(split))
+    return figures

@@ -21,6 +21,7 @@ from dlref.cli import doctor
 from dlref.cli.main import main
 from dlref.data import encoding, images
 from dlref.data.download import RemoteFile
+from dlref.data.translation import ParallelFiles
 from dlref.training import precision
 from tests.conftest import POSIX, accelerators, needs_linux, needs_posix
 
@@ -400,6 +401,17 @@ def test_a_damaged_encoded_text(how: str, encoded: Path, diagnosis: Callable[[],
     assert said.code == 0
     carried_out(said.of("is damaged")[2])
     assert not diagnosis().about("is damaged")
+
+
+@pytest.mark.parametrize("level", ["english", "bpe"])
+def test_encoded_pairs_are_texts_too(level: Any, diagnosis: Callable[[], Said], tmp_path: Path) -> None:
+    for name in ("a.de", "a.en"):
+        (tmp_path / name).write_text("It was a dark night.\n" * 20)
+    ParallelFiles([tmp_path / "a.de", tmp_path / "a.en"], level=level, pieces=30)
+    assert diagnosis().of("encoded text")[1].startswith("encoded texts: 1")
+    (array,) = (tmp_path / "texts").rglob("train.target.ids.npy")
+    array.write_bytes(array.read_bytes()[:-4])
+    assert diagnosis().of("is damaged")[1] == f"encoded text {array.parent} is damaged"
 
 
 def test_an_encoded_text_of_an_older_format(

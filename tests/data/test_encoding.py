@@ -1,19 +1,28 @@
 """Files of text become ids once, and are found again."""
 
+import codecs
+import contextlib
 import gzip
+import math
 import os
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlref.data import encoding
+from dlref.data import Shard, encoding
 from dlref.data.corpora import PennTreebank, Text8, TextFiles, TinyShakespeare
-from dlref.data.encoding import encode, texts
+from dlref.data.encoding import encode, lines_of, texts
+from dlref.data.text import Level
 from dlref.errors import ConfigError, DataError
+from dlref.metrics import Mean, text_metrics
+from dlref.models.recurrent import RecurrentLM
+from dlref.objectives.language_modelling import LanguageModelling
+from dlref.training.evaluation import evaluate
 from tests.conftest import small_text8
 
 
@@ -62,8 +71,10 @@ def test_compressed_files_hold_the_same_text(tmp_path: Path) -> None:
     packed = written(tmp_path, "a.txt.gz", gzip.compress(content.encode()))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("../../a", content)  # a name that no path is made of
-    for path in (packed, tmp_path / "a.zip"):
+    unnamed = written(tmp_path, "b.txt", gzip.compress(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode()))
+    for path in (packed, tmp_path / "a.zip", unnamed):
         assert list(texts(path)) == list(texts(plain))
+        assert list(lines_of(path)) == content.splitlines()
 
 
 def test_the_second_time_nothing_is_read_but_the_cache(
@@ -103,6 +114,9 @@ def test_any_lines_come_back(lines: list[list[str]]) -> None:
         ("a.txt", b"\xef\xbb\xbf", "holds no text"),
         ("a.txt", b"good\nbad \xff\n", "line 2, holds bytes that are not UTF-8"),
         ("a.txt", b"good\n\nzero \0\n", "line 3, holds a NUL byte"),
+        ("a.txt", "good\nwörds".encode("utf-16"), "line 1, holds UTF-16; bring it as UTF-8"),
+        ("a.txt", codecs.BOM_UTF16_BE + "中文".encode("utf-16-be"), "line 1, holds UTF-16"),
+        ("a.txt.gz", gzip.compress("good".encode("utf-16")), "line 1, holds UTF-16"),
         ("a.txt.gz", gzip.compress(b"one two three\n" * 1000, mtime=0)[:-20], "cut off or damaged"),
         ("a.txt.gz", b"plain text\n", "cut off or damaged"),
         ("a.zip", b"plain text\n", "cut off or damaged"),
@@ -178,6 +192,51 @@ def test_pieces_of_words_are_learned_from_the_training_part_also_of_long_lines(t
     data = TextFiles(path, level="bpe", pieces=18, eval_share=0.05, test_share=0.05)
     assert not any("z" in piece for piece in data.vocabulary.words)
     assert data.tokenizer.join(tokens(data, "train")[:2000]).startswith("word0 word1 word2 word3")
+
+
+@pytest.mark.parametrize("block", [7, 2**22])
+def test_pieces_of_words_lose_nothing_in_any_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_cache: Path, block: int
+) -> None:
+    """Also of a long line, which is read in parts, and of letters that occur at the end alone."""
+    monkeypatch.setattr(encoding, "PIECE", block)
+    monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
+    text = "the  cat sat on the mat\n" * 30 + "and the dog did not " * 30 + "\n\nQuiz & ☃ ▁ ³\n"
+    data = TextFiles(written(tmp_path, "a.txt", text), level="bpe", pieces=40, minimum=9, maximum=30, eval_share=0.1)
+    found = [token for split in ("train", "eval", "test") for token in tokens(data, split)]
+    assert data.tokenizer.join(found) == text
+    assert "<unk>" not in found
+    assert len(data.vocabulary) == 40 + 256 + 1
+    assert data.sizes["vocab_size"] == data.tokenizer.processor.get_piece_size()
+
+
+@pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
+def test_nats_per_word_and_per_character_are_those_of_the_whole_text(tmp_path: Path, level: Level) -> None:
+    text = "a cat  sat on a mat\n\nnaïve dogs did not\n" * 9
+    path = written(tmp_path, "a.txt", text)
+    data = TextFiles(path, eval=path, level=level, pieces=40)
+    torch.manual_seed(0)
+    net = RecurrentLM(len(data.vocabulary), width=5, layers=1).double().eval()
+    objective, cpu = LanguageModelling(net), torch.device("cpu")
+    figures = evaluate(objective, data, "eval", Shard(), contextlib.nullcontext, cpu)
+    ids = data.split("eval").long()
+    nats = float(F.cross_entropy(net(ids[None, :-1])[0][0].detach(), ids[1:], reduction="sum"))
+    assert figures["perplexity"] == pytest.approx(math.exp(nats / (len(ids) - 1)))
+    rest = text[len(data.tokenizer.join(tokens(data, "eval")[:1])) :]  # the first token is not predicted
+    words, ends, letters = len(rest.split()), rest.count("\n"), len(rest)
+    wanted = {"word_perplexity": math.exp(nats / (words + ends)), "bits_per_character": nats / math.log(2) / letters}
+    told = {"words": ["word_perplexity"], "english": [], "characters": [*wanted], "bpe": [*wanted]}[level]
+    for name, value in wanted.items():
+        assert (name in figures) == (name in told)
+        assert name not in told or figures[name] == pytest.approx(value)
+    if level == "words":
+        assert figures["word_perplexity"] == figures["perplexity"]
+    if level == "characters":
+        assert figures["bits_per_character"] == pytest.approx(figures["nll"] / math.log(2))
+    masked = text_metrics(
+        Mean(nats, len(ids) - 2), **data.text_size("eval")
+    )  # of an objective that counts other tokens
+    assert masked == {}
 
 
 def test_a_test_file_alone_leaves_eval_to_be_cut(tmp_path: Path) -> None:

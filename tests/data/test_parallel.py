@@ -2,9 +2,14 @@
 
 import datetime
 import gzip
+import itertools
 import logging
+import os
 import random
+import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +18,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as limited
 from hypothesis import strategies as st
 from torch import nn
 
-from dlref.data import Shard, generator
+from dlref.data import Shard, generator, translation
 from dlref.data.addition import Addition
 from dlref.data.dates import Dates
+from dlref.data.packed import Texts
 from dlref.data.parallel import Pairs, ParallelText, arranged, overlap
 from dlref.data.sides import SPECIALS, Side
 from dlref.data.text import Level
@@ -195,6 +202,106 @@ def test_a_special_token_in_the_text_is_none(files: list[Path], level: Level) ->
     if level in ("words", "english"):
         assert data.source.ids(["<pad> <eos>"]) == [[UNKNOWN, UNKNOWN]]
     assert len(set(data.target.vocabulary.words)) == len(data.target.vocabulary)
+
+
+def former_batches(data: ParallelText, batches: int, seed: int, longest: int | None) -> Iterator[Pairs]:
+    """A pass of training as it was when each line was a list of ids: the road that the packed lines are compared with."""
+    pairs = []
+    for pair in itertools.islice(zip(GERMAN * 20, ENGLISH * 20, strict=True), 72):  # without 5 % each for eval and test
+        sides = zip((data.source, data.target), pair, strict=True)
+        ids = [[side.known.get(token, UNKNOWN) for token in side.tokenizer.lines([line])[0]] for side, line in sides]
+        if longest is None or max(map(len, ids)) <= longest:
+            pairs.append(ids)
+    lengths = torch.tensor([[len(source) + 1, len(target) + 1] for source, target in pairs])
+    for rows in arranged(lengths, batches, generator(seed, 4, 0), data.jitter):
+        chosen = [pairs[row] for row in rows.tolist()]
+        source, tokens, targets = (
+            nn.utils.rnn.pad_sequence([torch.tensor(line) for line in lines], batch_first=True, padding_value=PAD)
+            for lines in (
+                [[*source, END] for source, _ in chosen],
+                [[BEGIN, *target] for _, target in chosen],
+                [[*target, END] for _, target in chosen],
+            )
+        )
+        yield Pairs(source, source != PAD, tokens, targets, targets != PAD)
+
+
+@pytest.mark.parametrize("longest", [None, 8])
+@pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
+def test_packed_lines_make_the_batches_that_lists_of_ids_made(
+    files: list[Path], level: Level, longest: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if longest and level == "characters":
+        longest = 20
+    monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):  # encoded, and found again
+        data = ParallelFiles(files, level=level, pieces=60, longest=longest, batch_size=7, jitter=2.0, seed=3)
+        former = list(former_batches(data, int(data.batches_per_pass), 3, longest))
+        assert all(map(same, a_pass(data), former))
+        assert len(former) == data.batches_per_pass
+        monkeypatch.setattr(translation, "encode_pairs", None)
+
+
+def test_pairs_are_encoded_once_and_again_where_the_cache_or_a_library_is_not_what_it_was(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.INFO, "dlref")
+    made, encode = [], translation.encode_pairs
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        made.append(settings)
+        time.sleep(0.05)  # in which the others come
+        return encode(*arguments, **settings)
+
+    monkeypatch.setattr(translation, "encode_pairs", counted)
+    with ThreadPoolExecutor(3) as pool:
+        several = list(pool.map(lambda _: ParallelFiles(files, pieces=60), range(3)))
+    assert len(made) == 1
+    assert all(data.describe() == several[0].describe() for data in several)
+    assert len({message for message in caplog.messages if "also occur in train" in message}) == 1
+    assert sum("also occur in train" in message for message in caplog.messages) == 3  # also where they are found
+    assert not list((tmp_path / "cache").glob("*.part"))
+    for array in (tmp_path / "cache").glob("*/train.source.ids.npy"):  # cut off, as by a full disk
+        os.truncate(array, 200)
+    wanted = list(several[0].batches("eval", NET, Shard()))
+    assert all(map(same, ParallelFiles(files, pieces=60).batches("eval", NET, Shard()), wanted))
+    assert len(made) == 2
+    for change in (
+        {"pieces": 61},
+        {"pieces": 60, "lowercase": True},
+        {"pieces": 60, "longest": 9},
+        {"pieces": 60, "eval_share": 0.1},
+    ):
+        ParallelFiles(files, **change)  # type: ignore[arg-type]
+    assert len(made) == 6
+    monkeypatch.setattr("sentencepiece.__version__", "another")
+    ParallelFiles(files, pieces=60)
+    assert len(made) == 7
+    written(tmp_path, "a.de", GERMAN[1:] * 20 + GERMAN[:1] * 20)
+    ParallelFiles(files, pieces=60)
+    assert len(made) == 8
+
+
+def test_pairs_lie_in_memory_as_a_few_arrays(files: list[Path]) -> None:
+    for data in (ParallelFiles(files, pieces=60), Numbers(uneven(9), 2)):
+        for split in filter(data.has, ("train", "eval", "test")):
+            held = data.split(split)
+            assert all(isinstance(part, np.ndarray) for texts in held.texts for part in (texts.utf8, texts.ends))
+            assert all(isinstance(part, torch.Tensor) for lines in held.lines for part in lines)
+
+
+@limited(max_examples=30)
+@given(st.lists(st.text(max_size=5), max_size=9), st.data())
+def test_packed_texts_are_the_lines_that_went_in(lines: list[str], data: st.DataObject) -> None:
+    texts = Texts.of(lines)
+    assert list(texts) == lines
+    assert len(texts) == len(lines)
+    place = data.draw(st.slices(len(lines)))
+    assert texts[place] == lines[place]
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines))), bool)
+    assert list(texts.select(kept)) == list(itertools.compress(lines, kept))
+    assert [texts[number] for number in range(-len(lines), len(lines))] == lines * 2
 
 
 def test_empty_lines_are_left_out_of_training_and_kept_elsewhere(

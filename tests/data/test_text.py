@@ -1,7 +1,9 @@
 """Text becomes tokens, a vocabulary gives back what it took."""
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dlref.data.text import Tokenizer, Vocabulary, learn_bpe
@@ -61,6 +63,68 @@ def test_what_was_cut_is_put_together_again(level: str) -> None:
     again = Tokenizer.described(tokenizer.describe())
     assert again.join(again(text)) == text
     assert again(text) == tokenizer(text)
+
+
+PLAIN = [
+    "a few words of a language",
+    "and  more\tof them",
+    "x <unk> <eos> <pad> <0x41>",
+    "y <unk> <eos> <pad> <0x41>",
+] * 9
+MODELS = [
+    learn_bpe(PLAIN, 60),
+    learn_bpe(PLAIN, 60, ["<pad>", "<unk>", "<bos>", "<eos>"]),
+    learn_bpe(["a"], 3),
+]
+ODD = [
+    "",
+    " ",
+    "  a ",
+    "\n",
+    "\n\n a\n",
+    "Qq\N{LOWER ONE EIGHTH BLOCK}x",
+    "<unk><eos>\n<0x41>",
+    "\0\r\t\x85\u2028",
+    "…ﬁÄ",
+    "😀 한",
+    "\ufeff",
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["text", "pairs", "hardly any"])
+@given(st.text() | st.sampled_from(ODD), st.text())
+@example("", "")
+def test_pieces_of_any_text_are_in_the_vocabulary_and_give_it_back(model: bytes, text: str, more: str) -> None:
+    tokenizer = Tokenizer("bpe", model)
+    vocabulary = Vocabulary.of_text(tokenizer, {}, 1, ())
+    for whole in (text, *ODD):
+        ids = vocabulary.lookup_indices(tokens := tokenizer(whole))
+        assert vocabulary.unknown not in ids
+        assert tokenizer.join(vocabulary.lookup_tokens(ids)) == whole
+        assert tokens.count("<eos>") == whole.count("\n")
+        lines = whole.split("\n")
+        assert [tokenizer.join(line) for line in tokenizer.lines(lines)] == lines
+    assert tokenizer.join([*tokenizer(text), *tokenizer(more, begins=text.endswith("\n") or not text)]) == text + more
+
+
+def test_pieces_are_learned_beside_the_bytes_and_none_is_a_special_token() -> None:
+    for model, specials in zip(MODELS, (2, 4, 2), strict=True):
+        words = Vocabulary.of_text(Tokenizer("bpe", model), {}, 1, ()).words
+        assert len(words) == len(set(words))
+        assert words[:specials] == [["<unk>", "<eos>"], ["<pad>", "<unk>", "<bos>", "<eos>"]][specials // 4]
+        assert words[specials : specials + 256] == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert len(Vocabulary.of_text(Tokenizer("bpe", MODELS[0]), {}, 1, ())) == 60 + 256 + 1
+
+
+@pytest.mark.parametrize(("size", "advice"), [(5000, "choose {} or fewer"), (3, "choose {} or more")])
+def test_the_number_of_pieces_that_is_advised_can_be_learned(size: int, advice: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.pieces={size} ") as refused:
+        learn_bpe(PLAIN, size)
+    number = int(re.findall(r"choose (\d+)", str(refused.value))[0])
+    assert str(refused.value).endswith(advice.format(number))
+    learn_bpe(PLAIN, number)
+    with pytest.raises(ConfigError):
+        learn_bpe(PLAIN, number + (1 if size == 5000 else -1))
 
 
 def test_more_pieces_than_a_text_has_are_refused() -> None:

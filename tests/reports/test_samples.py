@@ -56,7 +56,8 @@ def text_of(level: str, prompt: str, **settings: Any) -> str:
 @given(choices=st.lists(st.integers(0, 10**6), max_size=40))
 def test_pieces_together_are_the_text_at_once(level: str, choices: list[int]) -> None:
     tokenizer = tokenizer_of(level)
-    known = ["<unk>", "<eos>", *dict.fromkeys(tokenizer(TEXT)), *["▁"] * (3 if level == "bpe" else 0)]
+    known = ["<unk>", "<eos>", *dict.fromkeys(tokenizer(TEXT))]
+    known += ["▁"] * 3 + ["<0xE2>", "<0x98>", "<0x83>", "<0xC3>", "<0xA4>"] * 2 if level == "bpe" else []
     tokens = [known[choice % len(known)] for choice in choices]
     pieces = [*joined(tokenizer, tokens)]
     assert all(pieces)
@@ -64,6 +65,12 @@ def test_pieces_together_are_the_text_at_once(level: str, choices: list[int]) ->
     assert "".join(pieces) == whole
     for end in range(len(tokens)):  # nothing is held back that is certain
         assert "".join(joined(tokenizer, tokens[:end])) == tokenizer.join(tokens[:end])
+
+
+def test_a_character_of_several_bytes_comes_whole() -> None:
+    tokenizer = tokenizer_of("bpe")
+    assert [*joined(tokenizer, tokenizer("the ☃ä"))][-2:] == ["☃", "ä"]
+    assert [*joined(tokenizer, ["▁the", "<0xE2>", "<0x98>"])] == ["the", "\N{REPLACEMENT CHARACTER}"]
 
 
 @pytest.mark.parametrize("level", LEVELS)
