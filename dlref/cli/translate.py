@@ -87,8 +87,11 @@ def read(files: Sequence[str]) -> Iterator[str]:
             with opened(Path(name)) if files else contextlib.nullcontext(sys.stdin.buffer) as file:
                 for count, line in enumerate(file, start=1):
                     try:
-                        yield line.removeprefix(codecs.BOM_UTF8 if count == 1 else b"").decode().strip()
+                        text = line.removeprefix(codecs.BOM_UTF8 if count == 1 else b"").decode().strip()
                     except UnicodeDecodeError:
                         raise DataError(f"line {count} of {name} holds bytes that are not UTF-8; convert it") from None
+                    if "\0" in text:
+                        raise DataError(f"line {count} of {name} holds a NUL byte; convert it to UTF-8 text")
+                    yield text
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise DataError(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})") from None

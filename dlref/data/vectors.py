@@ -1,5 +1,6 @@
 """Word vectors in the text and binary formats of word2vec.c, which gensim and others read and write too."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Sequence
@@ -10,15 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlref.data.reading import room
+from dlref.data.reading import UTF16, room, unpacked
 from dlref.errors import DataError, brief
 
 LONGEST = 1000  # bytes of a word
 WIDEST = 100_000  # numbers of a vector
-
-
-def opened(path: Path, mode: Literal["rb", "wb"]) -> Any:
-    return gzip.open(path, mode) if path.suffix == ".gz" else open(path, mode)
 
 
 def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> None:
@@ -30,7 +27,7 @@ def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> None:
         raise DataError(f"the word {wrong[0]!r} cannot be written to {path}: its format parts words by white space")
     rows = vectors.detach().cpu().to(torch.float32).numpy()
     try:
-        with opened(path, "wb") as file:
+        with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
             file.write(f"{len(words)} {rows.shape[1]}\n".encode())
             for word, row in zip(words, rows, strict=True):
                 numbers = row.tobytes() if ".bin" in path.suffixes else " ".join(map(repr, row.tolist())).encode()
@@ -40,15 +37,18 @@ def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> None:
 
 
 def read_vectors(path: Path) -> tuple[list[str], Tensor]:
-    """Words, and vectors [V, D] in float32. `.bin` is binary, others text; either may be compressed (.gz).
+    """Words, and vectors [V, D] in float32. `.bin` is binary, others UTF-8 text; either may be compressed by gzip.
 
     Raises DataError for a file that is missing, cut off or of another format, with the line.
     """
     binary = ".bin" in path.suffixes
     try:
         most = room(path)
-        with opened(path, "rb") as file:
-            head = file.readline(LONGEST).split()
+        with unpacked(path) as file:
+            head = file.readline(LONGEST)
+            if head.startswith(UTF16):
+                raise DataError(f"{path} is UTF-16; bring it as UTF-8")
+            head = head.removeprefix(codecs.BOM_UTF8).split()
             if len(head) != 2 or not all(number.isdigit() for number in head) or not 0 < int(head[1]) <= WIDEST:
                 raise DataError(
                     f"{path} does not begin with the number of words and of their dimensions, up to {WIDEST:,}; GloVe's "
@@ -59,7 +59,7 @@ def read_vectors(path: Path) -> tuple[list[str], Tensor]:
             rows: list[np.ndarray] = []
             for line in range(2, count + 2):
                 word, row = (read_binary if binary else read_text)(file, width)
-                if row is None:
+                if row is None or "\0" in word:
                     raise DataError(f"{path}, line {line}: no word with {width} numbers; {count} were announced")
                 if file.tell() > most:
                     raise DataError(f"{path} unpacks to more than {most:,} bytes; bring it unpacked if it is meant")
@@ -77,7 +77,7 @@ Row = tuple[str, np.ndarray] | tuple[Literal[""], None]
 
 def read_text(file: Any, width: int) -> Row:
     line = file.readline(LONGEST + 40 * width).decode()
-    word, *numbers = line.rstrip("\n").rstrip(" ").rsplit(" ", width)
+    word, *numbers = line.rstrip("\r\n").rstrip(" ").rsplit(" ", width)
     try:
         row = np.array(numbers, np.float32)
     except ValueError:

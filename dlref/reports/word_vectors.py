@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.data.download import RemoteFile, data_root, fetch, github
-from dlref.errors import DataError
+from dlref.data.encoding import lines_of
+from dlref.errors import DataError, brief
 from dlref.reports import Embedding, Report
 
 logger = logging.getLogger("dlref")
@@ -92,17 +93,29 @@ class WordSimilarity(Report):
 
 
 def agreement(known: Words, path: Path) -> dict[str, float]:
-    """With a file of `word TAB word TAB judgement` lines."""
+    """With a file of `word TAB word TAB judgement` lines; raises DataError for another one."""
     from scipy.stats import spearmanr
 
-    lines = [line.lower().split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
-    there = [(known.ids[a], known.ids[b], float(judged)) for a, b, judged in lines if a in known.ids and b in known.ids]
-    share = {"_not_found": 1 - len(there) / len(lines)}
+    pairs = [
+        judgement(line, number, path)
+        for number, line in enumerate(lines_of(path), 1)
+        if line.strip() and line[0] != "#"
+    ]
+    there = [(known.ids[a], known.ids[b], judged) for a, b, judged in pairs if a in known.ids and b in known.ids]
+    share = {"_not_found": 1 - len(there) / len(pairs)} if pairs else {}
     if len(there) < 2:
         return share
     one, other, judgements = zip(*there, strict=True)
     cosines = (known.vectors[list(one)] * known.vectors[list(other)]).sum(1)
     return {"": float(spearmanr(cosines.tolist(), judgements).statistic)} | share
+
+
+def judgement(line: str, number: int, path: Path) -> tuple[str, str, float]:
+    try:
+        one, other, judged = line.lower().split("\t")
+        return one, other, float(judged)
+    except ValueError:
+        raise DataError(f"{path}, line {number}, is no 'word TAB word TAB number': {brief(line, 40)}") from None
 
 
 class Analogies(Report):
@@ -126,8 +139,16 @@ class Analogies(Report):
 
 def answered(known: Words, path: Path) -> Tensor:  # [Q] bool
     """Which of the questions whose words are known are answered rightly."""
-    lines = [line.lower().split() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] != ":"]
-    rows = [[known.ids[word] for word in words] for words in lines if all(word in known.ids for word in words)]
+    rows = []
+    for number, line in enumerate(lines_of(path), 1):
+        words = line.lower().split()
+        if words and line[:1] != ":":
+            if len(words) != 4:
+                raise DataError(
+                    f"{path}, line {number}, has {len(words)} words, and an analogy has 4: {brief(line, 40)}"
+                )
+            if all(word in known.ids for word in words):
+                rows.append([known.ids[word] for word in words])
     right = []
     for piece in torch.tensor(rows, dtype=torch.int64).reshape(-1, 4).split(500):
         a, b, c, d = piece.to(known.vectors.device).unbind(1)

@@ -184,6 +184,12 @@ def test_fault_29_what_is_no_text_or_not_there_is_said_in_a_sentence(
     (tmp_path / "latin").write_bytes("ein hund\ndie Tür\n".encode("latin-1"))
     assert "line 2 of " in (errors := said(str(tmp_path / "latin")))
     assert "not UTF-8" in errors
+    (tmp_path / "nul").write_bytes(b"ein hund\nein\0hund\n")
+    assert "line 2 of " in (errors := said(str(tmp_path / "nul")))
+    assert "holds a NUL byte" in errors
+    (tmp_path / "wide").write_bytes("ein hund\n".encode("utf-16"))
+    assert "line 1 of " in (errors := said(str(tmp_path / "wide")))
+    assert "not UTF-8" in errors
     assert "cannot be read (No such file" in said(str(tmp_path / "nowhere"))
     assert "cannot be read (Is a directory" in said(str(tmp_path))
     monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(b"\xff\xfe")))

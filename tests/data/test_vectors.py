@@ -1,5 +1,6 @@
 """Word vectors in word2vec's formats: what was written is read, here and by gensim."""
 
+import codecs
 import gzip
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def test_gensim_reads_what_was_written_and_writes_what_is_read(tmp_path: Path, b
     torch.testing.assert_close(vectors, VECTORS, rtol=1e-6, atol=0)
 
 
+TEXT = "2 3\nthe 1 2 3\nnaïve 0.5 -1 1e-3\n".encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [codecs.BOM_UTF8 + TEXT, TEXT.replace(b"\n", b"\r\n"), gzip.compress(TEXT), gzip.compress(codecs.BOM_UTF8 + TEXT)],
+    ids=["a byte order mark", "line ends of Windows", "gzip without its name", "both"],
+)
+def test_vectors_however_they_were_saved_are_the_same(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    words, vectors = read_vectors(tmp_path / "a.txt")
+    assert words == ["the", "naïve"]
+    assert torch.equal(vectors, torch.tensor([[1, 2, 3], [0.5, -1, 1e-3]]))
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("content", "words"),
@@ -52,6 +68,8 @@ def test_gensim_reads_what_was_written_and_writes_what_is_read(tmp_path: Path, b
         (b"1 2\na 1 x\n", "line 2"),
         (b"1 2\na 1 nan\n", "line 2"),
         (b"1 2\n\xff 1 2\n", "line 2"),
+        (b"1 2\na\0b 1 2\n", "line 2"),
+        (TEXT.decode().encode("utf-16"), "is UTF-16; bring it as UTF-8"),
         (b"999999999999 2\na 1 2\n", "line 3"),
     ],
 )

@@ -1,5 +1,9 @@
 """What word vectors know is what is computed by hand, and what gensim says."""
 
+import codecs
+import gzip
+import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from dlref.data.text import Vocabulary
+from dlref.errors import DataError
 from dlref.models.word_vectors import WordVectors
 from dlref.reports import word_vectors
 from dlref.reports.word_vectors import Analogies, Neighbours, Projector, Words, WordSimilarity, agreement, answered
@@ -110,3 +115,41 @@ def test_judgements_that_are_not_at_hand_are_left_out_with_a_sentence(
 def test_few_known_words_have_a_share_and_no_agreement(tmp_path: Path) -> None:
     (tmp_path / "pairs").write_text("# a\tb\tjudged\nking\tqueen\t9\nking\tpear\t1\n")
     assert agreement(Words(WORDS, VECTORS), tmp_path / "pairs") == {"_not_found": 0.5}
+
+
+JUDGED = b"# a\tb\tjudged\nking\tqueen\t9\nking\tman\t5\nking\tapple\t1\n"
+ASKED = b": family\nman king woman queen\n\nqueen woman king man\nman king woman pear\n"
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [bytes, codecs.BOM_UTF8.__add__, gzip.compress, lambda content: content.replace(b"\n", b"\r\n")],
+    ids=["plain", "a byte order mark", "gzip", "line ends of Windows"],
+)
+def test_judgements_and_questions_however_they_were_saved_are_the_same(tmp_path: Path, saved: Any) -> None:
+    known = Words(WORDS, VECTORS)
+    (tmp_path / "pairs").write_bytes(saved(JUDGED))
+    (tmp_path / "questions").write_bytes(saved(ASKED))
+    assert agreement(known, tmp_path / "pairs") == {"": pytest.approx(-math.sqrt(3) / 2), "_not_found": 0}
+    assert answered(known, tmp_path / "questions").tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"king\tqueen\t9\nking queen 9\n", "line 2, is no 'word TAB word TAB number': king queen 9"),
+        (b"king\tqueen\tmuch\n", "line 1, is no"),
+        (b"king\tqueen\t9\nking\tqu\xff\t9\n", "line 2, holds bytes that are not UTF-8"),
+        (b"king\tqueen\t9\n\0", "line 2, holds a NUL byte"),
+        (JUDGED.decode().encode("utf-16"), "line 1, holds UTF-16"),
+        (gzip.compress(JUDGED)[:-20], "is cut off or damaged"),
+    ],
+)
+def test_what_are_no_judgements_is_named_with_its_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "pairs").write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'pairs'}")) as refused:
+        agreement(Words(WORDS, VECTORS), tmp_path / "pairs")
+    assert said in str(refused.value)
+    (tmp_path / "questions").write_bytes(b"man king woman queen\nman king woman\n")
+    with pytest.raises(DataError, match="line 2, has 3 words, and an analogy has 4"):
+        answered(Words(WORDS, VECTORS), tmp_path / "questions")
