@@ -149,7 +149,9 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
         model = build.build(config, device, plugins)
         objective, data = model.objective, model.data
         if not data.has("eval"):
-            raise ConfigError("the data keep nothing for eval; set data.eval_size or data.eval_share above 0")
+            raise ConfigError(
+                "the data keep nothing for eval; set data.eval_size or data.eval_share above 0, or bring a longer data.eval"
+            )
         optimizer, schedule, trainer = build.build_trainer(config, objective, plugins)
         trainer.limit_steps(lambda: data.batches_per_pass)
         clock = time.perf_counter()

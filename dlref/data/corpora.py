@@ -8,8 +8,8 @@ import torch
 from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.encoding import Encoded, encode
 from dlref.data.language import LanguageModelText, Order
-from dlref.data.text import Level
-from dlref.errors import ConfigError
+from dlref.data.text import END, UNKNOWN, Level
+from dlref.errors import ConfigError, DataError
 
 PTB_FILES = {
     split: RemoteFile(
@@ -57,8 +57,9 @@ class TextFiles(EncodedText):
 
     Without `eval` the last part of `train` is kept for it, `eval_share` of the text, and without either a last `test_share`
     for `test`. `level` cuts the text into `words` at white space, `english` (lower-cased words and marks), `characters`,
-    or `bpe`, so many `pieces` of words. A vocabulary has `<unk>` for words seen less than `minimum` times or beyond the
-    `maximum` size, and `<eos>` for the end of a line. Raises DataError for files that are missing, empty or no text.
+    or `bpe`, so many `pieces` of words, whose vocabulary is open. Others have `<unk>` for what is seen less than `minimum`
+    times or beyond the `maximum` size. `<eos>` is the end of a line. Raises DataError for files that are missing, empty, too
+    short or no text.
     """
 
     parted_by = ("eval_share", "test_share")
@@ -90,6 +91,19 @@ class TextFiles(EncodedText):
         files = {split: Path(os.path.expanduser(path)) for split, path in given.items() if path}
         shares = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
         self.take(encode(files, level, minimum, maximum, pieces, shares))
+        if test and not self.has("test"):
+            raise DataError(f"{files['test']} has 1 token, and the first is not predicted; bring a longer data.test")
+        if shares and not (self.has("train") and (self.has("eval") or not eval_share)):
+            tokens = sum(len(self.splits[split]) for split in ("train", *shares))
+            raise DataError(
+                f"{files['train']} has {tokens} token{'s' * (tokens != 1)}, too few to keep some of them for "
+                f"{' and '.join(shares)}; bring a longer text, or name data.eval and data.test"
+            )
+        if not any(word.strip() for word in self.vocabulary.words if word not in (UNKNOWN, END)):
+            raise DataError(
+                f"{files['train']} holds no text to train on, nothing but white space or {UNKNOWN} at data.level={level}; "
+                "bring another one for data.train"
+            )
 
 
 class PennTreebank(EncodedText):

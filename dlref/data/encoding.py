@@ -92,9 +92,10 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
     level: Level = settings["level"]
     model = None
     if level == "bpe":
-        if not any(map(str.strip, texts(files["train"]))):  # which sentencepiece would say in another way
-            raise DataError(f"{files['train']} holds no text; bring another one for data.train")
-        model = learn_bpe(beginning(files["train"], 1 - sum(settings["shares"].values())), settings["pieces"])
+        share = 1 - sum(settings["shares"].values())
+        if not any(map(str.strip, beginning(files["train"], share))):  # which sentencepiece would say in another way
+            raise DataError(f"{files['train']} holds no text to train on; bring another one for data.train")
+        model = learn_bpe(beginning(files["train"], share), settings["pieces"])
     tokenizer = Tokenizer(level, model)
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     if level == "bpe":

@@ -94,7 +94,7 @@ class LanguageModelText:
     def split(self, split: str) -> Tensor:
         if not self.has(split):
             if split in self.splits:
-                few = f"it holds {len(self.splits[split])} tokens, and the first is not predicted"
+                few = "it is empty" if not len(self.splits[split]) else "it has 1 token, and the first is not predicted"
                 raise DataError(f"this text has no '{split}' split of any use: {few}; bring a longer one")
             raise DataError(f"this text has no '{split}' split; it has {', '.join(filter(self.has, self.splits))}")
         return self.splits[split]

@@ -73,7 +73,7 @@ def encode_pairs(
     texts = {split: (Texts.of(sources), Texts.of(targets)) for split, (sources, targets) in splits.items()}
     messages, encoded = list[str](), dict[str, Split]()
     filled = np.array([bool(source.strip() and target.strip()) for source, target in zip(*texts["train"], strict=True)])
-    count_left_out(filled, "have an empty side", messages)
+    count_left_out(filled, "have an empty side", "bring other lines", messages)
     texts["train"] = (texts["train"][0].select(filled), texts["train"][1].select(filled))
     source, target = learn_sides(*texts["train"], level, minimum, pieces, lowercase)
     for split, (sources, targets) in texts.items():
@@ -84,7 +84,7 @@ def encode_pairs(
         encoded[split] = Split((sources, targets), (source_lines, target_lines))
         if split == "train" and longest is not None:
             short = (source_lines.lengths <= longest + 1) & (target_lines.lengths <= longest + 1)  # ends are counted
-            count_left_out(short.numpy(), f"are longer than data.longest={longest} tokens", messages)
+            count_left_out(short.numpy(), f"are longer than data.longest={longest} tokens", "raise it", messages)
             encoded[split] = Split(
                 (sources.select(short.numpy()), targets.select(short.numpy())),
                 (source_lines.select(short), target_lines.select(short)),
@@ -96,10 +96,10 @@ def encode_pairs(
     return EncodedPairs(source, target, encoded, messages)
 
 
-def count_left_out(kept: np.ndarray, why: str, messages: list[str]) -> None:  # [L] bool
+def count_left_out(kept: np.ndarray, why: str, remedy: str, messages: list[str]) -> None:  # [L] bool
     """Append how many training pairs are left out; raises DataError if all are."""
     if not kept.any():
-        raise DataError(f"no pair of lines is left to train on: all {len(kept):,} {why}")
+        raise DataError(f"no pair of lines is left to train on: all {len(kept):,} {why}; {remedy}")
     if not kept.all():
         messages.append(f"{len(kept) - kept.sum():,} of {len(kept):,} training pairs {why} and are left out")
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.errors import ConfigError
+from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective
 
@@ -41,6 +41,11 @@ class Counting(Objective):
 
         table = self.net.table
         matrix = ppmi(co_occurrence(batches, self.window, len(table)))
+        if not matrix.count_nonzero():
+            raise DataError(
+                "no two words of the training text stand together more often than by chance, so there is nothing to make "
+                "vectors of; bring more text, or lower data.minimum"
+            )
         left, values, _ = svds(matrix, k=table.shape[1], rng=np.random.default_rng(0))
         largest = values.argsort()[::-1]
         table.copy_(torch.from_numpy((left * values**self.power)[:, largest].copy()))

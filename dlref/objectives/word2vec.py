@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref import operators
-from dlref.errors import ConfigError
+from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.rows import look_up
 
+TABULATED = 64  # words to a side, up to which there is a table of all windows
 TABLE = 2**21  # entries from which negatives are drawn: as many of each word as its share
 
 
@@ -34,12 +35,24 @@ class Windows(NamedTuple):
         return self.around[:, edge : self.around.shape[1] - edge]
 
 
+def within(before: Tensor, after: Tensor, window: int) -> Tensor:  # [...] each -> [..., 2w + 1] bool
+    """Which distances -w ... w are in a window of so many words before and after a word."""
+    distance = torch.arange(-window, window + 1, device=before.device)
+    return (distance >= -before[..., None]) & (distance <= after[..., None]) & (distance != 0)
+
+
 @cache
 def patterns(window: int, device: torch.device) -> Tensor:  # [(w + 1)², 2w + 1] bool
-    """Which distances -w ... w are in a window of b words before and a after it, in row b (w + 1) + a."""
-    reach, distance = torch.arange(window + 1, device=device), torch.arange(-window, window + 1, device=device)
-    before, after = distance >= -reach[:, None, None], distance <= reach[:, None]
-    return (before & after & (distance != 0)).flatten(0, 1)
+    """`within` of all windows of b words before and a after, in row b (w + 1) + a."""
+    reach = torch.arange(window + 1, device=device)
+    return within(reach[:, None], reach, window).flatten(0, 1)
+
+
+def looked_up(before: Tensor, after: Tensor, window: int) -> Tensor:  # [N] each -> [N, 2w + 1] bool
+    """`within`, from a table of all windows unless it is large: that is faster."""
+    if window > TABULATED:
+        return within(before, after, window)
+    return patterns(window, before.device).index_select(0, before * (window + 1) + after)
 
 
 class Word2Vec(Carrying):
@@ -113,6 +126,16 @@ class Word2Vec(Carrying):
             for special in (self.unknown, self.end):
                 if special is not None:
                     counts[special] = 0
+            if (words := int((counts > 0).sum())) < 2:  # noise would be the word itself
+                raise DataError(
+                    f"word vectors take 2 different words or more, and the training text has {words}, without unknown words "
+                    "and ends of lines; bring more text, or lower data.minimum"
+                )
+            if 2 * self.window >= (total := int(counts.sum())):
+                raise ConfigError(
+                    f"objective.window is {self.window}, and the training text has {total} words, in which no such window to "
+                    "both sides fits; choose a smaller one"
+                )
             ratio = (self.subsample or 1) * counts.sum() / counts
             kept = (ratio.sqrt() + ratio).clamp(max=1) if self.subsample else torch.ones_like(counts)
             ends = torch.where(counts > 0, counts**self.power, 0).cumsum(0)
@@ -175,7 +198,7 @@ class Word2Vec(Carrying):
         number, place = F.pad(breaks.cumsum(0), (1, 0))[here], torch.arange(w, w + size, device=device)
         left = torch.minimum(place - begins.index_select(0, number), reach)
         right = torch.minimum(ends.index_select(0, number) - 1 - place, reach)
-        pairs = patterns(w, device).index_select(0, left * (w + 1) + right).view(-1, self.block, 2 * w + 1)
+        pairs = looked_up(left, right, w).view(-1, self.block, 2 * w + 1)
         around = words.unfold(0, self.block + 2 * w, self.block)
         return Windows(around, pairs, (left + right).view(-1, self.block, 1))
 

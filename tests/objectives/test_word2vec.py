@@ -15,6 +15,7 @@ from dlref.data.language import Piece
 from dlref.errors import ConfigError
 from dlref.models.mlp import MLP
 from dlref.models.word_vectors import WordVectors
+from dlref.objectives import word2vec
 from dlref.objectives.counting import Counting
 from dlref.objectives.rows import look_up
 from dlref.objectives.word2vec import CBOW, Banded, SkipGram, Word2Vec
@@ -85,6 +86,19 @@ def test_words_like_any_other_and_windows_across_sentences() -> None:
     assert pairs_of(objective, [Piece(text, text, True)]) == Counter(
         [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2), (0, 0)]
     )
+
+
+@pytest.mark.parametrize("window", [1, 5])
+def test_windows_are_the_same_with_and_without_a_table(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = torch.cartesian_prod(torch.arange(window + 1), torch.arange(window + 1)).unbind(1)
+    tables = []
+    for most in (window, window - 1):
+        monkeypatch.setattr(word2vec, "TABULATED", most)
+        tables.append(word2vec.looked_up(before, after, window))
+    wanted = [
+        [abs(d) > 0 and -b <= d <= a for d in range(-window, window + 1)] for b, a in zip(before, after, strict=True)
+    ]
+    assert [table.tolist() for table in tables] == [wanted, wanted]
 
 
 @pytest.mark.parametrize("shortest", [1, 3, 5])
