@@ -1,5 +1,6 @@
 """dlref predict: what a trained model says of files: rows of a table, or pictures."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [plugins=
   prints CSV: one line a row or picture; numbers in the units of the table, classes with their probability, the
   probability of yes for each label"""
 SETTINGS = ("invert", "plugins")
+
+logger = logging.getLogger("dlref")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,6 +67,7 @@ def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]
     if not isinstance(objective, Supervised) or about.get("reads") not in ("table", "image"):
         raise CheckpointError(f"{checkpoint.path} is no model of tables or images; dlref predict reads only these")
     rows: list[dict[str, str]] = []
+    notes: dict[str, list[Path]] = {}
     try:
         with torch.no_grad(), explained():
             for file in files:
@@ -71,7 +75,8 @@ def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]
                     inputs = tables.read_inputs(Path(file), about).to(dtype)
                     rows += tables.read_out(objective.answers(net(inputs)), about)
                     continue
-                shares = objective.answers(net(images.read_image(Path(file), about, invert).to(dtype)))[0]
+                inputs = images.read_image(Path(file), about, invert, notes).to(dtype)
+                shares = objective.answers(net(inputs))[0]
                 best = int(shares.argmax())
                 rows.append({"file": file, "class": about["classes"][best], "share": f"{float(shares[best]):.4g}"})
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -81,4 +86,6 @@ def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]
             f"{checkpoint.path} does not describe what its network reads ({type(error).__name__}: {brief(error)}); use "
             "another checkpoint"
         ) from error
+    for note, paths in notes.items():
+        logger.info("%s", f"{paths[0]}, {note}" if len(paths) == 1 else f"{len(paths)} pictures, {note}")
     return rows

@@ -1,7 +1,7 @@
 """Images with labels in the IDX format of MNIST: the published files, or any folder of four such files."""
 
+import contextlib
 import gzip
-import logging
 import math
 import os
 import struct
@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor
 
 from dlref.data import generator
 from dlref.data.download import RemoteFile, data_root, fetch
+from dlref.data.gray import to_gray
 from dlref.data.reading import room, taken
 from dlref.data.supervised import Supervised
 from dlref.errors import ConfigError, DataError, brief
 
-logger = logging.getLogger("dlref")
+if TYPE_CHECKING:
+    from PIL import Image
+
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")
 SHA256 = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
@@ -31,6 +34,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 MOST_PIXELS = 2**26  # of an image that a network reads
+FAINT = 32  # gray levels from its darkest to its lightest pixel, below which a picture shows next to nothing
 PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # of which none runs another program, as EPS does
 FILES = [RemoteFile(f"mnist/{name}", digest, [f"{m}/{name}" for m in MIRRORS]) for name, digest in SHA256.items()]
 
@@ -142,17 +146,46 @@ def shuffled(images: Tensor, permutation: int) -> Tensor:
     return flat[:, torch.randperm(flat.shape[1], generator=generator(permutation))].view_as(images)
 
 
-def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tensor:
-    """A picture as a network that was trained on images reads it: grey, of its size, normalised; [1, rows, columns].
+def read_image(
+    path: Path, description: Mapping[str, Any], invert: bool, notes: dict[str, list[Path]] | None = None
+) -> Tensor:
+    """A picture as a network that was trained on images reads it: gray, of its size, normalized; [1, rows, columns].
 
-    Raises DataError where it cannot be read, ValueError where the description makes no sense. A picture on a light ground
-    is turned with `invert`, as MNIST's are light on dark; where its corners look the other way, a sentence says so.
+    Raises DataError where it cannot be read, ValueError where the description makes no sense. A picture on a light
+    background is inverted with `invert`, as MNIST's are light on dark. `notes` collects what was done to the pictures and
+    what looks wrong with them, each with the paths that it holds for.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     rows, columns = description["shape"]
     if not 0 < rows * columns <= MOST_PIXELS:
         raise ValueError(f"images of {rows} × {columns} pixels")
+    image, mode, steps = open_gray(path)
+    if image.size != (columns, rows):
+        bordered = " with a border" if image.width * rows != image.height * columns else ""
+        steps.append(f"resized to {columns} × {rows}{bordered}")
+        image = ImageOps.pad(image, (columns, rows), color=int(np.array(image)[0, 0]))
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    if invert:
+        steps.append("inverted")
+        pixels = 255 - pixels
+    found = [f"of mode {mode}: {', '.join(steps)}"] if steps else []
+    corner = float(pixels[[0, 0, -1, -1], [0, -1, 0, -1]].median())
+    if abs(corner - (usual := description.get("corner", corner))) > 128:
+        here, there = ("light", "dark") if corner > usual else ("dark", "light")
+        found.append(f"with {here} corners, {there} in the training images: try invert={str(not invert).lower()}")
+    if float(pixels.max() - pixels.min()) < FAINT:
+        found.append("of nearly one gray level, in which there is little to recognize")
+    for note in found if notes is not None else []:
+        notes.setdefault(note, []).append(path)
+    inputs = (pixels[None] - description["mean"]) / description["deviation"]
+    return inputs if description.get("permutation") is None else shuffled(inputs, description["permutation"])
+
+
+def open_gray(path: Path) -> tuple["Image.Image", str, list[str]]:
+    """The picture in 8-bit gray, the mode that it is stored in, and what was done to it; raises DataError."""
+    from PIL import ExifTags, Image, ImageOps
+
     if not os.path.isfile(path):  # of a pipe or a device there may be no end
         raise DataError(f"{path} cannot be read as an image (it is no file)")
     try:
@@ -160,7 +193,13 @@ def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tens
             warnings.simplefilter("ignore")  # which tell of what is wrong inside
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=PICTURES) as opened:
-                image = ImageOps.exif_transpose(opened).convert("L")
+                mode, orientation = opened.mode, opened.getexif().get(ExifTags.Base.Orientation)
+                image, steps = to_gray(ImageOps.exif_transpose(opened))
+                if orientation in range(2, 9):
+                    steps.insert(0, "turned as its EXIF orientation says")
+                with contextlib.suppress(Exception):  # a later frame may be broken, which is not used
+                    if getattr(opened, "is_animated", False):
+                        steps.insert(0, "only its first frame read")
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -168,15 +207,7 @@ def read_image(path: Path, description: Mapping[str, Any], invert: bool) -> Tens
     except Exception as error:  # which one a crafted file raises is anybody's guess
         kinds = f"{', '.join(PICTURES[:-1])} or {PICTURES[-1]}"
         raise DataError(f"{path} cannot be read as an image ({brief(error)}); bring a whole {kinds}") from None
-    image = ImageOps.pad(image, (columns, rows), color=int(np.array(image)[0, 0]))
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
-    pixels = 255 - pixels if invert else pixels
-    corner = float(pixels[[0, 0, -1, -1], [0, -1, 0, -1]].median())
-    if abs(corner - description.get("corner", corner)) > 128:
-        logger.warning("%s has corners of %.0f where the training images have %.0f: try invert=%s", path, corner,
-                       description["corner"], str(not invert).lower())  # fmt: skip
-    inputs = (pixels[None] - description["mean"]) / description["deviation"]
-    return inputs if description.get("permutation") is None else shuffled(inputs, description["permutation"])
+    return image, mode, steps
 
 
 def read_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:

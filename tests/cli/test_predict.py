@@ -69,8 +69,13 @@ def test_a_picture_is_answered_as_the_images_of_training_are(
     assert [(row["class"], row["share"]) for row in said(capsys)] == [(row["class"], row["share"]) for row in light]
     right = sum(int(row["class"]) == digit for row, digit in zip(light, digits.tolist(), strict=False))
     assert right >= 15
-    assert main(["predict", str(run), str(tmp_path / "dark-0.png")]) == 0
-    assert "try invert=true" in capsys.readouterr().err
+    assert (
+        main(["predict", str(run), *(str(tmp_path / f"dark-{i}.png") for i in range(3)), str(tmp_path / "0.png")]) == 0
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        "3 pictures, of mode RGB: converted to gray",
+        "3 pictures, with light corners, dark in the training images: try invert=true",
+    ]
 
 
 @pytest.mark.parametrize(
