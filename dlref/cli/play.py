@@ -58,7 +58,7 @@ def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequen
     if episodes > 1:
         print(f"mean return {statistics.mean(returns):g} ± {statistics.stdev(returns):.3g}")
     if video is not None:
-        rate = 15 if environments.stacked else environments.each[0].metadata.get("render_fps", 30)
+        rate = 15 if environments.stacked else frames_per_second(environments.each[0])
         try:
             frames[0].save(video, save_all=True, append_images=frames[1:], duration=1000 / rate, loop=0)
         except OSError as error:
@@ -66,17 +66,14 @@ def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequen
         print(f"video {video}, {len(frames)} pictures")
 
 
+def frames_per_second(env: Any) -> float:
+    rate = (env.metadata or {}).get("render_fps")
+    return rate if isinstance(rate, int | float) and rate > 0 else 30
+
+
 def frame(environments: Any) -> Any:
-    """What is to be seen of the first environment; of a game what the network sees, its newest frame."""
-    from gymnasium.error import DependencyNotInstalled
+    """What is to be seen of the first environment; a game's frame, which is small, enlarged."""
     from PIL import Image
 
-    if environments.stacked:
-        return Image.fromarray(environments.observations[0, -1]).resize((336, 336), Image.Resampling.NEAREST)
-    try:
-        picture = environments.each[0].render()
-    except DependencyNotInstalled:
-        raise ConfigError(f"drawing {environments.name} needs pygame; pip install 'dlref[video]'") from None
-    if picture is None:
-        raise ConfigError(f"{environments.name} cannot be drawn; leave out --video")
-    return Image.fromarray(picture)
+    picture = Image.fromarray(environments.render())
+    return picture.resize((336, 336), Image.Resampling.NEAREST) if environments.stacked else picture

@@ -1,13 +1,26 @@
 """Environments of gymnasium: several at once, without the step that only resets, and frozen between two of their steps."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import os
+import random
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 
-from dlref.errors import ConfigError, DataError
+from dlref.data.frozen import freeze, set_generators, thaw
+from dlref.data.observations import Observations, WrongObservation
+from dlref.errors import ConfigError, DataError, DlrefError, brief
+
+API = (
+    "in gymnasium reset(seed=…, options=…) returns (observation, info) and step(action) returns (observation, reward, "
+    "terminated, truncated, info)"
+)
+REPLAYED = 10  # steps before and after a state by which it is seen whether it can be restored
 
 
 class Step(NamedTuple):
@@ -23,75 +36,109 @@ class Step(NamedTuple):
 class Environments:
     """`count` environments of one kind, each with its own episode; one that ended begins anew.
 
-    `observations` [count, ...] is what to act on next: float32, pictures uint8, discrete ones as one-hot vectors.
+    `observations` [count, ...] is what to act on next, as `Observations` reads it.
     gymnasium's vectorised form is used where there is one (CartPole) and `vectorized`, else a list, which can be `render`ed.
     Atari's games (`ALE/Pong-v5`) always take their vectorised form, whose observations are the last four of the frames,
     every fourth one, 84 × 84 and grey, without sticky actions; where `vectorized` their rewards are -1, 0 and 1 (Mnih et
     al. 2015).
-    Raises ConfigError for an environment that cannot be made, or that has neither numbered actions nor observations that
-    are an array or numbered; DataError, with environment and step, for one that fails.
+    Raises ConfigError for an environment that is not registered, or that has neither numbered actions nor observations
+    that are an array or numbered; DataError, with environment, step and line, for one that fails or breaks gymnasium's
+    API.
     """
 
     def __init__(self, name: str, count: int = 1, vectorized: bool = True, render: bool = False) -> None:
-        import gymnasium
         from gymnasium import spaces
 
         self.name, self.count, self.steps = name, count, 0
         self.stacked = name.startswith("ALE/")
         self.together: Any = None
         self.each: list[Any] = []
+        self.make(vectorized, render)
+        one, single = self.held()[0], "" if self.each else "single_"
+        space, actions = (getattr(one, f"{single}{kind}_space", None) for kind in ("observation", "action"))
+        try:
+            if not isinstance(actions, spaces.Discrete):
+                raise ValueError
+            # LunarLander leaves its bounds, so what gymnasium has of its own is not compared with them.
+            self.read = Observations(space, bounded=type(one.unwrapped).__module__.partition(".")[0] != "gymnasium")
+        except ValueError:
+            raise ConfigError(
+                f"data.env={name} has actions {brief(actions)} and observations {brief(space)}; actions must be numbered "
+                "(Discrete), observations an array (Box) or numbered: wrap it, as by gymnasium's FlattenObservation"
+            ) from None
+        self.actions, self.first_action = int(actions.n), int(actions.start)
+        self.shape, self.dtype = self.read.shape, self.read.dtype
+        self.observations = np.zeros((count, *self.shape), self.dtype)
+        self.everyone = np.arange(count)
+        self.resetting = np.zeros(count, bool)  # in their next step
+        self.restorable: bool | None = None  # once it is known
+
+    def make(self, vectorized: bool, render: bool) -> None:
+        """Fill `together`, or else `each`."""
+        import gymnasium
+
         try:
             if self.stacked:
                 import ale_py
 
                 gymnasium.register_envs(ale_py)
-            if self.stacked or (vectorized and count > 1 and gymnasium.spec(name).vector_entry_point):
+            if self.stacked or (vectorized and self.count > 1 and has_vectorized_form(self.name)):
                 game: dict[str, Any] = {"reward_clipping": vectorized, "repeat_action_probability": 0.0}
                 self.together = gymnasium.make_vec(
-                    name, count, vectorization_mode="vector_entry_point", **(game if self.stacked else {})
+                    self.name,
+                    self.count,
+                    vectorization_mode="vector_entry_point",
+                    **(game if self.stacked else {}),
                 )
                 if self.together.metadata.get("autoreset_mode") != gymnasium.vector.AutoresetMode.NEXT_STEP:
                     self.together = None
             if self.together is None:
                 # The checker takes as long as a step of CartPole, and what it warns of is an error here.
                 drawn: Any = {"render_mode": "rgb_array"} if render else {}
-                self.each = [gymnasium.make(name, disable_env_checker=True, **drawn) for _ in range(count)]
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", ".*not in the possible render_modes")  # which `render` finds out
+                    for _ in range(self.count):
+                        self.each.append(gymnasium.make(self.name, disable_env_checker=True, **drawn))
         except (gymnasium.error.Error, ImportError) as error:
-            more = "; pip install 'dlref[atari]'" if self.stacked and isinstance(error, ImportError) else ""
-            raise ConfigError(f"data.env={name} cannot be made: {str(error).splitlines()[0]}{more}") from None
-        one = self.together or self.each[0]
-        observations = one.single_observation_space if self.together else one.observation_space
-        actions = one.single_action_space if self.together else one.action_space
-        numbered = isinstance(observations, spaces.Discrete)
-        if not isinstance(actions, spaces.Discrete) or not (numbered or isinstance(observations, spaces.Box)):
-            raise ConfigError(
-                f"data.env={name} has actions {actions} and observations {observations}; actions must be numbered, "
-                "observations an array or numbered"
+            remedy = (
+                "" if self.name in gymnasium.registry else "; plugins=FILE.py names a file of yours that registers it"
             )
-        self.actions, self.first_action = int(actions.n), int(actions.start)
-        self.first_observation = int(observations.start) if numbered else None
-        self.shape: tuple[int, ...] = (int(observations.n),) if numbered else tuple(observations.shape)
-        self.dtype: Any = np.uint8 if observations.dtype == np.uint8 and not numbered else np.float32
-        self.observations = np.zeros((count, *self.shape), self.dtype)
-        self.resetting = np.zeros(count, bool)  # in their next step
+            if self.stacked and isinstance(error, ImportError):
+                remedy = "; pip install 'dlref[atari]'"
+            said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            raise ConfigError(f"data.env={self.name} cannot be made: {said}{origin(error)}{remedy}") from None
+        except Exception as error:
+            if render and "'render_mode'" in str(error):
+                raise ConfigError(f"{self.name} cannot be drawn: it takes no render_mode; leave out --video") from None
+            self.fail(error, "while it was made")
 
     def begin(self, seeds: Sequence[int]) -> None:
         """New episodes, from `count` seeds."""
-        if self.together is not None:
-            self.observations = self.together.reset(seed=np.array(seeds) if self.stacked else seeds[0])[0]
-            self.resetting = np.zeros(self.count, bool)
-        for number, (env, seed) in enumerate(zip(self.each, seeds, strict=False)):
-            self.observations[number] = self.seen(env.reset(seed=seed)[0])
+        try:
+            if self.together is not None:
+                self.observations = self.read.several(
+                    self.together.reset(seed=np.array(seeds) if self.stacked else seeds[0])[0]
+                )
+                self.resetting = np.zeros(self.count, bool)
+            for number, seed in enumerate(seeds if self.each else ()):
+                self.observations[number] = self.first(self.each[number].reset(seed=seed))
+            self.read.check(self.observations)
+        except Exception as error:
+            self.fail(error, f"in the reset before step {self.steps}")
+
+    def first(self, result: Any) -> Any:
+        """The observation that begins an episode, of what reset returned."""
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping | None)):
+            raise DataError(f"{self.name}'s reset returned {brief(result, 60)}, and {API}; adapt the environment")
+        return self.read.one(result[0])
 
     def step(self, actions: np.ndarray, who: np.ndarray | None = None) -> Step:
         """One step of all, or of those in a list that `who` [M] names, with their actions [M] int64."""
         self.steps += 1
         try:
             return self.step_together(actions, who) if self.together is not None else self.step_each(actions, who)
-        except DataError:
-            raise
         except Exception as error:  # any environment's own
-            raise DataError(f"{self.name} failed at step {self.steps - 1}: {type(error).__name__}: {error}") from error
+            self.fail(error, f"at step {self.steps - 1}")
 
     def step_together(self, actions: np.ndarray, asked: np.ndarray | None) -> Step:
         """gymnasium begins an episode in a step of its own, which is no step of the environment and left out here.
@@ -102,97 +149,164 @@ class Environments:
             given, actions = actions, np.zeros(self.count, np.int64)
             actions[asked] = given
         observations, rewards, terminated, truncated, _ = self.together.step(actions + self.first_action)
-        rewards = rewards.astype(np.float32, copy=False)
-        who = np.flatnonzero(~self.resetting) if asked is None else asked
+        observations, rewards = self.read.several(observations), rewards.astype(np.float32, copy=False)
+        if not math.isfinite(rewards.dot(rewards)) and not np.isfinite(rewards).all():
+            raise WrongObservation(f"reward {rewards[~np.isfinite(rewards)][0]}", "which is not finite")
+        self.read.check(observations)
+        who = asked
+        if who is None:
+            who = np.flatnonzero(~self.resetting) if np.count_nonzero(self.resetting) else self.everyone
         self.observations, self.resetting = observations, terminated | truncated
         if len(who) == self.count:
             return Step(who, rewards, observations, terminated, truncated)
         return Step(who, rewards[who], observations[who], terminated[who], truncated[who])
 
     def step_each(self, actions: np.ndarray, who: np.ndarray | None) -> Step:
-        who = np.arange(self.count) if who is None else who
-        observations = np.empty((len(who), *self.shape), self.dtype)
-        rewards, ends = np.empty(len(who), np.float32), np.empty((2, len(who)), bool)
+        who = self.everyone if who is None else who
+        count, read = len(who), self.read.one
+        observations, rewards = np.empty((count, *self.shape), self.dtype), np.empty(count, np.float32)
+        terminated, truncated = np.empty(count, bool), np.empty(count, bool)
         self.observations = self.observations.copy()  # the caller may hold those before the step
         for place, (number, action) in enumerate(zip(who.tolist(), actions.tolist(), strict=True)):
-            observation, reward, *over, _ = self.each[number].step(action + self.first_action)
-            observation = self.seen(observation)
-            if observation.shape != self.shape or not math.isfinite(reward):
-                what = f"observation shape {observation.shape} and reward {reward}"
-                raise DataError(f"{self.name} gave {what} at step {self.steps - 1}")
-            observations[place], rewards[place], ends[:, place] = observation, reward, over
-            self.observations[number] = self.seen(self.each[number].reset()[0]) if any(over) else observation
-        return Step(who, rewards, observations, *ends)
+            observation, reward, terminal, cut, _ = self.each[number].step(action + self.first_action)
+            if not math.isfinite(reward):
+                raise WrongObservation(f"reward {reward}", "which is not finite")
+            observation = read(observation)
+            observations[place], rewards[place], terminated[place], truncated[place] = (
+                observation,
+                reward,
+                terminal,
+                cut,
+            )
+            self.observations[number] = self.begun(number) if terminal or cut else observation
+        self.read.check(observations)
+        return Step(who, rewards, observations, terminated, truncated)
 
-    def seen(self, observation: Any) -> np.ndarray:
-        if self.first_observation is not None:
-            return np.eye(self.shape[0], dtype=np.float32)[int(observation) - self.first_observation]
-        return np.asarray(observation, self.dtype)
+    def begun(self, number: int) -> Any:
+        """The first observation of this environment's next episode."""
+        observation = self.first(self.each[number].reset())
+        self.read.check(np.asarray(observation, self.dtype)[None])
+        return observation
+
+    def render(self) -> np.ndarray:
+        """A picture [rows, columns, 3] uint8 of the first environment; of a game [rows, columns], as its network sees it."""
+        if self.stacked:
+            return self.observations[0, -1]
+        refused = f"{self.name} cannot be drawn: "
+        try:
+            picture = self.each[0].render()
+        except ImportError as error:
+            raise ConfigError(f"{refused}{brief(error)}; pip install 'dlref[video]' brings pygame") from None
+        except NotImplementedError:
+            raise ConfigError(f"{refused}it has no render; leave out --video") from None
+        except Exception as error:
+            self.fail(error, f"while it was drawn before step {self.steps}")
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] not in ((3,), (4,)):
+            got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise ConfigError(
+                f"{refused}with render_mode rgb_array its render gives {got}, no picture [rows, columns, 3] uint8; "
+                "leave out --video"
+            )
+        return picture
+
+    def fail(self, error: Exception, when: str) -> NoReturn:
+        """Raise what an environment did wrong as a DataError with its place."""
+        if isinstance(error, DlrefError | MemoryError):
+            raise error
+        if isinstance(error, WrongObservation):
+            what, why = error.args
+            raise DataError(f"{self.name} gave {what} {when}, {why}; fix the environment") from None
+        cause: BaseException = error
+        while cause.__cause__ is not None and not own_frames(cause):  # gymnasium raises some errors anew
+            cause = cause.__cause__
+        said = f"{type(cause).__name__}: {brief(cause)}{origin(cause)}"
+        is_api = not own_frames(cause) and ("unpack" in said or " argument" in said)
+        raise DataError(f"{self.name} failed {when}: {said}; {API if is_api else 'fix the environment'}") from error
 
     def held(self) -> list[Any]:
         """What gymnasium made: one environment of them all, or each."""
         return self.each if self.together is None else [self.together]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, prove: bool = True) -> dict[str, Any]:
+        """`prove` that it is all that there is, once, or not."""
+        frozen: Any = [freeze(env) for env in self.held()]
+        if prove and self.restorable is None and None not in frozen:
+            random_numbers = shared_random()
+            self.restorable = self.is_restorable()
+            set_shared_random(random_numbers)
+            for env, state in zip(self.held(), frozen, strict=True):
+                set_generators(env, state["random"])  # which a class of environments may share
         return {
-            "envs": [freeze(env) for env in self.held()],
+            "envs": [None] * len(frozen) if self.restorable is False else frozen,
             "observations": torch.from_numpy(self.observations.copy()),
             "resetting": self.resetting.tolist(),
             "steps": self.steps,
+            "random": shared_random(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Whether they go on where they stood; where their state is hidden, new episodes have to begin."""
+        """Whether they go on where they stood; where that cannot be proven, new episodes have to begin."""
         self.steps = state["steps"]
-        if None in state["envs"]:
-            return False
         for env, frozen in zip(self.held(), state["envs"], strict=True):
-            env.reset()
-            thaw(env, frozen)
+            try:
+                if frozen is not None:
+                    env.reset()
+            except Exception as error:
+                self.fail(error, "in the reset before its state was restored")
+            if frozen is None or not thaw(env, frozen):
+                return False
+        set_shared_random(state["random"])
         self.observations, self.resetting = state["observations"].numpy().copy(), np.array(state["resetting"], bool)
         return True
 
+    def is_restorable(self) -> bool:
+        """Whether two others do the same from a state of one of them on.
 
-def freeze(env: Any) -> dict[str, Any] | None:
-    """The state of an environment, where it is plain numbers (classic control, tables); else None."""
-    inner = env.unwrapped
-    state = getattr(inner, "state", getattr(inner, "s", None))  # as gymnasium's own environments call it
-    if state is None or not np.issubdtype(np.asarray(state).dtype, np.number):
-        return None
-    wrappers, layer = [], env
-    while layer is not inner:
-        wrappers.append({name: value for name, value in vars(layer).items() if isinstance(value, bool | int | float)})
-        layer = layer.env
-    values = {name: packed(value) for name, value in vars(inner).items() if is_plain(value)}
-    return {"values": values, "wrappers": wrappers, "random": inner.np_random.bit_generator.state}
-
-
-def thaw(env: Any, frozen: dict[str, Any]) -> None:
-    """Put an environment of the same kind where the frozen one stood."""
-    inner, layer = env.unwrapped, env
-    for wrapper in frozen["wrappers"]:
-        vars(layer).update(wrapper)
-        layer = layer.env
-    vars(inner).update({name: unpacked(value) for name, value in frozen["values"].items()})
-    inner.np_random.bit_generator.state = frozen["random"]
+        What an environment keeps outside of its attributes (a simulator, another module) has no fingerprint.
+        """
+        actions = np.arange(REPLAYED)[:, None] * np.ones(min(self.count, 2), np.int64) % self.actions
+        try:
+            one, other = (Environments(self.name, actions.shape[1], self.together is not None) for _ in range(2))
+            one.begin(range(one.count))
+            for row in actions:
+                one.step(row)
+            state = one.state_dict(prove=False)
+            steps = [one.step(row) for row in actions]
+            return other.load_state_dict(state) and all(
+                np.array_equal(a, b)
+                for row, step in zip(actions, steps, strict=True)
+                for a, b in zip(step, other.step(row), strict=True)
+            )
+        except DlrefError:  # of one that there may be no second of
+            return False
 
 
-def is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(is_plain, value))
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype == bool or np.issubdtype(value.dtype, np.number)
-    return isinstance(value, bool | int | float | None)
+def shared_random() -> tuple[Any, Any]:
+    """The process's random numbers of Python and NumPy, which some environments draw from, as a checkpoint may hold them."""
+    state: Any = np.random.get_state()
+    return random.getstate(), (state[0], state[1].tolist(), *state[2:])
 
 
-def packed(value: Any) -> Any:
-    """As a checkpoint may hold it: NumPy's arrays and numbers become tensors."""
-    if isinstance(value, tuple):
-        return tuple(map(packed, value))
-    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
+def set_shared_random(state: tuple[Any, Any]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
 
 
-def unpacked(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(unpacked, value))
-    return value.numpy().copy()[()] if isinstance(value, torch.Tensor) else value  # [()] is a number where it was one
+def has_vectorized_form(name: str) -> bool:
+    import gymnasium
+
+    spec = gymnasium.registry.get(name)  # none for a name without a version, whose newest `make` takes
+    return spec is not None and spec.vector_entry_point is not None
+
+
+def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where an error came through in the code of an environment, from its first line on; empty for gymnasium's own."""
+    libraries = [sys.modules[name].__file__ or "" for name in ("dlref", "gymnasium", "importlib")]
+    others = "<", *(os.path.dirname(file) + os.sep for file in libraries)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return [frame for frame in frames if os.path.dirname(frame.filename) == os.path.dirname(frames[0].filename)]
+
+
+def origin(error: BaseException) -> str:
+    """Where in an environment's code an error was raised, as ` (FILE, line N)`, if in any."""
+    return "".join(f" ({frame.filename}, line {frame.lineno})" for frame in own_frames(error)[-1:])

@@ -176,8 +176,9 @@ def read_image(
         found.append(f"with {here} corners, {there} in the training images: try invert={str(not invert).lower()}")
     if float(pixels.max() - pixels.min()) < FAINT:
         found.append("of nearly one gray level, in which there is little to recognize")
-    for note in found if notes is not None else []:
-        notes.setdefault(note, []).append(path)
+    if notes is not None:
+        for note in found:
+            notes.setdefault(note, []).append(path)
     inputs = (pixels[None] - description["mean"]) / description["deviation"]
     return inputs if description.get("permutation") is None else shuffled(inputs, description["permutation"])
 

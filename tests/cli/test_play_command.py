@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dlref.cli.main import main
 from tests.conftest import SMALL
+from tests.data.odd import Drawn, registered
 
 Train = Callable[..., tuple[int, str]]
 
@@ -27,6 +30,28 @@ def test_play_counts_episodes_and_films_them(
     assert capsys.readouterr().out.splitlines()[0] == lines[0], "the same start"
     with Image.open(film) as pictures:
         assert (pictures.size, pictures.format) == ((600, 400), "GIF")
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (None, "cannot be drawn: with render_mode rgb_array its render gives NoneType"),
+        (ImportError("pygame is not installed"), "pygame is not installed; pip install 'dlref[video]'"),
+        (np.zeros((4, 5, 3), np.uint8), None),
+    ],
+    ids=["none", "no pygame", "picture"],
+)
+def test_an_environment_of_the_users_is_filmed_or_refused(
+    picture: Any, said: str | None, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, run = registered(lambda render_mode=None: Drawn(picture)), str(tmp_path / "run")
+    code, errors = train(*SMALL["dqn"], f"data.env={name}", "trainer.max_steps=1", "data.episodes=1", f"run_dir={run}")
+    assert code == 0, errors
+    code = main(["play", run, "--video", str(tmp_path / "film.gif")])
+    out, errors = capsys.readouterr()
+    assert (code, len(errors.splitlines())) == ((2, 1) if said else (0, 0))
+    assert said is None or said in errors
+    assert ("video" in out) == (said is None)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,26 @@
 """Environments: each step is a transition of an episode, whichever form it is stepped in, and a frozen one goes on."""
 
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
 
-from dlref.data.environments import Environments, Step, freeze, thaw
+from dlref.data import Shard
+from dlref.data.environments import Environments, Step
+from dlref.data.frozen import freeze, thaw
+from dlref.data.play import Play
+from dlref.data.playing import as_input
 from dlref.errors import ConfigError, DataError
-from tests.data import corridor  # noqa: F401  registers the environments
+from tests.conftest import SMALL
+from tests.data import corridor, odd  # noqa: F401  which registers the environments
+from tests.data.odd import Counting, Drawn, registered, scripted
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "Taxi-v4"])
@@ -20,7 +32,7 @@ def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
     state = freeze(one)
     assert state is not None
     other.reset()
-    thaw(other, state)
+    assert thaw(other, state)
     for _ in range(600):  # over ends, resets and the time limit
         a, b = one.step(0), other.step(0)
         assert np.array_equal(a[0], b[0])
@@ -33,6 +45,10 @@ def test_an_environment_that_hides_its_state_is_not_frozen() -> None:
     env = gymnasium.make("Corridor-terminated-v0")
     env.reset(seed=0)
     assert freeze(env) is None
+
+
+class Spaceless(gymnasium.Env[Any, Any]):
+    pass
 
 
 def rollout(environments: Environments, steps: int) -> list[tuple[np.ndarray, Step]]:
@@ -77,6 +93,83 @@ def test_environments_go_on_where_their_state_was_taken(name: str, vectorized: b
         assert all(np.array_equal(a, b) for a, b in zip(step, step_there, strict=True))
 
 
+@pytest.mark.parametrize("place", ["steps", "array", "np_random", "own", "space", "global"])
+def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -> None:
+    name = registered(lambda: Counting(place))
+    one, other = Environments(name, 2), Environments(name, 2)
+    one.begin([1, 2])
+    rollout(one, 4)
+    state = one.state_dict()
+    expected = [step.rewards.tolist() for _, step in rollout(one, 4)]
+    assert other.load_state_dict(state)
+    assert [step.rewards.tolist() for _, step in rollout(other, 4)] == expected
+
+
+@pytest.mark.parametrize(
+    "place", ["list", "list, shown late", "inner", "class", "module", "simulator", "count", "generator", "closure"]
+)
+def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = registered(lambda: Counting(place))
+    one, other = Environments(name, 2), Environments(name, 2)
+    one.begin([1, 2])
+    rollout(one, 4)
+    state = one.state_dict()
+    Counting.shared[0] = odd.COUNTER[0] = 0  # as in another process
+    assert not other.load_state_dict(state)
+
+
+def test_a_new_episode_begins_where_the_old_one_cannot_be_restored(caplog: pytest.LogCaptureFixture) -> None:
+    name = registered(lambda: Counting("list"))
+    one, other = (Play(name, warmup_steps=10, replay=50, batch_size=4) for _ in range(2))
+    net = nn.Linear(1, 2)
+    list(islice(one.train_batches(net, Shard(), 0), 3))
+    other.load_state_dict(one.state_dict())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the state of {name} cannot be restored, so a new episode begins"
+    ]
+    batch = next(other.train_batches(net, Shard(), 3))
+    assert other.replay.rewards[other.replay.written - 1] == 1, "the first step of an episode"
+    assert batch.played == 14
+
+
+def test_only_pictures_are_divided_by_255() -> None:
+    """8 bits with bounds 0 and 255, of two dimensions or more; other bytes are numbers as those of other types."""
+    for space, value, given in (
+        (spaces.Box(0, 255, (3, 4, 2), np.uint8), 51, 0.2),
+        (spaces.Box(0, 255, (4, 2), np.uint8), 51, 0.2),
+        (spaces.Box(0, 255, (4,), np.uint8), 51, 51),
+        (spaces.Box(0, 1, (2,), np.uint8), 1, 1),
+        (spaces.Box(0, 1, (3, 4, 2), np.uint8), 1, 1),
+        (spaces.Box(0, 255, (4, 2), np.float32), 51, 51),
+        (spaces.Box(0, 255, (4, 2), np.int64), 51, 51),
+    ):
+        environments = Environments(scripted(space, np.full(space.shape, value, space.dtype)))
+        environments.begin([0])
+        observations = environments.step(np.array([0])).observations
+        inputs = as_input(observations, torch.device("cpu"), torch.float32)
+        torch.testing.assert_close(inputs, torch.full((1, *space.shape), given, dtype=torch.float32))
+
+
+def test_bytes_that_are_no_picture_are_learned_from_as_numbers_of_another_type() -> None:
+    """The numbers of a space of 0 and 1 reach the network whole, whatever their type."""
+    rows = []
+    for dtype in (np.uint8, np.float32):
+        environments = Environments(scripted(spaces.Box(0, 1, (2,), dtype), np.array([0, 1], dtype)))
+        environments.begin([0])
+        rows.append(environments.step(np.array([0])).observations)
+    assert rows[0].dtype == rows[1].dtype
+    assert np.array_equal(*rows)
+
+
+def test_a_single_number_is_a_vector_of_one() -> None:
+    environments = Environments(
+        scripted(spaces.Box(0, 1, (), np.float32), np.float32(0.5), np.array(0.25, np.float32)), 1
+    )
+    environments.begin([0])
+    assert environments.step(np.array([0])).observations.tolist() == [[0.5]]
+    assert environments.step(np.array([0])).observations.tolist() == [[0.25]]
+
+
 def test_numbered_observations_are_read_one_hot_and_actions_from_their_first() -> None:
     lake = Environments("FrozenLake-v1", 2)
     lake.begin([0, 1])
@@ -90,11 +183,150 @@ def test_numbered_observations_are_read_one_hot_and_actions_from_their_first() -
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("NoSuch-v0", "cannot be made"), ("Pendulum-v1", "actions must be numbered"), ("Blackjack-v1", "observations")],
+    [
+        ("NoSuch-v0", "cannot be made: .* plugins="),
+        ("CartPole-v77", "cannot be made"),
+        ("no name", "cannot be made"),
+        ("Pendulum-v1", "actions must be numbered"),
+        ("Blackjack-v1", "observations"),
+        (scripted(spaces.MultiBinary(3)), "observations an array"),
+        (scripted(spaces.MultiDiscrete([3, 2])), "observations an array"),
+        (scripted(spaces.Box(0, 1, (0,))), "observations an array"),
+        (registered(lambda: Spaceless()), "actions None and observations None"),
+    ],
 )
 def test_what_cannot_be_played_is_refused(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Environments(name)
+
+
+BOX, BYTES = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(0, 255, (2, 2), np.uint8)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("space", "observation", "said"),
+    [
+        (BOX, np.array([0, np.nan], np.float32), "gave nan at [1] of an observation at step 1, which is not finite"),
+        (BOX, np.array([-np.inf, 0], np.float32), "gave -inf at [0]"),
+        (BOX, [0.0, 1.5], "gave 1.5 at [1] of an observation at step 1, which is outside of its space Box(-1"),
+        (BOX, np.zeros(3), "gave an observation of shape (3,) at step 1, and its space has (2,)"),
+        (BOX, np.zeros((1, 2), np.float32), "shape (1, 2)"),
+        (BOX, 0.5, "shape ()"),
+        (BOX, None, "shape ()"),
+        (BOX, ["a", "b"], "of type <U1"),
+        (BOX, np.array([None, 1]), "of type object"),
+        (BOX, [[0], [1, 2]], "which is no array"),
+        (BYTES, np.full((2, 2), 0.5), "of type float64"),
+        (BYTES, np.full((2, 2), 300), "of type int64, [[300 300] [300 300]], at step 1, and its space has uint8"),
+        (BYTES, np.full((2, 2), -1), "of type int64"),
+        (spaces.Discrete(3), 3, "the observation 3 at step 1, which is outside of its space Discrete(3)"),
+        (spaces.Discrete(3), -1, "the observation -1"),
+        (spaces.Discrete(3), 1.5, "TypeError: 'float'"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("error")
+def test_fault_26_an_observation_that_is_none_of_its_space_is_named(space: Any, observation: Any, said: str) -> None:
+    """As the second one of an episode, and as the first."""
+    name = scripted(space, space.sample(), observation)
+    environments = Environments(name)
+    environments.begin([0])
+    environments.step(np.array([0]))
+    with pytest.raises(DataError) as raised:
+        environments.step(np.array([0]))
+    assert said in str(raised.value)
+    assert name in str(raised.value)
+    with pytest.raises(DataError, match="in the reset before step 0"):
+        Environments(scripted(space, first=observation)).begin([0])
+
+
+def test_numbers_of_another_type_are_taken_where_their_values_fit() -> None:
+    for space, observation in (
+        (BOX, [1, 0]),
+        (BOX, np.array([0.5, -1])),
+        (BYTES, [[0, 255], [1, 2]]),
+        (BOX, (True, 0)),
+    ):
+        environments = Environments(scripted(space, observation))
+        environments.begin([0])
+        np.testing.assert_array_equal(environments.step(np.array([0])).observations[0], np.asarray(observation))
+
+
+class Old(Counting):
+    """As gym was before gymnasium."""
+
+    def reset(self, **seed: Any) -> Any:
+        return super().reset(**seed)[0] if self.place != "step" else super().reset(**seed)
+
+    def step(self, action: int) -> Any:
+        return self.state, 0.0, False, {}
+
+
+class Unseeded(Counting):
+    def reset(self) -> Any:
+        return super().reset()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("settings", [{}, {"max_episode_steps": 9}, {"order_enforce": False}], ids=str)
+@pytest.mark.parametrize("made", [lambda: Old("reset"), lambda: Old("step"), lambda: Unseeded("")])
+def test_fault_26_an_api_from_before_gymnasium_is_named(made: Any, settings: dict[str, Any]) -> None:
+    environments = Environments(registered(made, **settings))
+    with pytest.raises(DataError, match=r"step\(action\) returns \(observation, reward, terminated, truncated, info\)"):  # noqa: PT012
+        environments.begin([0])
+        environments.step(np.array([0]))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["made", "reset", "step", "drawn"])
+def test_fault_26_an_error_of_an_environment_has_its_line(place: str) -> None:
+    class Broken(Counting):
+        def __init__(self, render_mode: str | None = None) -> None:
+            super().__init__("steps")
+            self.trip("made")
+
+        def reset(self, **settings: Any) -> Any:
+            self.trip("reset")
+            return super().reset(**settings)
+
+        def step(self, action: int) -> Any:
+            self.trip("step")
+            return super().step(action)
+
+        def render(self) -> Any:
+            self.trip("drawn")
+
+        def trip(self, here: str) -> None:
+            if here == place:
+                np.zeros(3).reshape(2)  # whose own frames are NumPy's
+
+    line = Broken.trip.__code__.co_firstlineno + 2
+    with pytest.raises(DataError) as raised:  # noqa: PT012
+        environments = Environments(registered(Broken), 1, vectorized=False, render=True)
+        environments.begin([0])
+        environments.step(np.array([0]))
+        environments.render()
+    assert f"ValueError: cannot reshape array of size 3 into shape (2,) ({__file__}, line {line})" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: Counting("steps"), "takes no render_mode"),
+        (lambda render_mode: Counting("steps"), "has no render"),
+        (lambda render_mode: Drawn(None), "its render gives NoneType"),
+        (lambda render_mode: Drawn("+---+"), "its render gives str"),
+        (lambda render_mode: Drawn(np.zeros((4, 5, 3))), r"its render gives float64 \(4, 5, 3\)"),
+        (lambda render_mode: Drawn(ImportError("pygame is not there")), "pygame is not there; pip install"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(made: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):  # noqa: PT012
+        environments = Environments(registered(made), render=True)
+        environments.begin([0])
+        environments.render()
 
 
 @pytest.mark.faults
@@ -106,3 +338,14 @@ def test_fault_26_an_environment_that_breaks_is_named_with_its_step(end: str, sa
         environments.step(np.array([0, 1]))
     assert f"Corridor-{end}-v0" in str(raised.value)
     assert "step 0" in str(raised.value)
+
+
+@pytest.mark.faults
+def test_fault_26_observations_that_are_no_numbers_are_not_taken_for_a_divergence(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    name = scripted(BOX, *[np.zeros(2, np.float32)] * 7, np.full(2, np.nan, np.float32))
+    code, said = train(*SMALL["dqn"], f"data.env={name}", "trainer.max_steps=5", f"run_dir={tmp_path / 'run'}")
+    assert code == 3
+    last = f"dlref: {name} gave nan at [0] of an observation at step 7, which is not finite; fix the environment"
+    assert said.splitlines()[-1] == last

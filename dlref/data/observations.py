@@ -1,0 +1,104 @@
+"""Observations of a gymnasium space as a network reads them, checked against the space."""
+
+import math
+import operator
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dlref.errors import brief
+
+ROUNDING = 1e-4  # of a bound, or in absolute terms: float32 and float64 differ by less
+
+
+class WrongObservation(Exception):
+    """Two arguments: what an environment gave, and why it should not."""
+
+
+class Observations:
+    """Turns what an environment gives into arrays of `shape` and `dtype`.
+
+    Pictures stay uint8 (what a network is given of them is divided by 255): 8 bits with bounds 0 and 255, in two or more
+    dimensions. Other arrays become float32 whatever their type, with the values that they have; a single number is a
+    vector of one. Discrete observations become one-hot vectors.
+    Raises ValueError for a space of another kind, WrongObservation for what does not belong to it.
+    """
+
+    def __init__(self, space: Any, bounded: bool = True) -> None:
+        from gymnasium import spaces
+
+        self.space, self.is_discrete = space, isinstance(space, spaces.Discrete)
+        self.bounds: tuple[np.ndarray, np.ndarray] | None = None
+        if self.is_discrete:
+            self.shape: tuple[int, ...] = (int(space.n),)
+            self.dtype: Any = np.float32
+            self.is_whole = True  # so that there is nothing to check in what was read
+            return
+        if not isinstance(space, spaces.Box) or not math.prod(space.shape) or space.dtype.kind not in "fiu":
+            raise ValueError(f"{space} is neither an array nor discrete")
+        self.shape = space.shape or (1,)
+        self.given = space.dtype, space.shape  # which the space computes each time
+        is_byte = space.dtype == np.uint8 and not space.low.any() and bool((space.high == 255).all())
+        self.dtype = np.uint8 if is_byte and len(self.shape) > 1 else np.float32
+        self.is_whole = self.dtype == np.uint8
+        low, high = (np.asarray(bound, np.float64).reshape(self.shape) for bound in (space.low, space.high))
+        if bounded and not is_byte and (np.isfinite(low).any() or np.isfinite(high).any()):
+            self.bounds = low - ROUNDING * np.maximum(1, abs(low)), high + ROUNDING * np.maximum(1, abs(high))
+
+    def one(self, observation: Any) -> Any:
+        """A single observation, which fits a row of an array of `shape` and `dtype`."""
+        if self.is_discrete:
+            return self.one_hot(np.array([observation]))[0]
+        if type(observation) is np.ndarray and (observation.dtype, observation.shape) == self.given:
+            return observation
+        return self.converted(observation)
+
+    def several(self, observations: np.ndarray) -> np.ndarray:
+        """Those of an environment in vectorized form, [N, ...]."""
+        if self.is_discrete:
+            return self.one_hot(observations)
+        array = np.asarray(observations, self.dtype)
+        return array if array.ndim > 1 else array[:, None]
+
+    def one_hot(self, numbers: np.ndarray) -> np.ndarray:
+        rows = np.zeros((len(numbers), *self.shape), np.float32)
+        for row, number in zip(rows, numbers.tolist(), strict=True):
+            place = operator.index(number) - int(self.space.start)
+            if not 0 <= place < len(row):
+                raise WrongObservation(f"the observation {number}", f"which is outside of its space {self.space}")
+            row[place] = 1
+        return rows
+
+    def converted(self, observation: Any) -> np.ndarray:
+        """An observation of another type than its space, where its values are of the space's type."""
+        try:
+            array = np.asarray(observation)
+        except ValueError:  # lists of several lengths
+            raise WrongObservation(f"the observation {brief(observation, 60)}", "which is no array") from None
+        if array.shape != self.space.shape:
+            raise WrongObservation(f"an observation of shape {array.shape}", f"and its space has {self.space.shape}")
+        is_number = array.dtype.kind in "fiub"
+        with np.errstate(all="ignore"):
+            cast = array.astype(self.space.dtype) if is_number else array
+        if not is_number or (cast.dtype.kind in "iu" and not (cast == array).all()):
+            raise WrongObservation(
+                f"an observation of type {array.dtype}, {brief(array, 60)},", f"and its space has {self.space.dtype}"
+            )
+        return cast.reshape(self.shape)
+
+    def check(self, rows: np.ndarray) -> None:
+        """Raise WrongObservation for a value that is not finite or, where it is `bounded`, outside of its space."""
+        if self.is_whole:
+            return
+        flat = rows.ravel("K")  # in the order that they lie in, so that nothing is copied
+        if not math.isfinite(flat.dot(flat)) and (wrong := ~np.isfinite(rows)).any():  # the dot is fast; may overflow
+            self.refuse(rows, wrong, "which is not finite")
+        if self.bounds is not None:
+            wrong = (rows < self.bounds[0]) | (rows > self.bounds[1])
+            if wrong.any():
+                self.refuse(rows, wrong, f"which is outside of its space {brief(self.space)}")
+
+    def refuse(self, rows: np.ndarray, wrong: np.ndarray, why: str) -> NoReturn:
+        """Raise WrongObservation for the first wrong value."""
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        raise WrongObservation(f"{rows[place]} at {list(place[1:])} of an observation", why)
