@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 
-from dlref.data.frozen import freeze, set_generators, thaw
+from dlref.data.frozen import Fingerprint, freeze, set_generators, spaces_of, thaw
 from dlref.data.observations import Observations, WrongObservation
 from dlref.errors import ConfigError, DataError, DlrefError, brief
 
@@ -105,7 +105,7 @@ class Environments:
             )
             if self.stacked and isinstance(error, ImportError):
                 remedy = "; pip install 'dlref[atari]'"
-            said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".?")
             raise ConfigError(f"data.env={self.name} cannot be made: {said}{origin(error)}{remedy}") from None
         except Exception as error:
             if render and "'render_mode'" in str(error):
@@ -113,8 +113,11 @@ class Environments:
             self.fail(error, "while it was made")
 
     def begin(self, seeds: Sequence[int]) -> None:
-        """New episodes, from `count` seeds."""
+        """New episodes, from `count` seeds, which at first are also those of the environments' spaces."""
         try:
+            for env, seed in zip(self.held() if not self.steps else (), seeds, strict=False):
+                for space in spaces_of(env.unwrapped).values():
+                    space.seed(seed)
             if self.together is not None:
                 self.observations = self.read.several(
                     self.together.reset(seed=np.array(seeds) if self.stacked else seeds[0])[0]
@@ -231,9 +234,7 @@ class Environments:
         """`prove` that it is all that there is, once, or not."""
         frozen: Any = [freeze(env) for env in self.held()]
         if prove and self.restorable is None and None not in frozen:
-            random_numbers = shared_random()
             self.restorable = self.is_restorable()
-            set_shared_random(random_numbers)
             for env, state in zip(self.held(), frozen, strict=True):
                 set_generators(env, state["random"])  # which a class of environments may share
         return {
@@ -241,7 +242,6 @@ class Environments:
             "observations": torch.from_numpy(self.observations.copy()),
             "resetting": self.resetting.tolist(),
             "steps": self.steps,
-            "random": shared_random(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
@@ -255,15 +255,16 @@ class Environments:
                 self.fail(error, "in the reset before its state was restored")
             if frozen is None or not thaw(env, frozen):
                 return False
-        set_shared_random(state["random"])
         self.observations, self.resetting = state["observations"].numpy().copy(), np.array(state["resetting"], bool)
         return True
 
     def is_restorable(self) -> bool:
         """Whether two others do the same from a state of one of them on.
 
-        What an environment keeps outside of its attributes (a simulator, another module) has no fingerprint.
+        What an environment keeps outside of its attributes (a simulator, another module) has no fingerprint, and a
+        checkpoint does not hold the process's own random numbers.
         """
+        before = random.getstate(), np.random.get_state(legacy=False)
         actions = np.arange(REPLAYED)[:, None] * np.ones(min(self.count, 2), np.int64) % self.actions
         try:
             one, other = (Environments(self.name, actions.shape[1], self.together is not None) for _ in range(2))
@@ -272,24 +273,18 @@ class Environments:
                 one.step(row)
             state = one.state_dict(prove=False)
             steps = [one.step(row) for row in actions]
-            return other.load_state_dict(state) and all(
+            alike = other.load_state_dict(state) and all(
                 np.array_equal(a, b)
                 for row, step in zip(actions, steps, strict=True)
                 for a, b in zip(step, other.step(row), strict=True)
             )
+            after = random.getstate(), np.random.get_state(legacy=False)
+            return alike and Fingerprint()(before) == Fingerprint()(after)
         except DlrefError:  # of one that there may be no second of
             return False
-
-
-def shared_random() -> tuple[Any, Any]:
-    """The process's random numbers of Python and NumPy, which some environments draw from, as a checkpoint may hold them."""
-    state: Any = np.random.get_state()
-    return random.getstate(), (state[0], state[1].tolist(), *state[2:])
-
-
-def set_shared_random(state: tuple[Any, Any]) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def has_vectorized_form(name: str) -> bool:

@@ -62,14 +62,17 @@ def set_generators(env: Any, states: dict[str, Any]) -> None:
 
 def generators(inner: Any) -> dict[str, np.random.Generator]:
     """What an environment may draw random numbers from: its own, gymnasium's among them, and those of its spaces."""
+    found = {"np_random": inner.np_random}
+    found |= {name: value for name, value in vars(inner).items() if isinstance(value, np.random.Generator)}
+    return found | {name: space.np_random for name, space in spaces_of(inner).items()}
+
+
+def spaces_of(inner: Any) -> dict[str, Any]:
+    """The spaces of an environment by the names of its attributes; those of actions and observations may be its class's."""
     from gymnasium import Space
 
-    found = {"np_random": inner.np_random}
-    for name in dict.fromkeys([*vars(inner), "observation_space", "action_space"]):
-        value = getattr(inner, name)
-        value = value.np_random if isinstance(value, Space) else value
-        found |= {name: value} if isinstance(value, np.random.Generator) else {}
-    return found
+    values = {name: getattr(inner, name, None) for name in (*vars(inner), "observation_space", "action_space")}
+    return {name: value for name, value in values.items() if isinstance(value, Space)}
 
 
 def wrappers(env: Any) -> Iterator[Any]:

@@ -77,6 +77,8 @@ class Counting(gymnasium.Env[Any, Any]):
         self.state = np.zeros(1, np.float32)
         self.steps, self.array, self.list, self.inner = 0, np.zeros(2), [0], {"deep": [{"deeper": 0}]}
         self.own, self.count = np.random.default_rng(5), itertools.count(1)
+        if self.place == "global, at reset":
+            self.steps = random.random()
         if self.place == "simulator":
             self.number = SIMULATORS.add()
         if self.place == "generator":
@@ -93,7 +95,7 @@ class Counting(gymnasium.Env[Any, Any]):
 
     def counted(self) -> float:
         match self.place:
-            case "steps":
+            case "steps" | "global, at reset":
                 self.steps += 1
                 return self.steps
             case "array":

@@ -93,7 +93,7 @@ def test_environments_go_on_where_their_state_was_taken(name: str, vectorized: b
         assert all(np.array_equal(a, b) for a, b in zip(step, step_there, strict=True))
 
 
-@pytest.mark.parametrize("place", ["steps", "array", "np_random", "own", "space", "global"])
+@pytest.mark.parametrize("place", ["steps", "array", "np_random", "own", "space"])
 def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -> None:
     name = registered(lambda: Counting(place))
     one, other = Environments(name, 2), Environments(name, 2)
@@ -106,7 +106,20 @@ def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -
 
 
 @pytest.mark.parametrize(
-    "place", ["list", "list, shown late", "inner", "class", "module", "simulator", "count", "generator", "closure"]
+    "place",
+    [
+        "list",
+        "list, shown late",
+        "inner",
+        "class",
+        "module",
+        "simulator",
+        "count",
+        "generator",
+        "closure",
+        "global",
+        "global, at reset",
+    ],
 )
 def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = registered(lambda: Counting(place))
