@@ -110,7 +110,7 @@ class Environments:
         except Exception as error:
             if render and "'render_mode'" in str(error):
                 raise ConfigError(f"{self.name} cannot be drawn: it takes no render_mode; leave out --video") from None
-            self.fail(error, "while it was made")
+            self.fail(error, "while it was made", "fix the environment or what it is registered with")
 
     def begin(self, seeds: Sequence[int]) -> None:
         """New episodes, from `count` seeds, which at first are also those of the environments' spaces."""
@@ -212,7 +212,7 @@ class Environments:
             )
         return picture
 
-    def fail(self, error: Exception, when: str) -> NoReturn:
+    def fail(self, error: Exception, when: str, remedy: str | None = None) -> NoReturn:
         """Raise what an environment did wrong as a DataError with its place."""
         if isinstance(error, DlrefError | MemoryError):
             raise error
@@ -222,9 +222,11 @@ class Environments:
         cause: BaseException = error
         while cause.__cause__ is not None and not own_frames(cause):  # gymnasium raises some errors anew
             cause = cause.__cause__
-        said = f"{type(cause).__name__}: {brief(cause)}{origin(cause)}"
-        is_api = not own_frames(cause) and ("unpack" in said or " argument" in said)
-        raise DataError(f"{self.name} failed {when}: {said}; {API if is_api else 'fix the environment'}") from error
+        said = f"{type(cause).__name__}: {brief(cause, 240).rstrip('.')}{origin(cause)}"
+        if remedy is None:
+            is_api = not own_frames(cause) and ("unpack" in said or " argument" in said)
+            remedy = f"{API}; adapt the environment" if is_api else "fix the environment"
+        raise DataError(f"{self.name} failed {when}: {said}; {remedy}") from error
 
     def held(self) -> list[Any]:
         """What gymnasium made: one environment of them all, or each."""

@@ -17,7 +17,7 @@ from dlref.data.environments import Environments, Step
 from dlref.data.frozen import freeze, thaw
 from dlref.data.play import Play
 from dlref.data.playing import as_input
-from dlref.errors import ConfigError, DataError
+from dlref.errors import ConfigError, DataError, DlrefError
 from tests.conftest import SMALL
 from tests.data import corridor, odd  # noqa: F401  which registers the environments
 from tests.data.odd import Counting, Drawn, registered, scripted
@@ -322,6 +322,28 @@ def test_fault_26_an_error_of_an_environment_has_its_line(place: str) -> None:
         environments.render()
     assert f"ValueError: cannot reshape array of size 3 into shape (2,) ({__file__}, line {line})" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def unlicensed() -> Any:
+    raise PermissionError("no\nlicense")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda size: Counting("steps"), "missing 1 required positional argument: 'size'; fix"),
+        (dict, "must inherit from the gymnasium.Env class"),
+        (unlicensed, f"PermissionError: no license ({__file__}, line {unlicensed.__code__.co_firstlineno + 1}); fix"),
+        ("no_such_module:Environment", "cannot be made: No module named 'no_such_module'"),
+    ],
+    ids=["argument", "class", "error", "module"],
+)
+def test_what_cannot_be_made_says_why(made: Any, said: str) -> None:
+    with pytest.raises(DlrefError) as raised:
+        Environments(registered(made))
+    assert said in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert "truncated" not in str(raised.value), "the API of reset and step is not at fault"
 
 
 @pytest.mark.parametrize(
