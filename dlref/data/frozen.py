@@ -25,10 +25,10 @@ def freeze(env: Any) -> dict[str, Any] | None:
     whether the numbers were all.
     """
     inner = env.unwrapped
-    state = getattr(inner, "state", getattr(inner, "s", None))  # as gymnasium's own environments call it
-    if state is None or not is_plain(state):
-        return None
     try:
+        state = getattr(inner, "state", getattr(inner, "s", None))  # as gymnasium's own environments call it
+        if state is None or not is_plain(state):
+            return None
         return {
             "values": plain_values(inner),
             "wrappers": [plain_values(layer) for layer in wrappers(env)],
