@@ -67,9 +67,12 @@ class PolicyGradient(FromPlay):
             totals["rl/value"] = Mean((mask * values).detach().sum(), steps)
             totals["rl/value_error"] = Mean(wrong.detach(), steps)
         if self.standardize:
+            # Where all are equal, what remains is rounding, which is not to be scaled up.
+            size = ((mask * advantages.square()).sum() / steps.clamp_min(1)).sqrt()
+            rounding = 8 * torch.finfo(advantages.dtype).eps * size
             advantages = advantages - (mask * advantages).sum() / steps.clamp_min(1)
-            variance = (mask * advantages.square()).sum() / (steps - 1).clamp_min(1)
-            advantages = advantages / variance.sqrt().clamp_min(1e-8)
+            std = ((mask * advantages.square()).sum() / (steps - 1).clamp_min(1)).sqrt()
+            advantages = torch.where(std > rounding, advantages / std.clamp_min(1e-8), 0.0)
         chosen = logs.gather(2, batch.actions[..., None]).squeeze(2)
         loss = loss - (mask * advantages * chosen).sum()
         return totals | {"loss": Mean(loss, steps)}

@@ -14,6 +14,7 @@ from dlref.data.language import Piece
 from dlref.data.parallel import Pairs
 from dlref.data.play import Play, Transitions
 from dlref.data.playing import Episode, Finished
+from dlref.data.rollouts import Rollout
 from dlref.data.supervised import Examples
 from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean
@@ -426,3 +427,14 @@ def test_a_chance_near_1_is_told_from_1_in_half_precision() -> None:
     expected = 1 / (1 + math.exp(7.5))
     assert nll.item() == pytest.approx(-3 * math.log(1 - expected), rel=1e-3)
     torch.testing.assert_close(x.grad, torch.full((3, 1), -expected), rtol=1e-2, atol=0)
+
+
+def test_advantages_that_differ_by_rounding_alone_teach_nothing() -> None:
+    states, never = torch.randn(40, 5, 3), torch.zeros(40, 5).bool()
+    rewards = torch.full((40, 5), 0.3)
+    rewards[0] = 0.1 + torch.tensor(0.2)  # the same but for its last digit
+    rollout = Rollout(states, never.long(), rewards, states, never, never, ~never, Finished(), 0)
+    objective = PolicyGradient(nn.Linear(3, 2), discount=0.0, standardize=True).train()
+    assert float(objective(rollout)["loss"].total) == 0
+    rewards[1] += 1e-4
+    assert float(objective(rollout)["loss"].total) != 0
