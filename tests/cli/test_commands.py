@@ -13,6 +13,7 @@ import yaml
 
 from dlref.cli.completion import complete
 from dlref.cli.configs import configs_folder
+from dlref.cli.evaluate import alike
 from dlref.cli.main import COMMANDS, main
 from tests.conftest import SMALL, command, first, needs_posix
 from tests.faults.processes import Child
@@ -428,6 +429,13 @@ def test_evaluation_reads_rows_as_training_did(
     said = capsys.readouterr().err
     assert "another mean, deviation or values of its columns" in said
     assert "dlref predict" in said
+
+
+def test_columns_of_tiny_numbers_are_compared_by_their_own_size() -> None:
+    one, other = ([{"name": "x", "mean": mean, "deviation": 1e-12}] for mean in (1e-12, 4e-12))
+    assert alike(one, one)
+    assert not alike(one, other)
+    assert alike([{"mean": 1e-5, "deviation": 1e6}], [{"mean": 2e-5, "deviation": 1e6}])
 
 
 def test_loading_gives_a_network_with_its_vocabulary(train: Train, tmp_path: Path) -> None:
