@@ -39,7 +39,7 @@ check: install
 	$(BIN)/mypy
 
 # Which branches of the readers of files, configs and command lines the fast tests reach.
-READERS := data/encoding data/images data/reading data/tables data/text data/translation data/vectors training/checkpoint build cli/configs cli/predict
+READERS := data/columns data/encoding data/images data/reading data/table_files data/tables data/text data/translation data/vectors training/checkpoint build cli/configs cli/predict
 coverage: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov=dlref --cov-branch --cov-report= tests/data tests/faults tests/cli tests/test_build.py
 	$(BIN)/python -m coverage report --show-missing --include=$$(echo $(READERS:%=dlref/%.py) | tr " " ,)

@@ -1,6 +1,7 @@
 """dlref predict: what a trained model says of files: rows of a table, or pictures."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,14 +12,15 @@ from dlref.cli.configs import load_plugins, plugin_files, split_key
 from dlref.cli.main import take_flags, write_rows
 from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 
-HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [plugins=my.py]
+HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [decimal=comma] [plugins=my.py]
 
   FILE         a .csv or .npz table with the columns that the model was trained on, or pictures (PNG, JPEG …)
   invert=true  dark on light becomes light on dark, as in MNIST
+  decimal=…    point or comma, if these tables write numbers in another way than those of training
 
   prints CSV: one line a row or picture; numbers in the units of the table, classes with their probability, the
   probability of yes for each label"""
-SETTINGS = ("invert", "plugins")
+SETTINGS = ("decimal", "invert", "plugins")
 
 logger = logging.getLogger("dlref")
 
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{key} is not a setting of predict{did_you_mean(key, SETTINGS)}, and there is no such file")
     if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
         raise ConfigError(f"invert={invert} is neither true nor false")
-    rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)))
+    if (decimal := typed.get("decimal")) not in (None, "point", "comma"):
+        raise ConfigError(f"decimal={decimal} is neither point nor comma")
+    rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)), decimal)
     write_rows([{printable(name): printable(cell) for name, cell in row.items()} for row in rows], sys.stdout)
     return 0
 
@@ -46,7 +50,9 @@ def printable(text: object) -> str:
     return str(text).encode(errors="backslashreplace").decode()
 
 
-def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]) -> list[dict[str, str]]:
+def predict(
+    run: str, files: Sequence[str], invert: bool, plugins: Sequence[str], decimal: Any = None
+) -> list[dict[str, str]]:
     import torch
 
     import dlref
@@ -72,13 +78,17 @@ def predict(run: str, files: Sequence[str], invert: bool, plugins: Sequence[str]
         with torch.no_grad(), explained():
             for file in files:
                 if about["reads"] == "table":
-                    inputs = tables.read_inputs(Path(file), about).to(dtype)
-                    rows += tables.read_out(objective.answers(net(inputs)), about)
+                    inputs = tables.read_inputs(Path(file), about, decimal).to(dtype)
+                    answers = objective.answers(net(inputs))
+                    answers[inputs.isnan().any(dim=1)] = math.nan
+                    rows += tables.read_out(answers, about)
                     continue
                 inputs = images.read_image(Path(file), about, invert, notes).to(dtype)
-                shares = objective.answers(net(inputs))[0]
-                best = int(shares.argmax())
-                rows.append({"file": file, "class": about["classes"][best], "share": f"{float(shares[best]):.4g}"})
+                probabilities = objective.answers(net(inputs))[0]
+                best = int(probabilities.argmax())
+                rows.append(
+                    {"file": file, "class": about["classes"][best], "probability": f"{float(probabilities[best]):.4g}"}
+                )
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         if plugins:  # whose author wants the traceback
             raise

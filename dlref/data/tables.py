@@ -1,12 +1,11 @@
-"""Tables with named columns: CSV, or NPZ with an array for each column."""
+"""Tables with named columns: a data set of their rows, and prediction for rows of other files."""
 
-import csv
-import functools
+import logging
 import math
 import os
-import zipfile
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,27 +14,46 @@ import torch
 from torch import Tensor
 
 from dlref.data import generator
-from dlref.data.reading import room, taken, unpackable
+from dlref.data.columns import (
+    NA_VALUES,
+    Decimal,
+    Holds,
+    Missing,
+    Rules,
+    absent,
+    encode,
+    holds,
+    learn,
+    ordered,
+    require_values,
+    summary,
+    values_of,
+)
 from dlref.data.supervised import Supervised
-from dlref.errors import ConfigError, DataError, brief
+from dlref.data.table_files import Column, read_table, shown
+from dlref.errors import ConfigError, DataError
 
 Kind = Literal["numbers", "classes", "labels"]
-YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
-MOST_VALUES = 1000  # of a text column, each of which becomes an input of its own
-MOST_COLUMNS = 100_000  # of an array
-shown = functools.partial(brief, most=40)  # a name or a cell, as it may stand in a sentence
+HELD: dict[Kind, Holds] = {"numbers": "numbers", "classes": "categories", "labels": "labels"}
+MOST_SUMMARIZED = 20  # columns
+PLAIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
+logger = logging.getLogger("dlref")
 
 
 class Table(Supervised):
-    """Rows of one file, parted at random by `seed`; `targets` names the columns to tell from the others.
+    """Rows of one file, split at random by `seed`; `targets` names the columns to predict from the others.
 
     `kind` says what the targets are: `numbers` (regression), `classes` (one column, one of its values), or `labels` (0 or
     1, true or false, yes or no in each column; one column is binary classification). Inputs are all other columns, or those
-    that `inputs` names. Numbers are normalised by mean and deviation of the training rows, a column of text becomes one
-    input for each of its values there. `test_file` holds test rows of their own.
+    that `inputs` names. Numbers are standardized by mean and standard deviation of the training rows. A column without
+    numbers, or named in `categories`, becomes one input for each of its values there. `test_file` holds the test rows.
+
+    A missing value (an empty cell, or one of `na_values`) is an error, unless `missing` is `drop`, which leaves its row out,
+    or `mean`: the mean of the training rows, of categories the most frequent; a row without a target is left out.
+    `decimal=comma` reads numbers as 3,14.
     """
 
-    parted_by = ("seed", "eval_share", "test_share")
+    parted_by = ("seed", "eval_share", "test_share", "missing", "na_values")
 
     def __init__(
         self,
@@ -43,6 +61,10 @@ class Table(Supervised):
         targets: Sequence[str],
         kind: Kind,
         inputs: Sequence[str] | None = None,
+        categories: Sequence[str] = (),
+        missing: Missing | None = None,
+        na_values: Sequence[str] = NA_VALUES,
+        decimal: Decimal = "point",
         test_file: Path | None = None,
         eval_share: float = 0.1,
         test_share: float = 0.1,
@@ -52,278 +74,223 @@ class Table(Supervised):
         super().__init__(batch_size, seed)
         if not targets or (kind == "classes" and len(targets) > 1):
             raise ConfigError(f"data.targets is {list(targets)}; it takes one column, or several of numbers or labels")
-        path = Path(os.path.expanduser(file))
-        columns = read_table(path)
-        wanted = [*(inputs or [name for name in columns if name not in targets]), *targets]
-        require(columns, wanted, path)
-        if not set(wanted) - set(targets):
-            raise DataError(
-                f"{path} has no column besides those of data.targets, so there is nothing to tell them from"
-            )
-        rows = len(columns[wanted[0]])
-        test_rows, eval_rows = (max(1, round(share * rows)) if share else 0 for share in (test_share, eval_share))
-        test_rows = 0 if test_file else test_rows
-        if test_rows + eval_rows >= rows:
-            raise DataError(
-                f"{path} has {rows} rows; {eval_rows} for eval and {test_rows} for test leave none to train on"
-            )
-        order = torch.randperm(rows, generator=generator(seed)).numpy()
-        parts = np.split(order, [rows - eval_rows - test_rows, rows - test_rows])
-        train = {name: columns[name][parts[0]] for name in wanted}
+        if twice := [name for name, count in Counter([*(inputs or []), *targets]).items() if count > 1]:
+            raise ConfigError(f"data.inputs and data.targets name '{shown(twice[0])}' twice; name each column once")
+        for name, share in (("eval", eval_share), ("test", test_share)):
+            if not 0 <= share < 1:
+                raise ConfigError(f"data.{name}_share is {share}; it takes a share from 0 to below 1")
         self.kind: Kind = kind
-        self.columns = [learn(name, train[name], path) for name in wanted if name not in targets]
-        self.goals = [learn_target(name, train[name], kind, path) for name in targets]
-        self.classes = self.goals[0]["values"] if kind == "classes" else [goal["name"] for goal in self.goals]
+        self.rules = Rules(decimal, missing, list(na_values))
+        path = Path(os.path.expanduser(file))
+        every = read_table(path, lambda names: [*(inputs or [n for n in names if n not in targets]), *targets])
+        self.inputs, self.targets = [name for name in every if name not in targets], list(targets)
+        if not self.inputs:
+            raise DataError(f"{path} has no column besides those of data.targets; it takes one or more to predict from")
+        if unknown := [name for name in categories if name not in self.inputs]:
+            raise ConfigError(
+                f"data.categories names '{shown(unknown[0])}', which is not among the inputs; these are "
+                f"{', '.join(map(shown, self.inputs[:20]))}"
+            )
+        columns = complete(every, targets, self.rules)
+        self.held: dict[str, Holds] = {name: holds(columns[name], self.rules, categories) for name in self.inputs}
+        self.held |= dict.fromkeys(targets, HELD[kind])
+        values = self.read(columns)
+        parts = split_rows(len(values[targets[0]]), eval_share, 0.0 if test_file else test_share, seed, path)
+        if kind == "classes":
+            parts = with_every_class(parts, columns[targets[0]], values[targets[0]])
+        self.columns = [learn(columns[name], values[name][parts[0]]) for name in self.inputs]
+        self.goals: list[dict[str, Any]] = [{"name": name} for name in targets]
+        if kind == "numbers":
+            self.goals = [learn(columns[name], values[name][parts[0]]) for name in targets]
+        self.classes = list(targets)
+        if kind == "classes":
+            self.classes = self.goals[0]["values"] = ordered(values[targets[0]])
         self.splits = {
-            split: (encode(part := {n: columns[n][rows] for n in wanted}, self.columns, path), self.encoded(part, path))
-            for split, rows in zip(("train", "eval", "test"), parts, strict=True)
+            split: self.encoded({name: cells[part] for name, cells in values.items()}, path)
+            for split, part in zip(("train", "eval", "test"), parts, strict=True)
         }
         if test_file:
-            other = Path(os.path.expanduser(test_file))
-            columns = read_table(other, {name for name in wanted if columns[name].dtype.kind != "f"})
-            require(columns, wanted, other)
-            self.splits["test"] = (encode(columns, self.columns, other), self.encoded(columns, other))
+            self.splits["test"] = self.read_test(Path(os.path.expanduser(test_file)))
+        self.lines = self.summarize(every, values)
 
-    def encoded(self, columns: Mapping[str, np.ndarray], path: Path) -> Tensor:
-        """The targets: float [N, D], or the numbers of classes [N]."""
+    def summarize(self, every: Mapping[str, Column], values: Mapping[str, np.ndarray]) -> list[str]:
+        """What each column holds in the rows that are used, and how many values are missing in the file."""
+        said = {
+            name: summary(name, values[name], self.held[name], int(absent(column, self.rules).sum()))
+            for name, column in every.items()
+        }
+        lines = [said[name] for name in self.inputs]
+        if len(lines) > MOST_SUMMARIZED:
+            lines[MOST_SUMMARIZED:] = [f"and {len(lines) - MOST_SUMMARIZED:,} more inputs"]
+        lines += [f"target {said[name]}" for name in self.targets]
+        found, used = len(every[self.targets[0]].cells), len(values[self.targets[0]])
+        if found > used:
+            lines.append(f"{found - used:,} of {found:,} rows miss a value and are left out")
+        return lines
+
+    def read(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        """What the cells of the columns mean, as `values_of` has it."""
+        found = {}
+        for name, column in columns.items():
+            remedy = f"name the column in data.categories=[{typed(name)}] if it holds categories"
+            if name not in self.inputs:
+                remedy = "set data.kind=classes if the column holds classes"
+            found[name] = values_of(column, self.held[name], self.rules, "data.", remedy)
+        return found
+
+    def read_test(self, path: Path) -> tuple[Tensor, Tensor]:
+        whole = read_table(path, lambda _: list(self.held))
+        columns = complete(whole, self.targets, self.rules)
+        values = self.read(columns)
+        found, used = (len(table[self.targets[0]].cells) for table in (whole, columns))
+        if found > used:
+            logger.info("%s: %s of %s rows miss a value and are left out", path, f"{found - used:,}", f"{found:,}")
         if self.kind == "classes":
-            goal = self.goals[0]
-            number = {value: i for i, value in enumerate(goal["values"])}
-            cells = [spelled(cell) for cell in columns[goal["name"]].tolist()]
-            if unknown := [cell for cell in cells if cell not in number]:
+            name = self.goals[0]["name"]
+            unknown = [row for row, value in enumerate(values[name]) if value not in self.classes]
+            if unknown:
                 raise DataError(
-                    f"{path}: '{shown(unknown[0])}' in column '{shown(goal['name'])}' is no class of the training rows"
+                    f"{columns[name].at(unknown[0])}: '{shown(values[name][unknown[0]])}' in column '{shown(name)}' is no "
+                    f"class of the training rows, which have {', '.join(map(shown, self.classes[:20]))}; correct it"
                 )
-            return torch.tensor([number[cell] for cell in cells])
+        return self.encoded(values, path)
+
+    def encoded(self, values: Mapping[str, np.ndarray], path: Path) -> tuple[Tensor, Tensor]:
+        """Inputs float32 [N, D], and targets: float32 [N, D], or the numbers of classes, int64 [N]."""
+        inputs = torch.from_numpy(encode(values, self.columns, self.rules, path))
+        if self.kind == "numbers":
+            return inputs, torch.from_numpy(encode(values, self.goals, self.rules, path))
         if self.kind == "labels":
-            return torch.stack([labels(goal["name"], columns[goal["name"]], path) for goal in self.goals], dim=1)
-        return encode(columns, self.goals, path)
+            labels = [torch.from_numpy(values[goal["name"]]).float() for goal in self.goals]
+            return inputs, torch.stack(labels, dim=1)
+        places = {value: i for i, value in enumerate(self.classes)}
+        return inputs, torch.tensor([places[cell] for cell in values[self.goals[0]["name"]].tolist()])
+
+    def summary(self) -> list[str]:
+        return self.lines
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {
-            "reads": "table",
-            "kind": self.kind,
-            "columns": self.columns,
-            "targets": self.goals,
-        }
-
-
-def read_table(path: Path, text: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Columns by name, float64 or text [N]; an array [N, K] of an NPZ file is the columns name.0 … name.K-1.
-
-    What a CSV file has in the columns named by `text` is text, also where all of it may be read as numbers.
-    """
-    if not os.path.isfile(path):
-        raise DataError(f"{path} is not a file; data.file takes a .csv or .npz")
-    columns = read_npz(path) if path.suffix == ".npz" else read_csv(path, text)
-    lengths = {len(cells): name for name, cells in columns.items()}
-    if not lengths or 0 in lengths:
-        raise DataError(f"{path} holds no rows; the first line of a CSV file names its columns")
-    if len(lengths) > 1:
-        (one, name), (other, another) = list(lengths.items())[:2]
-        raise DataError(f"{path}: column '{shown(name)}' has {one} rows and column '{shown(another)}' {other}")
-    return columns
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    columns: dict[str, np.ndarray] = {}
-    try:
-        left = room(path)
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                name, array = entry.filename.removesuffix(".npy"), read_array(archive, entry, path, left)
-                left -= array.nbytes
-                parts = {name: array} if array.ndim == 1 else {f"{name}.{i}": part for i, part in enumerate(array.T)}
-                if twice := columns.keys() & parts.keys():
-                    raise ValueError(f"two arrays are called {min(twice)}")
-                columns |= parts
-    except MemoryError:
-        raise
-    except Exception as error:  # which one a crafted file raises is anybody's guess
-        raise DataError(f"{path} cannot be read as NPZ ({brief(error)}); save it by numpy.savez") from None
-    for name, cells in columns.items():
-        if cells.dtype.kind != "U":
-            with np.errstate(over="ignore"):  # which `finite` finds
-                columns[name] = finite(name, cells.astype(np.float64), path, range(len(cells)))
-    return columns
-
-
-def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, most: int) -> np.ndarray:
-    """Numbers or text, [N] or [N, K], of so many bytes at most; raises ValueError, and others, for anything else.
-
-    NumPy's own reader takes the memory that the header of an array announces before it looks whether it is there.
-    """
-    with archive.open(unpackable(entry, path)) as file:
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, by_column, dtype = headers[np.lib.format.read_magic(file)](file)
-        if dtype.kind not in "biufU" or not dtype.itemsize:
-            raise ValueError(f"array {entry.filename} holds {dtype}; a column is numbers or text")
-        size = math.prod(shape) * dtype.itemsize
-        if len(shape) not in (1, 2) or min(shape) < 1 or max(shape[1:], default=1) > MOST_COLUMNS:
-            most_said = f"[rows] or [rows, up to {MOST_COLUMNS:,} columns]"
-            raise ValueError(f"array {entry.filename} is of shape {shape}; it takes {most_said}")
-        if size > most:
-            raise ValueError(f"array {entry.filename} unpacks to {size:,} bytes, and {most:,} may be left to unpack")
-        raw = taken(file, size + 1)  # one more than there should be
-    if len(raw) != size:
-        raise ValueError(f"array {entry.filename} does not hold the {size} bytes that it announces")
-    if dtype.kind == "U":
-        points = np.frombuffer(raw, np.dtype("u4").newbyteorder(dtype.byteorder))
-        if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
-            raise ValueError(f"array {entry.filename} holds text that is not Unicode")
-    return np.frombuffer(raw, dtype).reshape(shape, order="F" if by_column else "C")
-
-
-def read_csv(path: Path, text: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """A first line of names, then rows; commas or, if the first line has more of them, semicolons or tabs."""
-    lines: list[int] = []
-    rows: list[list[str]] = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            for row in reader:
-                if not row:
-                    continue  # an empty line
-                if len(row) != len(header):
-                    raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells under {len(header)} names")
-                rows.append(row)
-                lines.append(reader.line_num)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {brief(error)}") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({brief(error)})") from None
-    if wrong := [name for name, count in Counter(header).items() if count > 1 or not name or "\0" in name]:
-        raise DataError(f"{path}, line 1: '{shown(wrong[0])}' is not the name of one column")
-    cells = zip(*rows, strict=True) if rows else ([] for _ in header)
-    return {name: column(name, list(part), path, lines, name in text) for name, part in zip(header, cells, strict=True)}
-
-
-def column(name: str, cells: list[str], path: Path, lines: Sequence[int], text: bool) -> np.ndarray:
-    """Text where it is said to be, or at least half of the cells are no numbers, else numbers; DataError for a cell among
-    these that is none.
-
-    Text is kept as objects: an array of NumPy's own texts has the width of the longest for each.
-    """
-    values, other = np.full(len(cells), np.nan), []
-    for i, cell in enumerate(cells):
-        try:
-            values[i] = float(cell)
-        except ValueError:
-            other.append(i)
-    if text or 2 * len(other) >= len(cells):
-        if nul := [i for i in other if "\0" in cells[i]]:
-            raise DataError(f"{path}, line {lines[nul[0]]}: a NUL byte; save it as UTF-8 text")
-        return np.array([cell.strip() for cell in cells], dtype=object)
-    if other:
-        cell = shown(cells[other[0]])
-        raise DataError(f"{path}, line {lines[other[0]]}: '{cell}' in column '{shown(name)}' is not a number")
-    return finite(name, values, path, lines)
-
-
-def finite(name: str, cells: np.ndarray, path: Path, lines: Sequence[int]) -> np.ndarray:
-    wrong = np.flatnonzero(~np.isfinite(cells))
-    if len(wrong):
-        line, number = lines[wrong[0]], cells[wrong[0]]
-        raise DataError(f"{path}, line {line}: {number} in column '{shown(name)}' is not a finite number")
-    return cells
-
-
-def require(columns: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> None:
-    if missing := [shown(name) for name in names if name not in columns]:
-        raise DataError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(map(shown, list(columns)[:20]))}"
+        return (
+            super().describe()
+            | {"reads": "table", "kind": self.kind, "columns": self.columns, "targets": self.goals}
+            | self.rules._asdict()
         )
 
 
-def learn(name: str, cells: np.ndarray, path: Path) -> dict[str, Any]:
-    """What the training rows say of a column: mean and deviation of numbers, the values of text."""
-    if cells.dtype.kind == "f":
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, deviation = float(cells.mean()), float(cells.std()) or 1.0
-        if not math.isfinite(mean + deviation):
-            raise DataError(f"{path}: the numbers of column '{shown(name)}' are too large for their mean and deviation")
-        return {"name": name, "mean": mean, "deviation": deviation}
-    values = sorted({str(cell) for cell in cells})
-    if len(values) > MOST_VALUES:
+def typed(name: str) -> str:
+    """A name as it is typed in a list on the command line."""
+    return shown(name) if PLAIN_NAME.fullmatch(name) else f'"{shown(name)}"'
+
+
+def complete(columns: Mapping[str, Column], targets: Sequence[str], rules: Rules) -> Mapping[str, Column]:
+    """The columns without the rows that are left out; raises DataError for a missing value where none may be missing."""
+    gone = {name: absent(column, rules) for name, column in columns.items()}
+    for name, column in columns.items():
+        if gone[name].all():
+            way = "choose another by data.targets" if name in targets else "leave it out by data.inputs=[…]"
+            raise DataError(f"{column.path}: column '{shown(name)}' has no value in any row; {way}")
+    if rules.missing is None:
+        for name, column in columns.items():
+            fill = "" if name in targets else "data.missing=mean to fill in the mean or the most frequent category, or "
+            require_values(column, gone[name], f"fill it in, or set {fill}data.missing=drop to leave such rows out")
+    dropped = [cells for name, cells in gone.items() if name in targets or rules.missing == "drop"]
+    kept = np.flatnonzero(~np.any(dropped, axis=0))
+    rows = len(dropped[0])
+    if not len(kept):
+        path = columns[targets[0]].path
         raise DataError(
-            f"{path}: column '{shown(name)}' has {len(values)} different texts; leave it out by data.inputs=[…]"
+            f"{path} has a missing value in each of its {rows:,} rows, so that data.missing={rules.missing} leaves none; "
+            "choose columns by data.inputs=[…]"
         )
-    return {"name": name, "values": values}
+    return columns if len(kept) == rows else {name: column.take(kept) for name, column in columns.items()}
 
 
-def learn_target(name: str, cells: np.ndarray, kind: Kind, path: Path) -> dict[str, Any]:
-    if kind == "numbers":
-        if cells.dtype.kind != "f":
+def split_rows(rows: int, eval_share: float, test_share: float, seed: int, path: Path) -> list[np.ndarray]:
+    """Numbers of rows, at random, for train, eval and test: at least one for each share above 0."""
+    test_rows, eval_rows = (max(1, round(share * rows)) if share else 0 for share in (test_share, eval_share))
+    if test_rows + eval_rows >= rows:
+        raise DataError(
+            f"{path} has {rows} usable rows; {eval_rows} for eval and {test_rows} for test leave none to train on: bring more "
+            "rows, or set lower data.eval_share and data.test_share"
+        )
+    order = torch.randperm(rows, generator=generator(seed)).numpy()
+    return np.split(order, [rows - eval_rows - test_rows, rows - test_rows])
+
+
+def with_every_class(parts: Sequence[np.ndarray], column: Column, labels: np.ndarray) -> list[np.ndarray]:
+    """The splits, with one row of each class that has none to train on moved from eval or test to train."""
+    if len(set(labels)) < 2:
+        raise DataError(
+            f"{column.path}: column '{shown(column.name)}' holds only the class '{shown(labels[0])}'; it takes two or more"
+        )
+    unseen = set(labels) - set(labels[parts[0]])
+    if not unseen:
+        return list(parts)
+    first = {labels[row]: row for row in reversed(np.concatenate(parts[1:]))}
+    moved = np.array([first[label] for label in sorted(unseen)])
+    splits = [np.concatenate([parts[0], moved]), *(part[~np.isin(part, moved)] for part in parts[1:])]
+    names = ", ".join(f"'{shown(label)}'" for label in sorted(unseen)[:5])
+    for split, before, after in zip(("eval", "test"), parts[1:], splits[1:], strict=True):
+        if len(before) and not len(after):
             raise DataError(
-                f"{path}: column '{shown(name)}' holds text; data.kind=numbers takes numbers, classes takes text"
+                f"{column.path}: each class of column '{shown(column.name)}' needs a row to train on, and those of {names} "
+                f"leave none for {split}; bring more rows of these classes, or raise data.{split}_share"
             )
-        return learn(name, cells, path)
-    if kind == "labels":
-        return {"name": name}
-    return {"name": name, "values": [spelled(value) for value in sorted(set(cells.tolist()))]}
+    logger.warning("%s: of class %s in column '%s' all rows fell to eval or test; one of each class is moved to train",
+                   column.path, names, shown(column.name))  # fmt: skip
+    return splits
 
 
-def spelled(cell: Any) -> str:
-    """The name of a class: whole numbers without their point."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+def read_inputs(path: Path, description: Mapping[str, Any], decimal: Decimal | None = None) -> Tensor:
+    """The rows of a file as a network that was trained on a table reads them, [N, D]; the targets are not looked at.
 
-
-def labels(name: str, cells: np.ndarray, path: Path) -> Tensor:
-    said = [str(cell).lower() for cell in cells]
-    if unknown := [cell for cell in said if cell not in YES | NO]:
-        raise DataError(
-            f"{path}: '{shown(unknown[0])}' in column '{shown(name)}' is no label; write 0 or 1, true or false, yes or no"
-        )
-    return torch.tensor([float(cell in YES) for cell in said])
-
-
-def encode(columns: Mapping[str, np.ndarray], learned: Sequence[Mapping[str, Any]], path: Path) -> Tensor:
-    """Columns as a network reads them, float32 [N, D]; a text that training never had is none of the values."""
-    parts = []
-    for about in learned:
-        cells = columns[about["name"]]
-        if ("values" in about) == (cells.dtype.kind == "f"):
-            here, there = ("numbers", "text") if "values" in about else ("text", "numbers")
-            raise DataError(f"{path}: column '{shown(about['name'])}' holds {here}; the training rows had {there}")
-        if "values" in about:
-            place = {value: i for i, value in enumerate(about["values"])}
-            places = np.array([place.get(str(cell), -1) for cell in cells.tolist()])
-            parts.append((places[:, None] == np.arange(len(place))).astype(np.float32))
-        else:
-            with np.errstate(over="ignore"):
-                numbers = ((cells - about["mean"]) / about["deviation"]).astype(np.float32)
-            if not np.isfinite(numbers).all():
-                far = cells[~np.isfinite(numbers)][0]
-                raise DataError(f"{path}: {far} in column '{shown(about['name'])}' is too far from the training rows")
-            parts.append(numbers[:, None])
-    return torch.from_numpy(np.concatenate(parts, axis=1))
-
-
-def read_inputs(path: Path, description: Mapping[str, Any]) -> Tensor:
-    """The rows of a file as a network that was trained on a table reads them; the targets may be missing."""
-    columns = read_table(path, {about["name"] for about in description["columns"] if "values" in about})
-    require(columns, [about["name"] for about in description["columns"]], path)
-    return encode(columns, description["columns"], path)
+    `decimal` is how this file writes numbers, if another way than the training rows. Where rows with a missing value were
+    left out of training, such a row is NaN here.
+    """
+    rules = Rules(decimal or description["decimal"], description["missing"], description["na_values"])
+    about = {column["name"]: column for column in description["columns"]}
+    if not about:
+        raise ValueError("no columns")
+    values, gone = {}, []
+    for name, column in read_table(path, lambda _: list(about)).items():
+        gone.append(absent(column, rules))
+        if rules.missing is None:
+            require_values(column, gone[-1], "the model was trained without missing values, so fill it in")
+        held: Holds = "categories" if "values" in about[name] else "numbers"
+        values[name] = values_of(column, held, rules, "", "correct it, since this column held numbers in training")
+    rows = np.any(gone, axis=0)
+    if rows.any():
+        what = "it is filled in as in training" if rules.missing == "mean" else "they get no answer"
+        logger.warning("%s: %d of %d rows miss a value; %s", path, rows.sum(), len(rows), what)
+    return torch.from_numpy(encode(values, description["columns"], rules, path))
 
 
 def read_out(answers: Tensor, description: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Each row's answers by name: numbers in the units of the table, the class and its share, or the share of yes."""
+    """Each row's answers by name: numbers in the units of the table, the class and its probability, or that of yes.
+
+    An answer that is not finite is empty.
+    """
+    targets = description["targets"]
     rows = []
     for answer in answers.tolist():
+        known = all(map(math.isfinite, answer))
         if description["kind"] == "classes":
+            name = targets[0]["name"]
             best = max(range(len(answer)), key=answer.__getitem__)
-            rows.append(
-                {description["targets"][0]["name"]: description["classes"][best], "share": f"{answer[best]:.4g}"}
-            )
+            column = "probability" if name != "probability" else "probability_of_class"
+            row = {name: description["classes"][best], column: f"{answer[best]:.4g}"}
+            rows.append(row if known else dict.fromkeys(row, ""))
             continue
         row = {}
-        for value, about in zip(answer, description["targets"], strict=True):
-            number = value * about.get("deviation", 1.0) + about.get("mean", 0.0)
-            row[about["name"]] = f"{number:.6g}" if math.isfinite(number) else ""
+        for value, about in zip(answer, targets, strict=True):
+            std = about.get("deviation", 1.0)
+            predicted = value * std + about.get("mean", 0.0)
+            row[about["name"]] = f"{predicted:.{digits(predicted, std)}g}" if math.isfinite(predicted) else ""
         rows.append(row)
     return rows
+
+
+def digits(number: float, std: float) -> int:
+    """How many digits of a number are printed: six, and as many more as the numbers of its column have in common."""
+    ratio = abs(number) / std
+    return 6 + min(int(math.log10(ratio)), 9) if 10 <= ratio < math.inf else 6

@@ -48,9 +48,37 @@ def test_a_table_is_answered_row_by_row(
         assert [float(row["sum"]) for row in rows] == pytest.approx([31, 10], abs=1.5)
     elif kind == "classes":
         assert [row["which"] for row in rows] == ["high", "low"]
-        assert all(0.5 < float(row["share"]) <= 1 for row in rows)
+        assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
     else:
         assert [float(row["large"]) > 0.5 for row in rows] == [True, False]
+
+
+def test_a_row_with_a_missing_value_has_an_empty_answer(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where rows with one were left out of training; every other row keeps its place."""
+    run, file, new = tmp_path / "run", tmp_path / "rows.csv", tmp_path / "new.csv"
+    file.write_text(
+        "x;share\n" + "\n".join(f"{i % 5},5;{'small' if i % 5 < 2 else 'big'}" for i in range(50)) + "\n;big"
+    )
+    settings = ["data.targets=[share]", "data.kind=classes", "data.missing=drop", "data.decimal=comma"]
+    settings += ["network.widths=[9]", "trainer.max_steps=300", "optimizer.lr=1e-2", "reports=null"]
+    code, errors = train("model=mlp", "data=table", f"data.file={file}", *settings, f"run_dir={run}")
+    assert code == 0, errors
+    assert "  x: numbers from 0.5 to 4.5; 1 missing\n" in errors
+    assert "  target share: 2 categories: big (30), small (20)\n" in errors
+    assert "  1 of 51 rows miss a value and are left out\n" in errors
+    new.write_text("x\n4.5\n\n0.5\n")
+    assert main(["predict", str(run), str(new)]) == 3
+    assert "'4.5' in column 'x' is not a number; set decimal=point to read decimal points" in capsys.readouterr().err
+    assert main(["predict", str(run), str(new), "decimal=maybe"]) == 2
+    capsys.readouterr()
+    assert main(["predict", str(run), str(new), "decimal=point"]) == 0
+    out, errors = capsys.readouterr()
+    assert f"{new}: 1 of 3 rows miss a value; they get no answer" in errors
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["share"] for row in rows] == ["big", "", "small"]
+    assert [bool(row["probability"]) for row in rows] == [True, False, True]
 
 
 def test_a_picture_is_answered_as_the_images_of_training_are(
@@ -66,7 +94,9 @@ def test_a_picture_is_answered_as_the_images_of_training_are(
     assert main(["predict", str(run), *(str(tmp_path / f"{i}.png") for i in range(20))]) == 0
     light = said(capsys)
     assert main(["predict", str(run), *(str(tmp_path / f"dark-{i}.png") for i in range(20)), "invert=true"]) == 0
-    assert [(row["class"], row["share"]) for row in said(capsys)] == [(row["class"], row["share"]) for row in light]
+    assert [(row["class"], row["probability"]) for row in said(capsys)] == [
+        (row["class"], row["probability"]) for row in light
+    ]
     right = sum(int(row["class"]) == digit for row, digit in zip(light, digits.tolist(), strict=False))
     assert right >= 15
     assert (
