@@ -207,7 +207,9 @@ class PredictedAgainstTrue(Report):
         for i, (axes, goal) in enumerate(
             zip(figure.subplots(1, len(data.goals), squeeze=False)[0], data.goals, strict=True)
         ):
-            true, predicted = (goal["mean"] + goal["deviation"] * column[:, i] for column in (targets, outputs))
+            true, predicted = (
+                goal["mean"] + goal["deviation"] * column[:, i].double() for column in (targets, outputs)
+            )
             error = float((predicted - true).square().mean().sqrt())
             found[f"rmse.{goal['name']}"] = error
             low, high = (

@@ -17,6 +17,7 @@ from dlref.data.markov_chain import MarkovChain
 from dlref.data.play import Play
 from dlref.data.spiral import Spiral
 from dlref.data.supervised import Supervised
+from dlref.data.tables import Table
 from dlref.models.mlp import MLP
 from dlref.reports import Report
 from dlref.reports.pictures import (
@@ -114,6 +115,17 @@ def test_the_worst_mistakes_are_the_surest_wrong_answers_first() -> None:
     assert [title.split(" (")[0] for title in titles] == ["light → dark", "dark → light"]
     assert "2 of 5" in figure.get_suptitle()
     assert float(figure.axes[0].images[0].get_array().max()) == 30
+
+
+@pytest.mark.usefixtures("without_gradients")
+def test_errors_are_told_in_the_units_of_a_column_far_from_0(tmp_path: Path) -> None:
+    """Single precision has nothing between 1e8 and 1e8 + 8."""
+    path = tmp_path / "rows.csv"
+    path.write_text("x,y\n" + "\n".join(f"{i},{1e8 + (i % 7) / 1000:.3f}" for i in range(50)))
+    data, net = Table(path, ["y"], "numbers"), MLP(1, 1, [])
+    outputs, targets = net(data.split("eval")[0]), data.split("eval")[1]
+    error = float((outputs - targets).square().mean().sqrt()) * data.goals[0]["deviation"]
+    assert PredictedAgainstTrue()(net, data, "eval")["rmse.y"] == pytest.approx(error, rel=1e-3)
 
 
 @pytest.mark.usefixtures("without_gradients")
