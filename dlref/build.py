@@ -21,6 +21,7 @@ from torch import nn
 
 from dlref.data import Data
 from dlref.errors import ConfigError, brief, did_you_mean
+from dlref.interfaces import OutputLayer, undelivered
 from dlref.objectives import Objective
 from dlref.reports import Report
 from dlref.training import devices, memory
@@ -64,6 +65,7 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     """Data, network and objective, on the device and in the precision of the config; random weights by its seed."""
     check(config, plugins)
     data = make(config["data"], "data", plugins, seed=config["seed"])
+    require_delivered("data", data)
     torch.manual_seed(config["seed"])
     net = make_network(config, data.sizes, plugins, device)
     objective: Objective = make(config["objective"], "objective", plugins, net=net)
@@ -105,7 +107,7 @@ def build_trainer(
 def tables(net: nn.Module) -> list[Any]:
     """The matrices with a row for each thing that is looked up or scored, which some optimizers treat in another way."""
     looked_up = [layer.weight for layer in net.modules() if isinstance(layer, nn.Embedding)]
-    return looked_up + [layer.weight for layer in [getattr(net, "out", None)] if isinstance(layer, nn.Linear)]
+    return looked_up + ([net.out.weight] if isinstance(net, OutputLayer) else [])
 
 
 def make_network(
@@ -141,7 +143,18 @@ def make_network(
     with torch.random.fork_rng(devices=[]):  # the weights are the same whether or not it was tried before
         memory.require_memory(network, device)
     with devices.explained():
-        return network()
+        net = network()
+    require_delivered("network", net)
+    return net
+
+
+def require_delivered(group: str, part: object) -> None:
+    """Raise ConfigError for an object that lacks what its class declares by an interface."""
+    if absent := undelivered(part):
+        raise ConfigError(
+            f"{group} {type(part).__name__} lacks {', '.join(absent)}, which its interfaces ask for; add what "
+            "dlref/interfaces.py says of them, or do not inherit these"
+        )
 
 
 @contextlib.contextmanager

@@ -5,23 +5,16 @@ B batch, N rows at work, W width, T and L time, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlref import operators
 from dlref.errors import ConfigError
+from dlref.interfaces import Decoder, State
 
-State = tuple[Tensor, ...]  # each [B, ...], so that the rows can be reordered
 PENALTY = 0.6  # of lengths in beam search: Vaswani et al. 2017, section 6.1
-
-
-class Writer(Protocol):
-    """What is asked of a network that writes; it has `begin` too, of which what it is to go on from makes a state."""
-
-    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
-        """Logarithms of the next token's chances, up to a constant [B, V], and the state after reading one more [B]."""
 
 
 def check(length: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -38,7 +31,7 @@ def check(length: int, temperature: float, top_k: int | None, top_p: float | Non
 
 @torch.no_grad()
 def generate(
-    net: Writer,
+    net: Decoder,
     state: State,
     token: Tensor,
     length: int,
@@ -128,7 +121,7 @@ def continued(total: Tensor, logits: Tensor, forbidden: Sequence[int] = ()) -> t
 
 @torch.no_grad()
 def beam_search(
-    net: Writer,
+    net: Decoder,
     state: State,
     token: Tensor,
     length: int | Tensor,

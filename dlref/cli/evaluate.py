@@ -147,8 +147,10 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
 
 def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise ConfigError for settings by which rows that were trained on would be evaluated as held out."""
+    from dlref.interfaces import HeldOut, declares
+
     taken = inspect.signature(type(data)).parameters
-    for name in getattr(data, "parted_by", ()):
+    for name in data.parted_by if declares(data, HeldOut) else ():
         key = name if name == "seed" else f"data.{name}"
         then, now = (
             {"seed": c["seed"], **c["data"]}.get(name, taken[name].default if name in taken else None)

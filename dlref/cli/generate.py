@@ -66,17 +66,18 @@ def generate(
     import dlref
     from dlref.data import generator
     from dlref.data.text import Tokenizer, Vocabulary
-    from dlref.reports.samples import writes, written
+    from dlref.interfaces import Generates, LimitedContext, declares
+    from dlref.reports.samples import written
 
     net: Any = dlref.load(run, plugins)
     about = net.description
-    if not writes(net) or not {"tokenizer", "vocabulary"} <= set(about):
+    if not declares(net, Generates) or not {"tokenizer", "vocabulary"} <= set(about):
         raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm or transformer_lm makes one")
     tokenizer, vocabulary = Tokenizer.described(about["tokenizer"]), Vocabulary(about["vocabulary"])
-    tokens, context = tokenizer(prompt), getattr(net, "context", None)
-    if context is not None and len(tokens) > context:
+    tokens = tokenizer(prompt)
+    if declares(net, LimitedContext) and len(tokens) > net.context:
         told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
-        logger.warning(told, f"{len(tokens):,}", f"{context:,}")
+        logger.warning(told, f"{len(tokens):,}", f"{net.context:,}")
     if lacking := [repr(word) for word in dict.fromkeys(tokens) if word not in vocabulary]:
         named = ", ".join(lacking[:MOST]) + (f" and {len(lacking) - MOST} more" if len(lacking) > MOST else "")
         logger.warning("the vocabulary of %d lacks %s, read as <unk>", len(vocabulary), named)

@@ -75,6 +75,7 @@ def asked(names: Sequence[str]) -> list[tuple[list[str], list[str]]]:
 def vectors_of(name: str, plugins: Sequence[str]) -> tuple[list[str], Any]:
     """Words and vectors [V, D] of a run, or of a file of them."""
     from dlref.data.vectors import read_vectors
+    from dlref.interfaces import HasWordVectors, declares
 
     if Path(name).is_file():
         return read_vectors(Path(name))
@@ -82,6 +83,6 @@ def vectors_of(name: str, plugins: Sequence[str]) -> tuple[list[str], Any]:
 
     net: Any = dlref.load(name, plugins)
     words = net.description.get("vocabulary")
-    if not hasattr(net, "vectors") or not isinstance(words, list) or len(words) != len(net.vectors()):
+    if not declares(net, HasWordVectors) or not isinstance(words, list) or len(words) != len(net.vectors()):
         raise CheckpointError(f"{name} holds no vectors of words; dlref train model=word2vec makes some")
     return words, net.vectors()

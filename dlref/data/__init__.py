@@ -25,8 +25,7 @@ class Data(Protocol):
     """What the trainer asks of a data set. Constructors take plain keyword arguments, `seed` and `batch_size` among them.
 
     `batch_size` counts the rows of one batch over all ranks, so the number of ranks changes the speed, not the result.
-    Where settings decide which rows are held out of training, their names may stand in `parted_by`: an evaluation with
-    others is refused.
+    What else a data set offers (rows, texts, settings that decide what is held out) it declares: see `dlref.interfaces`.
     """
 
     unit: str  # what the throughput counts: samples, tokens, words, steps

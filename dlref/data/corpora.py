@@ -8,8 +8,9 @@ import torch
 from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.encoding import Encoded, encode
 from dlref.data.language import LanguageModelText, Order
-from dlref.data.text import END, UNKNOWN, Level
+from dlref.data.text import END, Level, UNKNOWN
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import DataRoot, HeldOut
 
 PTB_FILES = {
     split: RemoteFile(
@@ -52,7 +53,7 @@ class EncodedText(LanguageModelText):
         self.tokenizer, self.vocabulary, self.splits = encoded
 
 
-class TextFiles(EncodedText):
+class TextFiles(EncodedText, HeldOut):
     """Files of your own, `train` and where there are any `eval` and `test`, plain or as .gz, one sentence a line.
 
     Without `eval` the last part of `train` is kept for it, `eval_share` of the text, and without either a last `test_share`
@@ -106,7 +107,7 @@ class TextFiles(EncodedText):
             )
 
 
-class PennTreebank(EncodedText):
+class PennTreebank(EncodedText, DataRoot):
     """Penn Treebank as Mikolov et al. 2010 prepared it: 929,589 / 73,760 / 82,430 words with `<eos>`, 10,000 different."""
 
     def __init__(
@@ -124,7 +125,7 @@ class PennTreebank(EncodedText):
         self.take(encode({split: fetch(file, self.root) for split, file in PTB_FILES.items()}, "words"))
 
 
-class TinyShakespeare(EncodedText):
+class TinyShakespeare(EncodedText, DataRoot):
     """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % of the rest `eval`.
 
     Unless that is `held_out`, it is learned too, as by those who have the last 10 % alone to evaluate on; its figures then
@@ -152,7 +153,7 @@ class TinyShakespeare(EncodedText):
             self.splits["train"] = torch.cat([self.splits["train"], self.splits["eval"]])
 
 
-class Text8(EncodedText):
+class Text8(EncodedText, DataRoot):
     """The first 100 million characters of an English Wikipedia, 17 million words: 90, 5 and 5 % (Mahoney 2011)."""
 
     def __init__(

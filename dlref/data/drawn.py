@@ -10,9 +10,10 @@ from dlref.data import generator
 from dlref.data.encoding import lines_of
 from dlref.data.parallel import ParallelText
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import HeldOut
 
 
-class DrawnPairs(ParallelText):
+class DrawnPairs(ParallelText, HeldOut):
     """Read by characters; all sources are distinct, so that none of `eval` and `test` occurs in training.
 
     Batches are mixed (`jitter`): of lines all of one length, which means of one format, they teach less.

@@ -22,6 +22,7 @@ from dlref.data.gray import to_gray
 from dlref.data.reading import room, taken
 from dlref.data.supervised import Supervised
 from dlref.errors import ConfigError, DataError, brief
+from dlref.interfaces import HeldOut
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +40,7 @@ PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # of which none
 FILES = [RemoteFile(f"mnist/{name}", digest, [f"{m}/{name}" for m in MIRRORS]) for name, digest in SHA256.items()]
 
 
-class IDX(Supervised):
+class IDX(Supervised, HeldOut):
     """A folder of `train-images…`, `train-labels…`, `t10k-images…` and `t10k-labels…` in IDX, gzipped or not.
 
     Pixels stay uint8 until a batch is made, which is then normalised by the mean and deviation of the training pixels.

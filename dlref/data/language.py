@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dlref.data import Shard, generator, place_of
 from dlref.data.text import Tokenizer, Vocabulary
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import LimitedContext, TokenizedText, declares
 
 Order = Literal["fixed", "shifted", "rotated", "shuffled"]
 EVAL_LENGTH = 256  # tokens a piece, without any effect on the figures: the state is carried over
@@ -30,7 +31,7 @@ def piece(text: Tensor, places: Tensor, begins: bool) -> Piece:  # [N], [B, T]
     return Piece(text[places].long(), text[places + 1].long(), begins)
 
 
-class LanguageModelText:
+class LanguageModelText(TokenizedText):
     """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens, or slightly fewer.
 
     A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns. Its
@@ -41,9 +42,9 @@ class LanguageModelText:
     pieces at other places, and these are read in random order, all but what does not divide into batches.
 
     Evaluation predicts every token but the first once, in `eval_columns` columns: with 1 each token sees all that came
-    before it; more are faster, and begin without a past. A network with a `context`, which carries nothing, sees windows of
-    so many tokens, whatever `eval_columns` says; each window predicts the `eval_stride` that are new in it, or all of them
-    where that is not set. Recurrent networks need no windows.
+    before it; more are faster, and begin without a past. A network with `interfaces.LimitedContext`, which carries nothing,
+    sees windows of so many tokens, whatever `eval_columns` says; each window predicts the `eval_stride` that are new in it,
+    or all of them where that is not set. Recurrent networks need no windows.
     """
 
     unit = "tokens"
@@ -145,8 +146,8 @@ class LanguageModelText:
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Piece]:
         text = self.split(split).to(place_of(net)[0])
-        if (context := getattr(net, "context", None)) is not None:
-            yield from self.windows(text, context, shard)
+        if declares(net, LimitedContext):
+            yield from self.windows(text, net.context, shard)
             return
         columns = min(self.eval_columns, len(text) - 1)
         column = (len(text) - 1) // columns

@@ -15,6 +15,7 @@ from dlref.data.packed import EncodedPairs, Split, Texts
 from dlref.data.sides import Lines, Side, blocks, learn_sides
 from dlref.data.text import Level
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import ParallelTexts
 
 logger = logging.getLogger("dlref")
 
@@ -104,7 +105,7 @@ def count_left_out(kept: np.ndarray, why: str, remedy: str, messages: list[str])
         messages.append(f"{len(kept) - kept.sum():,} of {len(kept):,} training pairs {why} and are left out")
 
 
-class ParallelText:
+class ParallelText(ParallelTexts):
     """Splits of pairs, which a subclass hands to `take`; `batch_size` is the mean number of pairs of a batch.
 
     A pass over the training pairs has the same number of batches each time. They hold about equally many tokens, those

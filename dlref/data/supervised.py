@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dlref.data import Shard, generator, place_of
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import Rows
 
 
 class Examples(NamedTuple):
@@ -22,7 +23,7 @@ def permutation(seed: int, turn: int, rows: int) -> Tensor:
     return torch.randperm(rows, generator=generator(seed, turn))
 
 
-class Supervised:
+class Supervised(Rows):
     """Splits of (inputs, targets); a subclass fills `splits`, and may keep inputs small until `prepare` sees a batch.
 
     Training walks through one endless sequence of shuffled passes, so every batch has `batch_size` rows.
@@ -92,7 +93,8 @@ class Supervised:
         size = max(self.batch_size, 1000)  # without gradients a larger batch is faster and costs no memory
         for start in range(0, len(inputs), size):
             mine = shard.share(start, min(start + size, len(inputs)))
-            yield Examples(self.prepare(inputs[mine].to(device), dtype), targets[mine].to(device))
+            if mine.start < mine.stop:  # else there are fewer rows than ranks
+                yield Examples(self.prepare(inputs[mine].to(device), dtype), targets[mine].to(device))
 
     def describe(self) -> dict[str, Any]:
         return {"classes": self.classes}

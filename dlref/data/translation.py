@@ -16,6 +16,7 @@ from dlref.data.packed import Texts
 from dlref.data.parallel import ParallelText, encode_pairs
 from dlref.data.text import Level, sentencepiece_version
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import DataRoot, HeldOut
 
 Language = Literal["de", "en", "fr"]
 Test = Literal["flickr2016", "flickr2017", "mscoco2017"]
@@ -71,7 +72,7 @@ class TranslatedFiles(ParallelText):
         self.hold(cached(["pairs", settings, versions, dict(shares), contents], build, packed.load))
 
 
-class ParallelFiles(TranslatedFiles):
+class ParallelFiles(TranslatedFiles, HeldOut):
     """Two files each, plain or as .gz, whose lines belong together: `train`, and where there are any `eval` and `test`.
 
     Without `eval` the last part of `train` is kept for it, `eval_share` of the pairs, and without either a last
@@ -110,7 +111,7 @@ class ParallelFiles(TranslatedFiles):
         self.take_files(given, shares, level, minimum, pieces, lowercase, longest)
 
 
-class Multi30k(TranslatedFiles):
+class Multi30k(TranslatedFiles, DataRoot):
     """Captions of photographs, 29,000 to train on and 1,014 for `eval`, as written (Elliott et al. 2016).
 
     `test` has 1,000 of 2016 or 2017, or 461 of 2017 of pictures that were chosen for their ambiguous verbs.

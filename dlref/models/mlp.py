@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from dlref.interfaces import FitsInputs
 from dlref.models.layers import (
     Activation,
     Dropout,
@@ -18,7 +19,7 @@ from dlref.models.layers import (
 )
 
 
-class MLP(nn.Module):
+class MLP(nn.Module, FitsInputs):
     """Affine, (batch or layer norm,) activation, (dropout) for each width, then affine.
 
     With `components` it reads that many principal components of its inputs, and is fitted to them before training;

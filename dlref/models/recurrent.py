@@ -7,11 +7,12 @@ B batch, T time, D width, H hidden width, L layers, V vocabulary.
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
+from dlref.interfaces import Generates, HiddenStates
 from dlref.models.layers import Dropout
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, State, require_sizes
 
 
-class RecurrentLM(nn.Module):
+class RecurrentLM(nn.Module, HiddenStates, Generates):
     """Word vectors of `width`, `layers` of a recurrent cell, and the next word's scores, unnormalised logarithms.
 
     All layers are as wide as the word vectors, or `hidden` where it is set. With `tied` the scores use the word vectors again

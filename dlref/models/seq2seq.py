@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
+from dlref.interfaces import CrossAttention, OutputLayer, Translates
 from dlref.models.attention import Attention, Score
 from dlref.models.layers import Dropout, Init, initialize, require_one_vocabulary
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, require_sizes
@@ -68,7 +69,7 @@ class Encoder(nn.Module):
         return turn(x) if self.reversed else x, ends
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(nn.Module, OutputLayer, Translates, CrossAttention):
     """An encoder, and a decoder that begins with what each layer of it ends with; the c of an LSTM begins at 0.
 
     All layers are as wide as the word vectors, or `hidden` where it is set. With `attention`, the decoder's h and the places

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import CountTable, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective
 
@@ -25,11 +26,11 @@ class Counting(Objective):
 
     def __init__(self, net: nn.Module, window: int = 5, power: float = 0.5) -> None:
         super().__init__(net)
-        table = getattr(net, "table", None)
-        if table is None:
+        if not declares(net, CountTable):
             raise ConfigError(f"counting fits CountVectors, not {type(net).__name__}; choose model=ppmi_svd")
         if window < 1:
             raise ConfigError(f"objective.window is {window}; it takes 1 or more")
+        table = net.table
         if table.shape[1] >= len(table):
             raise ConfigError(
                 f"network.width is {table.shape[1]}, and the text has {len(table)} different words; choose one below that"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError
+from dlref.interfaces import NGramTables, declares
 from dlref.objectives.language_modelling import LanguageModelling
 
 Discounts = Literal["one", "three"]
@@ -30,7 +31,7 @@ class KneserNey(LanguageModelling):
 
     def __init__(self, net: nn.Module, discounts: Discounts = "three") -> None:
         super().__init__(net)
-        if not hasattr(net, "unigrams"):
+        if not declares(net, NGramTables):
             raise ConfigError(f"kneser_ney fits NGram, not {type(net).__name__}; choose model=ngram")
         self.discounts = discounts
 

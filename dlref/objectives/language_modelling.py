@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
+from dlref.interfaces import HiddenStates, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
@@ -23,15 +24,18 @@ class LanguageModelling(Carrying):
 
     def __init__(self, net: nn.Module, activation: float = 0.0, change: float = 0.0) -> None:
         super().__init__(net)
-        if (activation or change) and not hasattr(net, "read"):
-            raise ConfigError(f"objective.activation and change are for recurrent networks, not {type(net).__name__}")
+        self.has_hidden_states = declares(net, HiddenStates)
+        if (activation or change) and not self.has_hidden_states:
+            raise ConfigError(
+                f"objective.activation and change are for networks with dlref.interfaces.HiddenStates, not {type(net).__name__}"
+            )
         self.activation, self.change = activation, change
 
     def forward(self, batch: Any) -> Totals:
         state = None if batch.begins else self.states[self.training]
         targets, new = batch.targets.flatten(), slice(-batch.targets.shape[1], None)  # the others are there to be seen
         penalty: Tensor | float = 0.0
-        if hasattr(self.net, "read"):
+        if self.has_hidden_states:
             features, before, state = self.net.read(batch.tokens, state)
             out, features = self.net.out, features[:, new]
             logits = None if self.training else out(features)

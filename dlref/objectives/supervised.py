@@ -3,7 +3,7 @@
 B batch, C classes, L labels, D numbers. The network is the same; the objective decides what its outputs mean.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import FitsInputs, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
 from dlref.objectives.cross_entropy import cross_entropy
@@ -38,9 +39,8 @@ class Supervised(Objective):
         self.least = 2 if any(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()) else 0
 
     def fit(self, batches: Iterable[Any]) -> None:
-        fit: Callable[[Iterable[Any]], None] | None = getattr(self.net, "fit", None)
-        if fit:
-            fit(batch.inputs for batch in batches)
+        if declares(self.net, FitsInputs):
+            self.net.fit(batch.inputs for batch in batches)
 
     def forward(self, batch: Any) -> Totals:
         if self.training and len(batch.inputs) < self.least:

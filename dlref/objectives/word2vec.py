@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import InputOutputVectors, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.rows import look_up
@@ -95,7 +96,7 @@ class Word2Vec(Carrying):
             )
         if not 1 <= shortest <= window:
             raise ConfigError(f"objective.shortest is {shortest}; it takes 1 to objective.window, which is {window}")
-        if not all(isinstance(getattr(net, name, None), nn.Embedding) for name in ("input", "output")):
+        if not declares(net, InputOutputVectors):
             raise ConfigError(f"word2vec learns WordVectors, not {type(net).__name__}; choose model=word2vec")
         if negatives is None and self.net.output.sparse:
             raise ConfigError("the full softmax changes every row at each step; set network.sparse=false, or negatives")

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from dlref.data import place_of
 from dlref.data.text import BEGIN
+from dlref.interfaces import CrossAttention, SelfAttention, TokenizedText, declares
 from dlref.reports import Report
-from dlref.reports.translation import translates, written
+from dlref.reports.translation import context_of, translates, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +31,10 @@ class AttentionMaps(Report):
         self.lines, self.most = lines, most
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, Figure]":
-        if not translates(net, data) or not getattr(net, "attends", False):
+        if not translates(net, data) or not (declares(net, CrossAttention) and net.attends):
             return {}
         found: dict[str, Figure] = {}
-        most = min(self.most, getattr(net, "context", self.most))
+        most = min(self.most, context_of(net))
         for line, _ in data.texts(split):
             if len(found) == self.lines:
                 break
@@ -52,15 +53,16 @@ class SelfAttentionMaps(Report):
         self.text, self.most = text, most
 
     def __call__(self, net: Any, data: Any, split: str) -> "dict[str, Figure]":
-        if not all([hasattr(net, "attention"), hasattr(data, "tokenizer"), hasattr(data, "vocabulary")]):
+        device = place_of(net)[0]
+        if not declares(net, SelfAttention) or not declares(data, TokenizedText):
             return {}
-        words, most = data.vocabulary, min(self.most, getattr(net, "context", self.most))
+        words, most = data.vocabulary, min(self.most, context_of(net))
         ids = data.split(split)[:most].tolist()
         if self.text is not None:
             ids = words.lookup_indices(data.tokenizer(self.text))[:most]
         if not ids:
             return {}
-        shares = net.attention(torch.tensor([ids], device=place_of(net)[0]))[0].float().cpu()
+        shares = net.attention(torch.tensor([ids], device=device))[0].float().cpu()
         return {"attention": drawn(shares, words.lookup_tokens(ids), words.lookup_tokens(ids))}
 
 

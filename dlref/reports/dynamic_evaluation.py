@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dlref.metrics import Mean, perplexity
+from dlref.interfaces import HiddenStates, LimitedContext, TokenizedText, declares
 from dlref.reports import Report
 
 
@@ -24,7 +25,8 @@ class DynamicEvaluation(Report):
         self.lr, self.decay, self.length, self.clip_norm = lr, decay, length, clip_norm
 
     def __call__(self, net: Any, data: Any, split: str) -> dict[str, Any]:
-        if not hasattr(net, "recurrent") or not hasattr(data, "vocabulary"):
+        carries_state = declares(net, HiddenStates) and not declares(net, LimitedContext)
+        if not carries_state or not declares(data, TokenizedText):
             return {}
         learner: Any = copy.deepcopy(net)
         for table in (layer for layer in learner.modules() if isinstance(layer, nn.Embedding)):

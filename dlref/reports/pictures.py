@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref.interfaces import NamedTargets, Projects, Rows, declares
 from dlref.reports import Report
 
 if TYPE_CHECKING:
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
 
 def rows_of(data: Any, split: str) -> tuple[Tensor, Tensor] | None:
     """Inputs [N, ...] and targets of a split; None for data that do not consist of such rows, as text or play."""
-    rows = data.split(split) if hasattr(data, "split") else None
-    return rows if isinstance(rows, tuple) else None
+    return data.split(split) if declares(data, Rows) else None
+
+
+def predicts_numbers(data: Any) -> bool:
+    """Whether the targets are numbers, not classes or labels."""
+    return declares(data, NamedTargets) and data.kind == "numbers"
 
 
 def outputs_of(net: nn.Module, data: Any, inputs: Tensor) -> Tensor:
@@ -41,7 +46,7 @@ class DecisionBoundary(Report):
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
         rows = rows_of(data, split)
-        if rows is None or getattr(data, "kind", None) == "numbers":
+        if rows is None or predicts_numbers(data):
             return {}
         inputs, targets = rows
         if inputs.shape[1:] != (2,) or targets.numel() != len(targets):
@@ -105,10 +110,10 @@ class ConfusionMatrix(Report):
         self.most = most
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        rows, count = rows_of(data, split), len(getattr(data, "classes", []))
-        if rows is None or rows[1].ndim != 1 or not 2 <= count <= self.most:
+        rows = rows_of(data, split)
+        if rows is None or rows[1].ndim != 1 or not 2 <= len(data.classes) <= self.most:
             return {}
-        inputs, targets = rows
+        (inputs, targets), count = rows, len(data.classes)
         from matplotlib.figure import Figure
 
         matrix = torch.bincount(count * targets + said(outputs_of(net, data, inputs)), minlength=count**2)
@@ -174,7 +179,7 @@ class Filters(Report):
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d):
                 return layer.weight[: self.count].mean(dim=1).detach().cpu()
-            if hasattr(layer, "directions"):
+            if declares(layer, Projects):
                 directions = layer.directions
             if isinstance(layer, nn.Linear):
                 weight = layer.weight[: self.count] if directions is None else layer.weight[: self.count] @ directions.T
@@ -196,7 +201,7 @@ class PredictedAgainstTrue(Report):
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
         rows = rows_of(data, split)
-        if rows is None or getattr(data, "kind", None) != "numbers":
+        if rows is None or not predicts_numbers(data):
             return {}
         inputs, targets = rows
         from matplotlib.figure import Figure

@@ -11,14 +11,11 @@ from torch import nn
 from dlref.data import generator, place_of
 from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.generation import check, generate
+from dlref.interfaces import Generates, TokenizedText, declares
 from dlref.reports import Report
 
 WIDTH = 100  # letters a line
 PART = "\N{REPLACEMENT CHARACTER}"  # stands for bytes that are no character, or not yet
-
-
-def writes(net: nn.Module) -> bool:
-    return hasattr(net, "begin") and hasattr(net, "step")
 
 
 def written(
@@ -78,13 +75,12 @@ class Samples(Report):
         self.prompts, self.seed = prompts or [""], seed
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
-        tokenizer, vocabulary = getattr(data, "tokenizer", None), getattr(data, "vocabulary", None)
-        if not writes(net) or tokenizer is None or vocabulary is None:
+        if not declares(net, Generates) or not declares(data, TokenizedText):
             return {}
         texts = []
         for number, prompt in enumerate(self.prompts):
             draw = generator(self.seed, number)
-            text = "".join(written(net, tokenizer, vocabulary, prompt, generator=draw, **self.settings))
+            text = "".join(written(net, data.tokenizer, data.vocabulary, prompt, generator=draw, **self.settings))
             texts.append("\n".join(map(folded, text.split("\n"))))
         # TensorBoard reads Markdown, in which lines that stand farther in stay as they are.
         return {"sample": textwrap.indent("\n\n".join(texts), "    ")}

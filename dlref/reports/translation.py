@@ -13,6 +13,7 @@ from dlref.data import place_of
 from dlref.data.text import BEGIN, END, PAD, UNKNOWN, Tokenizer
 from dlref.errors import ConfigError
 from dlref.generation import PENALTY, beam_search, check_beam, generate
+from dlref.interfaces import LimitedContext, ParallelTexts, Translates, declares
 from dlref.reports import Report
 
 LETTERS = 200_000  # most that a batch reads, padding included: a line of a megabyte is read by itself
@@ -22,7 +23,12 @@ logger = logging.getLogger("dlref")
 
 
 def translates(net: Any, data: Any) -> bool:
-    return hasattr(net, "begin") and hasattr(net, "step") and all(hasattr(data, name) for name in ("source", "target"))
+    return declares(net, Translates) and declares(data, ParallelTexts)
+
+
+def context_of(net: Any) -> int:
+    """How many tokens the network reads at most."""
+    return net.context if declares(net, LimitedContext) else sys.maxsize
 
 
 def written(net: Any, source: Any, target: Any, lines: Sequence[str], **settings: Any) -> list[list[int]]:
@@ -47,10 +53,10 @@ def write(
     those lines have that were too long for the network.
 
     Without a limit, a line may become twice as many tokens as it has, and ten. `<unk>` is written only if `unknown`. A
-    network with a `context` reads and writes no more tokens than that: of a longer line the first ones, and `<eos>`.
+    network with a `LimitedContext` reads and writes no more tokens than that: of a longer line the first ones, and `<eos>`.
     """
     ids, visible = (part.to(place_of(net)[0]) for part in source.encode(lines))
-    words, lengths, context = target.vocabulary, visible.sum(1), getattr(net, "context", sys.maxsize)
+    words, lengths, context = target.vocabulary, visible.sum(1), context_of(net)
     forbidden = [words[word] for word in ([PAD, BEGIN] if unknown else [PAD, BEGIN, UNKNOWN])]
     limits = (2 * lengths + 10 if limit is None else torch.full_like(lengths, limit)).clamp(max=context)
     ids, visible, cut = ids[:, :context], visible[:, :context], lengths > context

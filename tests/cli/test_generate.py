@@ -20,8 +20,10 @@ NETWORK = '''"""Scores of the next token by the one before it."""
 import torch
 from torch import Tensor, nn
 
+from dlref.interfaces import Generates
 
-class Bigrams(nn.Module):
+
+class Bigrams(nn.Module, Generates):
     def __init__(self, vocab_size: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, vocab_size)

@@ -14,6 +14,7 @@ from dlref.data.markov_chain import MarkovChain
 from dlref.data.python_docs import PythonDocs
 from dlref.data.text import Vocabulary
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import LimitedContext
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
 
@@ -36,7 +37,7 @@ class Numbers(LanguageModelText):
         self.splits = {"train": torch.arange(tokens), "eval": torch.arange(tokens)}
 
 
-class Windowed(nn.Linear):
+class Windowed(nn.Linear, LimitedContext):
     """Sees so many tokens at most."""
 
     def __init__(self, context: int) -> None:

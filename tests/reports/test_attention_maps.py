@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from dlref.data.text import Level, Tokenizer, Vocabulary
 from dlref.equations.transformer import causal, multi_head, rotary
+from dlref.interfaces import TokenizedText
 from dlref.models.recurrent import RecurrentLM
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.reports.attention_maps import AttentionMaps, SelfAttentionMaps, attended, drawn
-from tests.reports.test_translation import LINES, SOURCE, TARGET, Dictionary, data_of, untrained
+from tests.reports.test_translation import LINES, SOURCE, TARGET, Dictionary, Narrow, data_of, untrained
 
 TEXT = "the cat sat\non the mat , the dog costs $ 5 or $ 6\n"
 LETTERS = "a $x$\tis\u00a0one\n"
@@ -30,12 +31,16 @@ def drawn_at_random(net: Any) -> Any:
     return net.double().eval().requires_grad_(False)
 
 
+class Text(SimpleNamespace, TokenizedText):
+    """Data of a text alone."""
+
+
 def text_of(level: Level, text: str) -> Any:
     tokenizer = Tokenizer(level)
     vocabulary = Vocabulary.build(tokenizer(text), specials=["<unk>", "<eos>"])
     ids = torch.tensor(vocabulary.lookup_indices(tokenizer(text)), dtype=torch.int32)
     splits = {"eval": ids, "test": ids.flip(0)}
-    return SimpleNamespace(tokenizer=tokenizer, vocabulary=vocabulary, split=splits.__getitem__)
+    return Text(tokenizer=tokenizer, vocabulary=vocabulary, split=splits.__getitem__)
 
 
 def language_model(words: int, context: int = 40) -> Any:
@@ -145,8 +150,7 @@ def test_attention_is_that_of_the_line_and_the_tokens_written_for_it() -> None:
 
 @pytest.mark.parametrize(("most", "context"), [(4, 9), (9, 4)])
 def test_maps_are_of_the_first_lines_that_are_short_enough(most: int, context: int) -> None:
-    net: Any = Dictionary()
-    net.context = context
+    net: Any = Narrow(context)
     found: Any = AttentionMaps(lines=2, most=most)(net, data_of([(line, "") for line in LINES]), "eval")
     assert [*found] == ["attention_1", "attention_2"]
     across = [names(figure.axes[0])[0] for figure in found.values()]

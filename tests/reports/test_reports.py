@@ -18,6 +18,7 @@ from dlref.data.play import Play
 from dlref.data.spiral import Spiral
 from dlref.data.supervised import Supervised
 from dlref.data.tables import Table
+from dlref.interfaces import NamedTargets
 from dlref.models.mlp import MLP
 from dlref.reports import Report
 from dlref.reports.pictures import (
@@ -85,7 +86,7 @@ def test_the_decision_regions_are_where_the_network_decides() -> None:
     assert np.array_equal(pixels[150, 280], right)
 
 
-class Binary(Spiral):
+class Binary(Spiral, NamedTargets):
     """One output, whose sign says the class, as a table has it whose only target is a label."""
 
     def __init__(self, kind: str) -> None:

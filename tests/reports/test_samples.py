@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlref.data.text import Tokenizer, Vocabulary, learn_bpe
 from dlref.errors import ConfigError
 from dlref.generation import generate
+from dlref.interfaces import Generates, TokenizedText
 from dlref.reports.samples import WIDTH, Samples, joined, written
 
 TEXT = "the cat sat on the mat\nthe dog , naïve , did not\n\n the cat  did\n"
@@ -23,7 +24,11 @@ def tokenizer_of(level: Any) -> Tokenizer:
     return Tokenizer(level, PIECES if level == "bpe" else None)
 
 
-class Bigrams(nn.Module):
+class Text(SimpleNamespace, TokenizedText):
+    """Data of a text alone."""
+
+
+class Bigrams(nn.Module, Generates):
     """Scores of the next token by the one before it."""
 
     def __init__(self, size: int) -> None:
@@ -41,7 +46,7 @@ def trained(level: str) -> tuple[Any, Any]:
     """A network and data as those of training; the vocabulary has `<eos>` at every level, as encoded texts do."""
     tokenizer = tokenizer_of(level)
     vocabulary = Vocabulary.build(tokenizer(TEXT), specials=["<unk>", "<eos>"])
-    return Bigrams(len(vocabulary)), SimpleNamespace(tokenizer=tokenizer, vocabulary=vocabulary)
+    return Bigrams(len(vocabulary)), Text(tokenizer=tokenizer, vocabulary=vocabulary)
 
 
 def text_of(level: str, prompt: str, **settings: Any) -> str:

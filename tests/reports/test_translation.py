@@ -18,6 +18,7 @@ from dlref.data.sides import Side
 from dlref.data.text import Tokenizer, Vocabulary
 from dlref.errors import ConfigError
 from dlref.generation import PENALTY, beam_search
+from dlref.interfaces import CrossAttention, LimitedContext, ParallelTexts, Translates
 from dlref.models.seq2seq import Seq2Seq
 from dlref.models.transformer import Transformer
 from dlref.reports.translation import Translation, scores_of, translated, written
@@ -27,7 +28,7 @@ WORDS = {"ein": "a", "hund": "dog", "und": "and", "die": "the", "katze": "cat", 
 LINES = ["ein hund schläft .", "", "die katze", "hund", "und die katze und die katze schläft", "  ", "katze katze ."]
 
 
-class Dictionary(nn.Module):
+class Dictionary(nn.Module, Translates, CrossAttention):
     """Writes word for word, hardly in doubt; attends to the word that it translates."""
 
     attends = True
@@ -55,6 +56,18 @@ def side(words: Iterable[str]) -> Side:
     return Side(Tokenizer("words"), Vocabulary([*SPECIALS, *words]))
 
 
+class Narrow(Dictionary, LimitedContext):
+    """Reads so many tokens at most."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.context = context
+
+
+class Pairs(SimpleNamespace, ParallelTexts):
+    """Data of pairs alone."""
+
+
 SOURCE, TARGET = side(WORDS), side(WORDS.values())
 
 
@@ -63,7 +76,7 @@ def by_hand(line: str) -> str:
 
 
 def data_of(pairs: list[tuple[str, str]]) -> Any:
-    return SimpleNamespace(source=SOURCE, target=TARGET, texts=lambda split: pairs)
+    return Pairs(source=SOURCE, target=TARGET, texts=lambda split: pairs)
 
 
 def untrained(kind: Any = Seq2Seq, **settings: Any) -> Any:
@@ -132,8 +145,7 @@ def test_what_a_beam_finds_has_the_chance_that_the_network_gives_it_at_once(kind
 def test_fault_19_lines_longer_than_the_context_are_cut_to_it_and_one_warning_says_so(
     beam: int, batch: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    net = Dictionary()
-    net.context = 4
+    net = Narrow(4)
     texts = translated(net, SOURCE, TARGET, LINES, beam, batch)
     assert texts == [by_hand(" ".join(line.split()[:3])) for line in LINES]  # and an end
     said = "2 of 7 lines are longer than the network's context of 4 tokens, up to 8 with their ends; "

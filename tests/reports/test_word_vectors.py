@@ -14,6 +14,7 @@ import torch
 
 from dlref.data.text import Vocabulary
 from dlref.errors import DataError
+from dlref.interfaces import DataRoot, HasVocabulary
 from dlref.models.word_vectors import WordVectors
 from dlref.reports import word_vectors
 from dlref.reports.word_vectors import Analogies, Neighbours, Projector, Words, WordSimilarity, agreement, answered
@@ -23,11 +24,19 @@ WORDS = ["<unk>", "king", "queen", "man", "woman", "apple"]
 VECTORS = torch.tensor([[0, 0, 9.0], [1, 1, 0], [-1, 1, 0], [1, -1, 0], [-1, -1, 0], [0.1, 0, 1]])
 
 
+class Text(SimpleNamespace, HasVocabulary):
+    """Data with a vocabulary alone."""
+
+
+class Kept(Text, DataRoot):
+    """The same below a folder."""
+
+
 def trained() -> tuple[WordVectors, Any]:
     net = WordVectors(len(WORDS), 3)
     with torch.no_grad():
         net.input.weight.copy_(VECTORS)
-    return net, SimpleNamespace(vocabulary=Vocabulary(WORDS))
+    return net, Text(vocabulary=Vocabulary(WORDS))
 
 
 def test_a_king_without_a_man_with_a_woman_is_a_queen() -> None:
@@ -106,8 +115,7 @@ def test_judgements_that_are_not_at_hand_are_left_out_with_a_sentence(
 ) -> None:
     nowhere = {name: file._replace(addresses=["http://127.0.0.1:9/none"]) for name, file in word_vectors.PAIRS.items()}
     monkeypatch.setattr(word_vectors, "PAIRS", nowhere)
-    net, data = trained()
-    data.root = tmp_path
+    net, data = trained()[0], Kept(vocabulary=Vocabulary(WORDS), root=tmp_path)
     assert WordSimilarity()(net, data, "test") == {}
     assert "wordsim353 is left out" in caplog.text
 

@@ -1,0 +1,264 @@
+"""What a network or a data set may offer besides what every one has: a class declares it by inheriting from an interface.
+
+A name alone declares nothing. A class of your own may call an attribute `context` or a method `read`, and both stay its own.
+Each class here says what is asked of those who inherit from it. B batch, T and S time, D width, V vocabulary.
+"""
+
+import inspect
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]  # each [B, ...], so that the rows can be reordered
+logger = logging.getLogger("dlref")
+hinted: set[tuple[type, type]] = set()  # classes and interfaces of which a warning was given
+
+
+class Interface:
+    """Base of all interfaces. Methods without a body and annotated attributes are what a class has to provide."""
+
+
+I_ = TypeVar("I_", bound=Interface)
+
+
+# Networks
+
+
+class OutputLayer(Interface):
+    """`out` makes logits [..., V] of the final hidden states. Its weight has a row for each token, as an embedding has."""
+
+    out: nn.Linear
+
+
+class HiddenStates(OutputLayer):
+    """A language model whose logits are `out` of the final hidden states, so that a loss need not keep the logits."""
+
+    def read(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Tensor, State]:
+        """Of tokens [B, T] the input of `out` [B, T, D], the same before dropout, and the state after the last token."""
+        raise NotImplementedError
+
+
+class LimitedContext(Interface):
+    """It sees at most `context` tokens and carries no state, so that evaluation reads windows of so many tokens."""
+
+    context: int
+
+
+class Decoder(Interface):
+    """It writes token by token."""
+
+    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
+        """Logits of the next token [B, V], up to a constant, and the state after reading one more token [B]."""
+        raise NotImplementedError
+
+
+class Generates(Decoder):
+    """A language model that continues a text."""
+
+    def begin(self, context: Tensor) -> State:
+        """The state after tokens [B, T], of which there may be none."""
+        raise NotImplementedError
+
+
+class Translates(Decoder):
+    """An encoder-decoder that writes a target for a source."""
+
+    def begin(self, source: Tensor, visible: Tensor) -> State:
+        """The state after sources [B, S], of which those tokens are real that are `visible` [B, S]."""
+        raise NotImplementedError
+
+
+class SelfAttention(Interface):
+    """A language model whose attention can be shown."""
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Attention weights [B, layers, heads, T, T] of tokens [B, T]."""
+        raise NotImplementedError
+
+
+class CrossAttention(Interface):
+    """A decoder whose attention to the source can be shown, if it `attends`."""
+
+    attends: bool
+
+    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        """Attention weights [B, T, S] or [B, layers, heads, T, S] of target tokens [B, T]."""
+        raise NotImplementedError
+
+
+class HasWordVectors(Interface):
+    """Words can be compared by its vectors."""
+
+    def vectors(self) -> Tensor:
+        """A vector for each word of the vocabulary [V, D]."""
+        raise NotImplementedError
+
+
+class InputOutputVectors(Interface):
+    """The two embeddings of word2vec, of words as they are looked up and as they are predicted."""
+
+    input: nn.Embedding
+    output: nn.Embedding
+
+
+class CountTable(Interface):
+    """A buffer `table` [V, D] of vectors, which an objective fits in closed form."""
+
+    table: Tensor
+
+
+class NGramTables(Interface):
+    """The tables of an n-gram model of this order, which an objective fills: see `dlref.models.ngram`."""
+
+    order: int
+    vocab_size: int
+    unigrams: Tensor
+    keys: Tensor
+    rest: Tensor
+    ends: Tensor
+    words: Tensor
+    shares: Tensor
+
+
+class FitsInputs(Interface):
+    """Something of the network is computed from all training inputs before the first step, as principal components."""
+
+    def fit(self, inputs: Iterable[Tensor]) -> None:
+        """Take all training inputs, in chunks [B, ...]."""
+        raise NotImplementedError
+
+
+class Projects(Interface):
+    """A layer that multiplies flattened inputs by `directions` [inputs, components]."""
+
+    directions: Tensor
+
+
+class HasCritic(Interface):
+    """A policy that also estimates the value of a state."""
+
+    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns for states [B, ...], and the value of each state [B]."""
+        raise NotImplementedError
+
+
+class Denoises(Interface):
+    """A classifier that also reconstructs its inputs from noisy ones."""
+
+    def denoise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs [B, outputs], and the squared error of each sample's reconstruction [B]."""
+        raise NotImplementedError
+
+
+# Data
+
+
+class HeldOut(Interface):
+    """Settings decide which rows are held out of training. An evaluation in which one of them differs is refused."""
+
+    parted_by: Sequence[str]  # the names of these settings, `seed` among them if it is one
+
+
+class DataRoot(Interface):
+    """Its files lie below a folder for all data sets."""
+
+    root: Path
+
+
+class Rows(Interface):
+    """Examples in memory: pairs of an input and a target."""
+
+    classes: Sequence[str] = ()
+
+    def split(self, split: str) -> tuple[Tensor, Tensor]:
+        """All inputs [N, ...] of a split, as they are stored, and all targets [N] or [N, D]."""
+        raise NotImplementedError
+
+    def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+        """Inputs as they are stored -> inputs as the network reads them."""
+        raise NotImplementedError
+
+
+class NamedTargets(Interface):
+    """Targets with names: `kind` is `numbers`, `classes` or `labels`, `goals` describe each of them."""
+
+    kind: str
+    goals: Sequence[Mapping[str, Any]]
+
+
+class HasVocabulary(Interface):
+    """`vocabulary` maps words to ids, as `dlref.data.text.Vocabulary` does."""
+
+    vocabulary: Any
+
+
+class TokenizedText(HasVocabulary):
+    """Text that `tokenizer` cuts into words, as `dlref.data.text.Tokenizer` does."""
+
+    tokenizer: Any
+
+    def split(self, split: str) -> Tensor:
+        """The ids of a split [N]."""
+        raise NotImplementedError
+
+
+class ParallelTexts(Interface):
+    """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.sides.Side` does."""
+
+    source: Any
+    target: Any
+
+    def texts(self, split: str) -> list[tuple[str, str]]:
+        """The pairs of a split as they were read."""
+        raise NotImplementedError
+
+
+def members(interface: type[Interface]) -> dict[str, Any]:
+    """What an interface asks for: names -> the methods without a body, None for attributes that have no default."""
+    found: dict[str, Any] = {}
+    for base in interface.__mro__[: interface.__mro__.index(Interface)]:
+        found |= {name: None for name in base.__annotations__ if name not in vars(base)}
+        found |= {name: value for name, value in vars(base).items() if inspect.isfunction(value)}
+    return found
+
+
+def missing(part: object, interface: type[Interface]) -> list[str]:
+    """The members of an interface that an object lacks; a method that was only inherited from it is lacking too."""
+    asked = members(interface)
+    return [name for name in asked if not hasattr(part, name) or getattr(type(part), name, part) is asked[name]]
+
+
+def declares(part: object, interface: type[I_]) -> TypeGuard[I_]:
+    """Whether the class of a network or of data inherits from the interface.
+
+    One that does not, but has all its members, may be meant to: a warning says so, once for each class.
+    """
+    if isinstance(part, interface):
+        return True
+    cls = type(part)
+    if cls.__module__.partition(".")[0] != "dlref" and (cls, interface) not in hinted:
+        hinted.add((cls, interface))
+        if said := hint(part, interface):
+            logger.warning("%s", said)
+    return False
+
+
+def hint(part: object, interface: type[Interface]) -> str:
+    """What to do with an object that has all members of an interface and does not declare it; nothing for another one."""
+    if isinstance(part, interface) or missing(part, interface):
+        return ""
+    names = " and ".join(members(interface))
+    return (
+        f"{type(part).__name__} has {names}, which dlref does not use, because the class does not declare them; "
+        f"to have them used let it inherit dlref.interfaces.{interface.__name__}"
+    )
+
+
+def undelivered(part: object) -> list[str]:
+    """The members that the class of an object declares by an interface, and the object lacks."""
+    declared = [base for base in type(part).__mro__ if base.__module__ == __name__ and base is not Interface]
+    return list(dict.fromkeys(name for base in declared for name in missing(part, base)))
