@@ -18,9 +18,11 @@ def load(run: "str | Path", plugins: "Sequence[str]" = ()) -> "nn.Module":
     """
     from dlref.build import make_network  # imported here, so that `dlref --help` need not wait for torch
     from dlref.training.checkpoint import as_data, find
+    from dlref.training.run import warn_of_other_plugins
     from dlref.training.state import load_weights
 
     checkpoint = find(run)
+    warn_of_other_plugins(checkpoint.manifest, plugins)
     with as_data(checkpoint):
         net = make_network(checkpoint.manifest["config"], checkpoint.manifest["sizes"], plugins)
     saved = checkpoint.read("weights.pt")

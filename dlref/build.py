@@ -23,6 +23,7 @@ from dlref.data import Data
 from dlref.errors import ConfigError, brief, did_you_mean
 from dlref.interfaces import OutputLayer, undelivered
 from dlref.objectives import Objective
+from dlref.plugins import place_in_plugins
 from dlref.reports import Report
 from dlref.training import devices, memory
 from dlref.training.schedules import Schedule
@@ -38,6 +39,7 @@ BASES: dict[str, Any] = {
     "schedule": Schedule,
     "reports": Report,
 }
+DATA = {name for name in [*vars(Data), *Data.__annotations__] if not name.startswith("_")}  # what data have
 MOST_THREADS = 4096
 SUPPLIED = {"data": {"seed"}, "objective": {"net"}, "optimizer": {"params", "tables"}}  # by build, never by a config
 TOP: dict[str, Any] = {
@@ -192,7 +194,9 @@ def make(section: Mapping[str, Any], group: str, plugins: Sequence[str], /, **su
     try:
         return cls(**given, **{name: value for name, value in supplied.items() if name in accepted})
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise ConfigError(f"{group} {cls.__name__} refuses its settings: {brief(error, 400)}") from error
+        place = place_in_plugins(error)
+        at = f" ({place})" if place else ""
+        raise ConfigError(f"{group} {cls.__name__}{at} refuses its settings: {brief(error, 400)}") from error
     except RuntimeError as error:  # torch's optimizers say so where two settings exclude each other
         if group != "optimizer":
             raise
@@ -203,12 +207,15 @@ def resolve(target: Any, group: str, plugins: Sequence[str] = ()) -> type:
     """The class that a `_target_` names, if a config of this group may name it; else ConfigError, and nothing is called.
 
     Only modules are imported, so `torch.optim.optimizer.torch.os.system` is not reached attribute by attribute, and a
-    class must be at home where it was found to be.
+    class must be at home where it was found to be. A plug-in may also name classes that it has imported: its author is
+    the user.
     """
     homes = (*HOMES, *plugins)
     refused = f"{group}._target_ {target!r:.100} is refused"
     module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    if not all(part.isidentifier() for part in [*module.split("."), name]) or not within(module, homes):
+    parts = [*module.split("."), name]
+    is_named = all(part.isidentifier() and part != "__main__" for part in parts)  # which an import would run
+    if not is_named or not within(module, homes):
         raise ConfigError(
             f"{refused}: it names no class of {', '.join(homes)}; a module of your own is named by plugins=FILE.py"
         )
@@ -216,20 +223,18 @@ def resolve(target: Any, group: str, plugins: Sequence[str] = ()) -> type:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
         raise ConfigError(f"{refused}: {error}") from None
-    if not inspect.isclass(found) or not within(found.__module__, homes) or not is_kind(found, BASES[group]):
+    if not inspect.isclass(found) or not (within(found.__module__, homes) or within(module, plugins)):
+        raise ConfigError(f"{refused}: that is not a class for {group}")
+    if BASES[group] is Data:
+        if lacking := [name for name in sorted(DATA) if not hasattr(found, name)]:
+            raise ConfigError(f"{refused}: for data {found.__name__} lacks {', '.join(lacking)}; see docs/own_model.md")
+    elif not issubclass(found, BASES[group]) or found is BASES[group]:
         raise ConfigError(f"{refused}: that is not a class for {group}")
     return found
 
 
 def within(name: str, homes: Sequence[str]) -> bool:
     return any(name == home or name.startswith(f"{home}.") for home in homes)
-
-
-def is_kind(cls: type, base: Any) -> bool:
-    if base is not Data:
-        return issubclass(cls, base) and cls is not base
-    asked = {name for name in [*vars(Data), *Data.__annotations__] if not name.startswith("_")}
-    return all(hasattr(cls, name) for name in asked)
 
 
 def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:

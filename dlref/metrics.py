@@ -1,9 +1,13 @@
 """Totals and counts: what may cross a batch, a rank or a step. Division happens once, when a person reads."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
+
+from dlref.errors import ConfigError, brief
 
 
 class Mean(NamedTuple):
@@ -61,4 +65,15 @@ def read(totals: Totals) -> Totals:
 
 
 def number(x: Any) -> Any:
-    return x.item() if isinstance(x, Tensor) else x
+    return x.item() if isinstance(x, Tensor | np.generic) else x
+
+
+def plain(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures as numbers of Python, which logs and checkpoints hold; raises ConfigError naming one that is no number."""
+    try:
+        return {name: float(value) for name, value in figures.items()}
+    except (TypeError, ValueError, RuntimeError):  # as torch says of a tensor of several numbers
+        wrong = next(name for name, value in figures.items() if not isinstance(value, int | float | np.number))
+        raise ConfigError(
+            f"the figure '{brief(wrong)}' is {brief(repr(figures[wrong]), 60)}; summarize gives a number for each name"
+        ) from None

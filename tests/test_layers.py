@@ -15,6 +15,7 @@ PARTS = [
     "interfaces",
     "signals",
     "operators",
+    "plugins",
     "metrics",
     "generation",
     "models",
@@ -28,13 +29,14 @@ PARTS = [
     "__init__",
     "__main__",
 ]
-ANYWHERE = {"errors", "filesystem", "interfaces", "operators", "signals"}
+ANYWHERE = {"errors", "filesystem", "interfaces", "operators", "plugins", "signals"}
 MAY = {
     "equations": {"equations"},  # and nobody but tests imports them
     "errors": set(),
     "filesystem": set(),
     "interfaces": set(),
     "operators": set(),
+    "plugins": set(),
     "signals": set(),
     "metrics": set(),
     "generation": set(),

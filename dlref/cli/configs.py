@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref import filesystem
-from dlref.errors import ConfigError, did_you_mean
+from dlref import filesystem, plugins, signals
+from dlref.errors import ConfigError, brief, did_you_mean
 
+IN_YAML = {byte: byte + 0x100000 for byte in range(0xDC80, 0xDD00)}  # -> letters of nobody (plane 16)
 WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
@@ -94,6 +95,20 @@ def quoted_for_yaml(value: str) -> str:
     return "'{}'".format(value.replace("'", "''"))
 
 
+def escaped_for_yaml(text: str) -> str:
+    """Text whose bytes that are no UTF-8, as a file's name may have them, are letters that YAML takes."""
+    return text.translate(IN_YAML)
+
+
+def unescaped(value: Any) -> Any:
+    """What YAML made of such text, with these bytes again."""
+    if isinstance(value, str):
+        return value.translate({letter: byte for byte, letter in IN_YAML.items()})
+    if isinstance(value, list):
+        return [unescaped(one) for one in value]
+    return {key: unescaped(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
     """The config that these overrides make; raises ConfigError, in one sentence, where they do not."""
     from hydra import compose as hydra_compose
@@ -165,28 +180,51 @@ def one_limit(config: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def load_plugins(files: Sequence[str]) -> list[str]:
-    """Import each file of the user's own as a module named after it; the names, which a `_target_` may then use."""
+    """Import each file or package of the user's own as a module named after it; the names, which a `_target_` may then use."""
     names = []
     for file in files:
-        there = os.path.isfile(os.path.expanduser(file))
-        path = Path(os.path.expanduser(file)).resolve() if there else Path(file)
-        name = path.stem
+        path = Path(os.path.expanduser(file))
+        if os.path.isfile(
+            path / "__init__.py"
+        ):  # os.path answers "no" where pathlib raises: for names that are too long
+            path /= "__init__.py"
+        there = os.path.isfile(path)
+        path = path.resolve() if there else path
+        is_package = path.name == "__init__.py"
+        name = path.parent.name if is_package else path.stem
         taken = name in sys.modules and not loaded_from(name, path)
         if not there or path.suffix != ".py" or not name.isidentifier() or taken:
-            raise ConfigError(f"plugins={file} must be a Python file whose name is a module name not yet taken")
+            raise ConfigError(
+                f"plugins={file} must be a Python file, or a folder with __init__.py, whose name is a module name not yet taken"
+            )
         if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            try:
-                spec.loader.exec_module(module)
-            except Exception as error:  # the file's own
-                del sys.modules[name]
-                raise ConfigError(f"plugins={file} does not load: {type(error).__name__}: {error}") from error
+            import_plugin(file, name, path, is_package)
+        plugins.loaded.add(name)
         names.append(name)
     return names
+
+
+def import_plugin(file: str, name: str, path: Path, is_package: bool) -> None:
+    """Run the module; what lies beside it may be imported by its name, if no other module has it."""
+    inner = [str(path.parent)] if is_package else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=inner)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.parents[is_package])
+    if folder not in sys.path:
+        sys.path.append(folder)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the file's own
+        if signals.received:
+            raise
+        place = plugins.place(error, plugins.sources(name))
+        for one in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+            del sys.modules[one]
+        at = f" ({place})" if place else ""
+        raise ConfigError(f"plugins={file} does not load: {type(error).__name__}: {brief(error, 400)}{at}") from error
 
 
 def plugin_files(overrides: Sequence[str]) -> list[str]:

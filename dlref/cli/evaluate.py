@@ -55,10 +55,12 @@ def evaluate(path: str, settings: list[str]) -> int:
     from dlref.training.checkpoint import as_data, find
     from dlref.training.evaluation import evaluate as evaluate_split
     from dlref.training.precision import autocast, resolve, run_in_float32
+    from dlref.training.run import warn_of_other_plugins
     from dlref.training.state import load_weights
 
     checkpoint = find(path)
     config, split, plugins = amended(checkpoint, settings)
+    warn_of_other_plugins(checkpoint.manifest, plugins)
     import torch
 
     if config["threads"]:

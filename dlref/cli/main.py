@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
-from dlref import filesystem, signals
-from dlref.errors import ConfigError, DlrefError, did_you_mean
+from dlref import filesystem, plugins, signals
+from dlref.errors import ConfigError, DlrefError, brief, did_you_mean
 
 COMMANDS = {
     "train": "train a model, or go on with a run: model=… experiment=… key=value …, resume=RUN",
@@ -33,6 +33,7 @@ COMMANDS = {
     "completion": 'shell completion: eval "$(dlref completion)"',
 }
 
+TRACEBACK = "DLREF_TRACEBACK"  # set, it has the whole traceback of what fails in a plug-in
 logger = logging.getLogger("dlref")
 
 
@@ -111,6 +112,12 @@ def explained(action: Callable[[], int]) -> int:
     except BrokenPipeError:  # dlref list | head
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
+    except Exception as error:
+        place = plugins.place_in_plugins(error)
+        if place is None or os.environ.get(TRACEBACK):
+            raise
+        say(f"dlref: {place}: {type(error).__name__}: {brief(error, 400)}; {TRACEBACK}=1 shows the whole traceback")
+        return 1
 
 
 def usage() -> str:

@@ -140,6 +140,8 @@ def has_other_data(
 
     Whether it goes on with other data, which then begin anew.
     """
+    from dlref.training.run import warn_of_other_plugins
+
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
     changes = {k: v for k, v in differences(manifest["config"], config).items() if k not in paths | {"name", "goal"}}
     if manifest["ranks"] != shard.ranks:
@@ -166,6 +168,7 @@ def has_other_data(
             "the data begin anew: nothing that was carried or stored of the others is taken over, but what was fitted to them "
             "before training (counts of words, principal components) stays"
         )
+    warn_of_other_plugins(manifest, list(facts["plugins"]))
     then, now = flatten(manifest), flatten(facts)
     for name in BITS:
         if name in then and then[name] != now.get(name):  # an older checkpoint may not name it

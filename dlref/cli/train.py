@@ -1,11 +1,13 @@
 """dlref train: compose, build or restore, train, and leave a run directory that says what happened."""
 
+import contextlib
 import inspect
 import logging
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from dlref.cli.configs import (
 )
 from dlref.cli.main import explained, in_shell, take_flags
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
-from dlref.errors import ConfigError
+from dlref.errors import ConfigError, DataError
 
 HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m] [--cfg job] [--config-dir DIR]
 
@@ -148,6 +150,8 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
     try:
         model = build.build(config, device, plugins)
         objective, data = model.objective, model.data
+        if plugins:  # dlref's own parts take a batch of no rows
+            require_rows(config, data, shard.ranks)
         if not data.has("eval"):
             raise ConfigError(
                 "the data keep nothing for eval; set data.eval_size or data.eval_share above 0, or bring a longer data.eval"
@@ -165,7 +169,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             (config["seed"] * 1_000_003 + shard.rank) % 2**63
         )  # dropout differs by rank; the weights do not
         checkpoints = Checkpoints(folder / "checkpoints", shard.rank, device)
-        facts = about(device, overrides)
+        facts = about(device, overrides, plugins)
         if home:
             begin_reports(model.reports, objective.net, data, device)
         if checkpoint is not None:
@@ -188,24 +192,20 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             introduce(config, objective, data, trainer, folder, [split_key(text)[0] for text in overrides])
         log = Log(folder if home else None, trainer.progress.step, trainer.max_steps)
 
+        def manifest() -> dict[str, Any]:
+            said = {"config": config, "overrides": overrides, "sizes": data.sizes, "data": data.describe()}
+            said |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
+            return said | {name: facts[name] for name in ("versions", "hardware", "git_commit", "plugins", "threads")}
+
         def save(kind: str) -> None:
-            manifest = {
-                "kind": kind,
-                "config": config,
-                "overrides": overrides,
-                "sizes": data.sizes,
-                "data": data.describe(),
-            }
-            manifest |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
-            manifest |= {name: facts[name] for name in ("versions", "hardware", "git_commit", "threads")}
-            common = {"weights.pt": weights(trainer.shown)}
+            common, about_it = {"weights.pt": weights(trainer.shown)}, {"kind": kind} | manifest()
             log.flush()  # whoever finds the checkpoint finds what was logged before it
             if kind == "best":
-                checkpoints.save("best", trainer.progress.step, manifest, {}, common)
+                checkpoints.save("best", trainer.progress.step, about_it, {}, common)
             else:
                 common["training.pt"] = shared_state(trainer)
                 checkpoints.save(
-                    "step", trainer.progress.step, manifest, {f"rank-{shard.rank}.pt": own_state(trainer)}, common
+                    "step", trainer.progress.step, about_it, {f"rank-{shard.rank}.pt": own_state(trainer)}, common
                 )
 
         texts: dict[str, str] = {}  # of the last reports
@@ -228,13 +228,14 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
                 results = {f"eval/{name}": value for name, value in trainer.progress.figures.items()}
                 log.settings(hyper_parameters(config), results)
         except AttributeError as error:
-            if not hasattr(error.obj, "_fields"):  # of anything but a batch
+            if not is_batch(error, objective):
                 if plugins or error.obj is not objective.net:
                     raise
                 raise unsuitable(objective, data, error, trainer) from error
+            fields = ", ".join(inspect.get_annotations(type(error.obj))) or f"a {type(error.obj).__name__}"
             raise ConfigError(
                 f"objective {type(objective).__name__} reads '{error.name}' of a batch, which data {type(data).__name__} do "
-                f"not give (they give {', '.join(error.obj._fields)}); choose ones that suit each other"
+                f"not give (they give {fields}); choose ones that suit each other"
             ) from error
         except (RuntimeError, TypeError, ValueError, LookupError) as error:
             if any(f"{kind} gradients" in str(error) for kind in ("sparse", "dense")):
@@ -243,7 +244,12 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
                     "choose optimizer=sgd_rows or row_adagrad for sparse ones and another for dense ones, or set "
                     "network.sparse"
                 ) from error
-            # Parts that cannot be combined fail at once; a plug-in's author wants the traceback.
+            if isinstance(error, KeyError) and error.args == ("loss",):
+                raise ConfigError(
+                    f"objective {type(objective).__name__} gives no 'loss', which is what the trainer minimizes; have its "
+                    "forward return one"
+                ) from error
+            # Parts that cannot be combined fail at once; a plug-in's author wants to know where.
             later = trainer.progress.step > began + gradients.none(objective)
             if plugins or trainer.compile or shard.ranks > 1 or later:
                 raise
@@ -300,6 +306,28 @@ def open_run(start: Start, config: dict[str, Any], RunFolder: Any, new_folder: A
         for old in [*written, *home.path.glob(".*.json*.*")]:
             home.remove(old)
     return home
+
+
+def require_rows(config: dict[str, Any], data: Any, ranks: int) -> None:
+    """Raise ConfigError, alike on every rank, where one of them would have no row of a batch, or of the data."""
+    parameter = inspect.signature(type(data)).parameters.get("batch_size")
+    size = config["data"].get("batch_size", parameter and parameter.default)
+    if ranks == 1 or not isinstance(size, int):
+        return
+    if size < ranks:
+        raise ConfigError(f"data.batch_size is {size}: {size} rows for {ranks} ranks; raise it, or start fewer ranks")
+    with contextlib.suppress(ConfigError):  # play has no number of rows
+        if (rows := round(data.batches_per_pass * size)) < ranks:
+            raise DataError(f"the data have {rows} rows to train on for {ranks} ranks; start fewer, or bring more data")
+
+
+def is_batch(error: AttributeError, objective: Any) -> bool:
+    """Whether the object that lacks an attribute is the batch that the objective was called with."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code, given = frame.f_code, frame.f_locals
+        if code.co_name == "forward" and code.co_argcount > 1 and given.get(code.co_varnames[0]) is objective:
+            return given.get(code.co_varnames[1]) is error.obj
+    return False
 
 
 def unsuitable(objective: Any, data: Any, error: Exception, trainer: Any) -> ConfigError:

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dlref.metrics import Totals, add, read, text_metrics
+from dlref.metrics import Totals, add, plain, read, text_metrics
 from dlref.objectives import Objective
 from dlref.training import devices, distributed
 
@@ -33,7 +33,7 @@ def evaluate(
             totals = add(totals, read(part))
     objective.train(was_training)
     totals = distributed.sum_over_ranks(distributed.same_names(totals))[0]
-    figures = objective.summarize(totals)
+    figures = plain(objective.summarize(totals))
     if "nll" in totals and isinstance(data, Text):
         figures |= text_metrics(totals["nll"], **data.text_size(split))
     return figures

@@ -1,6 +1,7 @@
 """The directory of a run: who may write there, and what is written about the run itself."""
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from typing import Any
 import filelock
 import torch
 
-from dlref.errors import ConfigError
+from dlref import plugins
+from dlref.errors import ConfigError, brief
 from dlref.training.checkpoint import write_whole
 from dlref.training.devices import device_name
 from dlref.training.memory import cores
 from dlref.training.precision import instruction_set
+
+logger = logging.getLogger("dlref")
 
 
 def new_folder(parent: Path) -> Path:
@@ -122,8 +127,11 @@ def processor() -> str:
 def git_commit() -> str | None:
     """Of the checkout this code runs from, with `-dirty` for uncommitted changes; None outside of one."""
     folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
+    return commit_of(folder) if (folder / ".git").exists() else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """Of the repository that a folder lies in; None outside of one."""
     try:
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -131,12 +139,31 @@ def git_commit() -> str | None:
         return None
 
 
-def about(device: torch.device, overrides: list[str]) -> dict[str, Any]:
+def plugin_facts(names: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """Of each plug-in the hash of its source, and the commit of the repository that it lies in, if any."""
+    return {
+        name: {"sha256": plugins.digest(name), "git_commit": commit_of(plugins.home(name).parent)} for name in names
+    }
+
+
+def warn_of_other_plugins(manifest: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Say which plug-ins have another source than they had when a checkpoint was written."""
+    recorded = manifest.get("plugins")  # an older checkpoint has none
+    for name in names:
+        then = recorded.get(name) if isinstance(recorded, Mapping) else None
+        if isinstance(then, Mapping) and then.get("sha256") != plugins.digest(name):
+            old, new = then.get("git_commit"), commit_of(plugins.home(name).parent)
+            at = f" (commit {brief(old, 40)} → {new})" if old != new else ""
+            logger.warning("the source of plug-in %s has changed since this checkpoint%s: results may differ", name, at)
+
+
+def about(device: torch.device, overrides: list[str], plugin_names: Sequence[str]) -> dict[str, Any]:
     """What a run is by: its command, code and machine."""
     return {
         "overrides": overrides,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git_commit": git_commit(),
+        "plugins": plugin_facts(plugin_names),
         "versions": versions(),
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dlref.errors import ConfigError
-from dlref.metrics import Totals, add, read
+from dlref.metrics import Totals, add, plain, read
 from dlref.objectives import Objective
 from dlref.signals import StopSignals
 from dlref.training import devices, distributed, gradients
@@ -181,7 +181,7 @@ class Trainer:
         progress, units = self.progress, self.data.units_per_batch(self.shard.ranks) * self.accumulate
         steps, seconds = progress.step - progress.logged[0], progress.seconds - progress.logged[1]
         figures |= {f"{self.data.unit}_per_second": units * steps / max(seconds, 1e-9)}
-        log.figures("train", progress.step, progress.seconds, self.objective.summarize(self.window) | figures)
+        log.figures("train", progress.step, progress.seconds, plain(self.objective.summarize(self.window)) | figures)
         self.window, progress.logged = {}, (progress.step, progress.seconds)
 
     def evaluate(self, log: Log, save: Save, report: Report) -> None:
