@@ -132,6 +132,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
     from dlref.training.memory import peak_memory
     from dlref.training.run import RunFolder, about, new_folder
     from dlref.training.state import own_state, shared_state, weights
+    from dlref.training.trial import require_savable
 
     if config["threads"]:
         torch.set_num_threads(config["threads"])
@@ -208,6 +209,9 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
                     "step", trainer.progress.step, about_it, {f"rank-{shard.rank}.pt": own_state(trainer)}, common
                 )
 
+        def trial() -> None:
+            require_savable(trainer, manifest, trainer.progress.step > began + gradients.none(objective))
+
         texts: dict[str, str] = {}  # of the last reports
 
         def report(net: Any, step: int) -> dict[str, float]:
@@ -223,7 +227,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
         try:
             if began == 0:
                 report(trainer.shown.net, 0)  # what there was before training
-            signal = trainer.fit(log, save, report)
+            signal = trainer.fit(log, save, report, trial)
             if home:
                 results = {f"eval/{name}": value for name, value in trainer.progress.figures.items()}
                 log.settings(hyper_parameters(config), results)

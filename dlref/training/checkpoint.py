@@ -18,13 +18,13 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlref import filesystem
-from dlref.errors import CheckpointError, DlrefError, ResourceError, brief
+from dlref.errors import CheckpointError, ConfigError, DlrefError, ResourceError, brief
 from dlref.training import distributed
 
 FORMAT = 1
@@ -56,13 +56,8 @@ class Checkpoint(NamedTuple):
         if name not in self.manifest["files"]:
             raise CheckpointError(f"{self.path} has no {name}; it has {', '.join(sorted(self.manifest['files']))}")
         try:
-            require_no_growth(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if any(
-                tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-                for tensor in tensors(content)
-            ):
-                raise ValueError("a tensor stands for more numbers than the file holds")
+            with open(path, "rb") as file:
+                content = loaded(file)
             if name == "weights.pt" and not (isinstance(content, dict) and all(map(is_weight, content.items()))):
                 raise ValueError("these are no weights by name")
         except Exception as error:  # which one a crafted file raises is anybody's guess
@@ -72,14 +67,30 @@ class Checkpoint(NamedTuple):
         return content
 
 
-def require_no_growth(path: Path) -> None:
+def loaded(file: IO[bytes]) -> Any:
+    """Tensors and plain values of a file of torch's; raises ValueError, or another, for anything else, without running it."""
+    require_no_growth(file)
+    file.seek(0)
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    require_whole(content)
+    return content
+
+
+def require_whole(content: Any) -> None:
+    """Raise ValueError for a tensor that repeats the numbers it has, as an expanded one does."""
+    if any(t.numel() * t.element_size() > t.untyped_storage().nbytes() for t in tensors(content)):
+        raise ValueError("a tensor stands for more numbers than the file holds")
+
+
+def require_no_growth(file: IO[bytes]) -> None:
     """Raise ValueError, or another, for a file of torch's that may take more memory than it has bytes.
 
     Those are compressed ones, those of torch's older format, which announces sizes, and calls that make much of a number.
     """
-    with zipfile.ZipFile(path) as archive:
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size > path.stat().st_size:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size > size:
                 raise ValueError(f"{entry.filename!r} is compressed")
             if entry.filename.lower().endswith(".pkl"):  # torch does not mind capitals
                 for code, named, _ in pickletools.genops(archive.read(entry)):
@@ -116,13 +127,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path / MANIFEST} is of format {manifest['format']!r:.40}, this dlref reads {FORMAT}; install a newer one"
             )
-        for name, kind in FIELDS.items():
-            if not isinstance(manifest[name], kind):
-                raise TypeError(f"{name} is {manifest[name]!r}")
-        if wrong := [size for size in manifest["sizes"].values() if type(size) is not int or not 0 <= size < 2**63]:
-            raise TypeError(f"a size is {wrong[0]!r}")
-        if isinstance(env := manifest["data"].get("env"), str) and ":" in env:  # gymnasium imports what is before it
-            raise TypeError(f"data.env={env} names a module")
+        check_manifest(manifest)
         if manifest["sha256"] != manifest_digest(manifest):
             raise CheckpointError(f"{path / MANIFEST} is damaged: its sha256 is not its own; use another checkpoint")
     except FileNotFoundError:
@@ -148,6 +153,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if damaged:
             raise CheckpointError(f"{file} is damaged: its sha256 is not the manifest's; use another checkpoint")
     return Checkpoint(path, manifest)
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise TypeError or KeyError for one that does not describe a checkpoint."""
+    for name, kind in FIELDS.items():
+        if not isinstance(manifest[name], kind):
+            raise TypeError(f"{name} is {manifest[name]!r}")
+    if wrong := [size for size in manifest["sizes"].values() if type(size) is not int or not 0 <= size < 2**63]:
+        raise TypeError(f"a size is {wrong[0]!r}")
+    if isinstance(env := manifest["data"].get("env"), str) and ":" in env:  # gymnasium imports what is before it
+        raise TypeError(f"data.env={env} names a module")
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
@@ -190,7 +206,7 @@ class Checkpoints:
                     torch.save(content, file)
                     file.flush()
                     os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch.save says RuntimeError when a write comes up short
+        except Exception as error:  # torch.save says RuntimeError when a write comes up short, pickle whatever it likes
             failure = error
         self.agree(failure, temporary)
         if self.rank:
@@ -210,7 +226,7 @@ class Checkpoints:
             sync_folder(self.folder)
             self.point(self.folder / POINTERS[kind], final)
             shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:  # or what is described has become something that is no JSON
             failure = error
         self.agree(failure, temporary)
         self.forget_old()
@@ -242,6 +258,11 @@ class Checkpoints:
         if not distributed.all_succeeded(failure is None, self.device):
             if self.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
+            if failure and not isinstance(failure, OSError | RuntimeError):
+                raise ConfigError(
+                    "a checkpoint takes tensors and plain values, and something in this one is neither "
+                    f"({type(failure).__name__}: {brief(failure)}); the checkpoint before it is whole"
+                ) from failure
             reason = str(failure).splitlines()[0] if failure else "on another rank"
             is_open = isinstance(failure, PermissionError) and filesystem.WINDOWS
             remedy = "close the program that has a file of it open" if is_open else "make room there"

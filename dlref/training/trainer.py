@@ -31,8 +31,7 @@ class Trainer:
     """Settings, in optimizer steps and seconds of training; the first limit that is reached ends the run.
 
     `monitor` names a figure and its better direction (`eval/nll min`): its best weights are kept, and `patience`
-    evaluations without a new best end the run. With `ema` the weights that are evaluated and kept are averages, which
-    each step draws by 1 - ema towards the trained ones.
+    evaluations without a new best end the run. With `ema` averages θ̄ ← ema θ̄ + (1 - ema) θ are evaluated and kept.
     """
 
     max_steps: int | None = None
@@ -109,9 +108,9 @@ class Trainer:
     def due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
 
-    def fit(self, log: Log, save: Save, report: Report) -> int:
-        """Train to the end or to a signal, which is returned (0 for none); `save("last")` and `save("best")` keep it."""
-        progress, saved = self.progress, (self.progress.step, self.progress.evaluated)
+    def fit(self, log: Log, save: Save, report: Report, trial: Callable[[], None] = lambda: None) -> int:
+        """Train to the end or to a signal, which is returned (0 for none). `trial` runs before and after the first step."""
+        progress, began, saved = self.progress, self.progress.step, (self.progress.step, self.progress.evaluated)
         progress.step = progress.step or int(gradients.none(self.objective))  # a fit in closed form counts as a step
         self.compiling = self.compile and devices.compile_in_place(self.objective, self.device)
         model, stopped = distributed.parallel(self.objective), False
@@ -121,6 +120,8 @@ class Trainer:
             self.clock = time.perf_counter()
             while True:
                 paused = time.perf_counter()
+                if progress.step <= began + 1:
+                    trial()
                 if progress.evaluated < progress.step and not stopped and (self.ended() or self.due(self.eval_every)):
                     try:
                         self.evaluate(log, save, report)
