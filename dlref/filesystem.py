@@ -22,6 +22,11 @@ def move(source: Path, target: Path) -> None:
         time.sleep(0.02)
 
 
+def printable(text: object) -> str:
+    """As text that any encoding of Unicode takes: bytes of a file's name that are no UTF-8 are escaped."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
 def file_name(text: str) -> str:
     """`text` as the name of a file on any system: what Windows reserves becomes an underscore."""
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", text)

@@ -12,6 +12,7 @@ import yaml
 from dlref.cli.configs import flatten
 from dlref.cli.main import print_table, take_flags
 from dlref.errors import CheckpointError, ConfigError, did_you_mean
+from dlref.filesystem import printable
 
 HELP = """usage: dlref compare RUN… [metrics=accuracy,nll] [plot=FILE.png] [over=steps]
 
@@ -114,7 +115,7 @@ def draw(groups: Sequence[Sequence[dict[str, Any]]], names: Sequence[str], over:
             middle = [statistics.mean(line[name] for line in lines) for lines in together]
             spread = [statistics.stdev(line[name] for line in lines) if len(lines) > 1 else 0.0 for lines in together]
             mark = {"marker": "o", "markersize": 3} if len(places) < 20 else {}
-            axes.plot(places, middle, color=f"C{number}", label=label, **mark)
+            axes.plot(places, middle, color=f"C{number}", label=printable(label), **mark)
             band = [[m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1)]
             axes.fill_between(places, *band, color=f"C{number}", alpha=0.2, linewidth=0)
         axes.set(xlabel="seconds of training" if over == "seconds" else over, ylabel=name)

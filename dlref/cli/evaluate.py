@@ -8,9 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import first_line, flatten, load_plugins, plain, plugin_files, quoted_for_yaml, split_key
+from dlref.cli.configs import (
+    escaped_for_yaml,
+    first_line,
+    flatten,
+    load_plugins,
+    plain,
+    plugin_files,
+    quoted_for_yaml,
+    split_key,
+    unescaped,
+)
 from dlref.cli.main import take_flags
-from dlref.errors import CheckpointError, ConfigError, did_you_mean
+from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 from dlref.filesystem import file_name
 
 HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
@@ -139,8 +149,8 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
                     f"this model was trained with {place}=…, which a checkpoint may not set; type it again"
                 )
     try:
-        changes = OmegaConf.from_dotlist([f"{key}={quoted_for_yaml(value)}" for key, value in typed.items()])
-        config = plain(OmegaConf.merge(config, changes))
+        lines = [f"{key}={escaped_for_yaml(quoted_for_yaml(value))}" for key, value in typed.items()]
+        config = unescaped(plain(OmegaConf.merge(config, OmegaConf.from_dotlist(lines))))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"{' '.join(settings)} does not fit: {first_line(error)[:400]}") from None
     build.check(config, plugins)
@@ -182,6 +192,19 @@ def known(config: dict[str, Any]) -> list[str]:
     return ["split", "plugins", *OPEN, *names]
 
 
+def drawn(name: str, picture: Any, file: Path) -> bool:
+    """Write a picture; one that matplotlib cannot draw costs a warning."""
+    try:
+        picture.savefig(file, dpi=120)
+    except OSError:
+        raise
+    except Exception as error:
+        file.unlink(missing_ok=True)
+        logger.warning("picture %s cannot be drawn (%s: %s)", name, type(error).__name__, brief(error))
+        return False
+    return True
+
+
 def keep(run: Path, checkpoint: Any, split: str, figures: dict[str, float], found: Any) -> None:
     """evaluation.json, pictures/, TensorBoard and metrics.jsonl; a run that another process holds gets only the files."""
     from dlref.training.checkpoint import write_whole
@@ -192,14 +215,15 @@ def keep(run: Path, checkpoint: Any, split: str, figures: dict[str, float], foun
     result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "metrics": finite}
     try:
         write_whole(run / "evaluation.json", json.dumps(result, indent=1))
-        for name, picture in found.pictures.items():
+        for name, picture in list(found.pictures.items()):
             file = run / "pictures" / file_name(f"{split}_{name}.png")
             file.parent.mkdir(exist_ok=True)
-            picture.savefig(file, dpi=120)
+            if drawn(name, picture, file):
+                print(f"  picture {file}")
+            else:
+                del found.pictures[name]
     except OSError as error:
         raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
-    for name in found.pictures:
-        print(f"  picture {run / 'pictures' / file_name(f'{split}_{name}.png')}")
     if not (run / "metrics.jsonl").exists():
         return
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from dlref.cli.configs import load_plugins, plugin_files, split_key
 from dlref.cli.main import take_flags, write_rows
 from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
+from dlref.filesystem import printable
 
 HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [decimal=comma] [plugins=my.py]
 
@@ -43,11 +44,6 @@ def main(arguments: Sequence[str]) -> int:
     rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)), decimal)
     write_rows([{printable(name): printable(cell) for name, cell in row.items()} for row in rows], sys.stdout)
     return 0
-
-
-def printable(text: object) -> str:
-    """A file's name may be of bytes, and the name of a class of anything, that cannot be printed as it is."""
-    return str(text).encode(errors="backslashreplace").decode()
 
 
 def predict(

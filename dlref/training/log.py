@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dlref import filesystem
+from dlref.errors import brief
+from dlref.filesystem import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,6 +131,9 @@ class Log:
     def open_board(self, folder: Path, first_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        if printable(folder) != str(folder):
+            raise ValueError("it takes no folder whose name is not UTF-8; rename it, or choose another run_dir=")
+
         def make() -> None:
             earlier = any(folder.glob("events.out.tfevents.*"))
             purge = first_step + 1 if first_step is not None and earlier else None
@@ -184,13 +189,25 @@ class Log:
                 return
         logger.info("step %6d  %-5s  %s", step, split, "  ".join(shown))
 
-    def picture(self, tag: str, figure: "Figure", step: int) -> None:
+    def show_on_board(self, tag: str, action: Callable[[], Any]) -> None:
+        """Something of a report's: what cannot be shown is left out, and the writer goes on."""
+
+        def shown() -> None:
+            try:
+                action()
+            except Exception as error:
+                if self.behind[BOARD].failure or isinstance(error, TimeoutError):  # so it is the writer
+                    raise
+                logger.warning("%s cannot be shown in TensorBoard (%s: %s)", tag, type(error).__name__, brief(error))
+
         if self.board:
-            self.attempt(BOARD, functools.partial(self.board.add_figure, tag, figure, step))
+            self.attempt(BOARD, shown)
+
+    def picture(self, tag: str, figure: "Figure", step: int) -> None:
+        self.show_on_board(tag, lambda: self.board.add_figure(tag, figure, step))
 
     def text(self, tag: str, text: str, step: int) -> None:
-        if self.board:
-            self.attempt(BOARD, functools.partial(self.board.add_text, tag, text, step))
+        self.show_on_board(tag, lambda: self.board.add_text(tag, printable(text), step))
 
     def histogram(self, tag: str, numbers: "Tensor", step: int) -> None:
         if not numbers.numel() or not numbers.isfinite().all():  # TensorBoard raises on these
@@ -198,8 +215,8 @@ class Log:
                 what = "is empty" if not numbers.numel() else "holds numbers that are not finite"
                 logger.warning("%s %s, so there is no histogram of it at step %d", tag, what, step)
             self.broken.add("histograms")
-        elif self.board:
-            self.attempt(BOARD, functools.partial(self.board.add_histogram, tag, numbers, step))
+        else:
+            self.show_on_board(tag, lambda: self.board.add_histogram(tag, numbers, step))
 
     def embedding(self, tag: str, embedding: Any, step: int) -> None:
         """Vectors with labels, which the projector shows."""
@@ -208,7 +225,8 @@ class Log:
 
             # A copy: training goes on with the vectors.
             vectors = embedding.vectors.detach().cpu().float().clone()
-            write = functools.partial(project, self.folder, tag, vectors, embedding.labels, step)
+            labels = [printable(label) for label in embedding.labels]
+            write = functools.partial(project, self.folder, tag, vectors, labels, step)
             self.attempt(BOARD, lambda: self.behind[BOARD].do(write))
 
     def findings(self, split: str, step: int, found: Any) -> None:
@@ -226,10 +244,13 @@ class Log:
         """The run's row in TensorBoard's table of hyper-parameters."""
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}
-        if self.board:
+        def write() -> None:
+            plain = {k: v if isinstance(v, int | float) else printable(v) for k, v in settings.items()}
             for summary in hparams(plain, results):
-                self.attempt(BOARD, functools.partial(self.board.file_writer.add_summary, summary))
+                self.board.file_writer.add_summary(summary)
+
+        if self.board:
+            self.attempt(BOARD, write)
 
     def flush(self) -> None:
         if self.board:

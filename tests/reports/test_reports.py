@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from dlref.cli.main import main
@@ -29,7 +31,7 @@ from dlref.reports.pictures import (
     PredictedAgainstTrue,
     WorstMistakes,
 )
-from tests.conftest import SMALL
+from tests.conftest import SMALL, first
 
 CPU = torch.device("cpu")
 
@@ -153,7 +155,7 @@ def test_a_report_leaves_network_and_chance_as_they_were() -> None:
         def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
             assert not net.training
             assert not torch.is_grad_enabled()
-            return {"number": float(torch.rand(())), "said": "so", "shown": object()}
+            return {"number": float(torch.rand(())), "said": "so", "shown": Figure()}
 
     net = Halves()
     torch.manual_seed(0)
@@ -229,3 +231,96 @@ def test_filters_behind_principal_components_are_shown_as_images() -> None:
     x = torch.randn(4, 12)
     assert filters is not None
     torch.testing.assert_close(x @ filters.flatten(1).T, net.layers[0](x) @ net.layers[1].weight.T)
+
+
+REPORTS = """
+import numpy as np, torch
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from dlref.reports import Embedding, Report
+class Mine(Report):
+    while_training = True
+    def __call__(self, net, data, split):
+        return WHAT
+"""
+FAULTS = {
+    "{'a': 1.0, 'b': {'c': 1}}": "its 'b' is of type dict, {'c': 1}; a finding is a number",
+    "{'b': [1, 2]}": "its 'b' is of type list, [1, 2]; ",
+    "{'b': None}": "its 'b' is of type NoneType, None; ",
+    "{'b': np.zeros(2)}": "its 'b' is of type ndarray",
+    "{'b': torch.zeros(2, dtype=torch.complex64)}": "its 'b' is of type Tensor",
+    "{'b': Embedding(torch.zeros(3, 2), ['one'])}": "its 'b' is of type Embedding",
+    "{3: 1.0}": "it names a finding 3; a name is text",
+    "[1.0]": "it returns of type list, [1.0]",
+    "1 / 0": "ZeroDivisionError: division by zero",
+}
+
+
+def with_report(tmp_path: Path, what: str) -> list[str]:
+    """What to type to have a report that returns this."""
+    name = f"report_{abs(hash(what))}"
+    (tmp_path / f"{name}.py").write_text(REPORTS.replace("WHAT", what))
+    return [f"+reports.mine._target_={name}.Mine", f"plugins={tmp_path / f'{name}.py'}"]
+
+
+def shown(run: Path) -> Any:
+    """What TensorBoard has of a run."""
+    return EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0}).Reload()
+
+
+@pytest.mark.parametrize("what", first(*list(FAULTS)[:2], "1 / 0", of=FAULTS))
+def test_a_report_at_fault_costs_that_report_alone(
+    what: str, train: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, mine = tmp_path / "run", with_report(tmp_path, what)
+    code, said = train(*SMALL["mlp"], *mine, "trainer.max_steps=3", "trainer.log_every=1", f"run_dir={run}")
+    assert code == 0, said
+    assert "report mine failed" in said
+    assert FAULTS[what] in said
+    assert f"{mine[1].removeprefix('plugins=')}, line " in said
+    assert "TensorBoard" not in said.replace("tensorboard", "")
+    events = shown(run)
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    assert [event.step for event in events.Images("eval/decision_boundary")] == [0, 3]
+    assert main(["evaluate", str(run), mine[1]]) == 0
+    out, said = capsys.readouterr()
+    assert "report mine failed" in said
+    assert "accuracy" in out
+    assert (run / "pictures" / "test_decision_boundary.png").is_file()
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    what = "{'a': np.float32(0.5), 'b': np.float64(0.25), 'c': torch.tensor(3), 'd': np.array(2), 'e': True}"
+    run = tmp_path / "run"
+    mine = with_report(tmp_path, what)
+    assert train(*SMALL["mlp"], *mine, "trainer.max_steps=2", f"run_dir={run}")[0] == 0
+    logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {name: logged[name] for name in "abcde"} == {"a": 0.5, "b": 0.25, "c": 3.0, "d": 2.0, "e": 1.0}
+    assert main(["evaluate", str(run), mine[1]]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["metrics"]["a"] == 0.5
+
+
+def test_a_picture_that_cannot_be_drawn_costs_that_picture(
+    train: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "drawing.py").write_text(
+        REPORTS.replace(
+            "        return WHAT",
+            "        figure = Figure()\n        figure.suptitle('$\\\\nothing$')\n"
+            "        return {'mine': figure, 'half': torch.ones(3).bfloat16()}",
+        )
+    )
+    run, mine = tmp_path / "run", ["+reports.mine._target_=drawing.Mine", f"plugins={tmp_path / 'drawing.py'}"]
+    code, said = train(*SMALL["mlp"], *mine, "trainer.max_steps=2", f"run_dir={run}")
+    assert code == 0, said
+    assert "eval/mine cannot be shown in TensorBoard" in said
+    events = shown(run)
+    assert [event.step for event in events.Images("eval/decision_boundary")] == [0, 2]
+    assert [event.step for event in events.Histograms("eval/half")] == [0, 2]
+    assert [event.step for event in events.Scalars("eval/loss")] == [2]
+    assert main(["evaluate", str(run), mine[1]]) == 0
+    out, said = capsys.readouterr()
+    assert "picture mine cannot be drawn" in said
+    assert "test_mine.png" not in out
+    assert (run / "pictures" / "test_decision_boundary.png").is_file()
+    assert not (run / "pictures" / "test_mine.png").exists()

@@ -1,20 +1,24 @@
 """The log outlives what it is given to write and what it writes with."""
 
+import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.projector import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
+from dlref.cli.main import main
 from dlref.reports import Embedding
 from dlref.training.log import Log
-from tests.conftest import SMALL
+from tests.conftest import SMALL, needs_posix
 
 pytestmark = pytest.mark.faults
 
@@ -88,3 +92,34 @@ def test_the_projector_shows_every_evaluation_once_and_its_labels_in_their_lines
     log.embedding("test/words", Embedding(torch.zeros(1, 2), ["a"]), 1)
     log.close()
     assert "test/words:1" in (tmp_path / "projector_config.pbtxt").read_text()
+
+
+@needs_posix
+@pytest.mark.parametrize("name", [b"results", b"r\xe9sultats"])
+def test_a_name_of_bytes_that_are_no_text_is_used_and_escaped_where_it_is_written(
+    name: bytes, train: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a disk with names in Latin-1 has them: Python reads \\xe9 as the surrogate \\udce9."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    rows = "".join(f"{i % 7},{i % 5},{i % 3}\n" for i in range(60))
+    file, run = folder / os.fsdecode(b"donn\xe9es.csv"), tmp_path / os.fsdecode(name)
+    file.write_text("a,b,c\n" + rows)
+    typed = f"data.file={file}"
+    line = ["model=mlp", "data=table", typed, "data.targets=[c]", "data.kind=numbers", "objective=regression"]
+    line += ["network.widths=[3]", "trainer.monitor=null"]
+    code, said = train(*line, "trainer.max_steps=2", f"run_dir={run}")
+    assert code == 0, said
+    assert ("TensorBoard cannot be written (ValueError: it takes no folder" in said) == (b"\xe9" in name)
+    assert json.loads((run / "run.json").read_text())["finished"] is True
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["file"] == str(file)
+    events = [path for path in run.iterdir() if "tfevents" in path.name]
+    written = b"".join(path.read_bytes() for path in events)
+    assert (b"\\udce9" in written) == (name == b"results"), "escaped among the hyper-parameters"
+    code, said = train(f"resume={run}", typed, "trainer.max_steps=4")
+    assert code == 0, said
+    assert main(["evaluate", str(run), typed]) == 0
+    assert main(["predict", str(run), str(file)]) == 0
+    assert main(["compare", str(run)]) == 0
+    assert main(["compare", str(run), str(run), f"plot={folder / 'plot.png'}"]) == 0
+    assert "c" in capsys.readouterr().out
