@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import dlref
 from dlref import build, interfaces
+from dlref.cli.main import main
 from dlref.data import Shard
 from dlref.data.markov_chain import MarkovChain
 from dlref.errors import ConfigError
@@ -154,3 +155,11 @@ def test_a_plug_in_with_a_context_of_its_own_is_evaluated_as_one_without(
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         logged.append([text.partition('"nll"')[2] for text in lines if '"eval"' in text])
     assert logged[0] == logged[1]
+
+
+def test_a_network_without_a_context_is_evaluated_at_any_length(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    line = ["model=lstm_lm", "network.width=4", "data=markov_chain", "data.tokens=400", "data.length=5", "~reports"]
+    assert train(*line, "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")[0] == 0
+    assert main(["evaluate", str(tmp_path / "run"), "data.length=9"]) == 0

@@ -61,6 +61,7 @@ def evaluate(path: str, settings: list[str]) -> int:
     from dlref import build
     from dlref.cli.reporting import run_reports
     from dlref.data import Shard
+    from dlref.interfaces import LimitedContext, declares
     from dlref.training import devices
     from dlref.training.checkpoint import as_data, find
     from dlref.training.evaluation import evaluate as evaluate_split
@@ -79,7 +80,10 @@ def evaluate(path: str, settings: list[str]) -> int:
     with as_data(checkpoint), devices.explained():
         model = build.build(config, device, plugins)
     trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
-    if trained and wanted and wanted > trained:  # of which positions that are computed would tell nothing
+    is_limited = declares(model.objective.net, LimitedContext)
+    if (
+        is_limited and trained and wanted and wanted > trained
+    ):  # of which positions that are computed would tell nothing
         raise ConfigError(
             f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )
