@@ -168,9 +168,9 @@ class Log:
         if not self.behind:
             return
         bare = {name.rpartition("/")[2]: value for name, value in figures.items()}
-        # NaN is not JSON: a figure that does not exist is left out.
+        # NaN is not JSON: a figure that does not exist is left out, as is one that would stand for the step or the split.
         line = {"step": step, "seconds": round(seconds, 3), "split": split}
-        line |= {name: value for name, value in bare.items() if math.isfinite(value)}
+        line |= {name: value for name, value in bare.items() if math.isfinite(value) and name not in line}
         text = (json.dumps(line) + "\n").encode()
         self.attempt(LINES, lambda: self.behind[LINES].do(lambda: self.write_line(text)))
         if self.board:

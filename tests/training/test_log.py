@@ -123,3 +123,11 @@ def test_a_name_of_bytes_that_are_no_text_is_used_and_escaped_where_it_is_writte
     assert main(["compare", str(run)]) == 0
     assert main(["compare", str(run), str(run), f"plot={folder / 'plot.png'}"]) == 0
     assert "c" in capsys.readouterr().out
+
+
+def test_a_figure_called_step_does_not_stand_for_the_step(tmp_path: Path) -> None:
+    log = Log(tmp_path, quiet=True)
+    log.figures("eval", 3, 1.5, {"loss": 1.0, "step": 9.0, "mine/split": 2.0})
+    log.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line == {"step": 3, "seconds": 1.5, "split": "eval", "loss": 1.0}
