@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -59,11 +60,7 @@ def say(message: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    prepare_streams()
-    if not logger.handlers:
-        logger.addHandler(Printer())
-    rank = os.environ.get("RANK", "0")
-    logger.setLevel(logging.INFO if rank == "0" else logging.ERROR)
+    speak()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return explained(lambda: print(usage(), flush=True) or 0)
     if arguments[0] in ("-V", "--version"):
@@ -75,8 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explained(lambda: run(arguments[0], arguments[1:]))
 
 
+def speak() -> None:
+    """Have this process say its sentences on standard error; of several ranks only the first says more than errors."""
+    prepare_streams()
+    if not logger.handlers:
+        logger.addHandler(Printer())
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+
+
 def prepare_streams() -> None:
     """Have standard output and error take any text: what an encoding lacks is escaped instead of raised."""
+    for descriptor in range(3):  # or the first files that are opened would be taken for what is closed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
         if stream is None:  # a program without a console, as pythonw.exe starts one
@@ -86,6 +96,14 @@ def prepare_streams() -> None:
             is_ours = filesystem.WINDOWS and not stream.isatty() and not os.environ.get("PYTHONIOENCODING")
             with contextlib.suppress(OSError, ValueError):  # it is full, closed, or nobody listens any more
                 stream.reconfigure(encoding="utf-8" if is_ours else None, errors="backslashreplace")
+
+
+def as_text(typed: str, what: str) -> str:
+    """Text as it was typed, in whatever locale; raises ConfigError for bytes that are not UTF-8."""
+    try:
+        return typed.encode(errors="surrogateescape").decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{what} holds bytes that are not UTF-8; type it as UTF-8") from None
 
 
 def in_shell(text: str) -> str:
@@ -186,6 +204,7 @@ def leave(code: int) -> NoReturn:
     Finalization kills daemon threads, and one that computes in torch at that moment aborts the process; the destructors of
     a process group can wait for ever; and freeing what torch has loaded takes a second or two.
     """
+    threading._shutdown()  # type: ignore[attr-defined] # or pools of a launcher's processes would wait for work
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or none

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import filelock
 
 from dlref import filesystem
+from dlref.data.download import user_cache
 from dlref.errors import DataError
 
 T = TypeVar("T")
@@ -20,9 +21,7 @@ def cache_folder() -> Path:
     """The environment variable DLREF_CACHE, else the user's cache folder."""
     if os.environ.get("DLREF_CACHE"):
         return Path(os.path.expanduser(os.environ["DLREF_CACHE"]))
-    import pooch
-
-    return Path(pooch.os_cache("dlref")) / "ids"
+    return user_cache() / "ids"
 
 
 def cached(content: Any, build: Callable[[Path], None], load: Callable[[Path], T | None]) -> T:

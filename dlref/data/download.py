@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from dlref import filesystem
-from dlref.errors import DataError
+from dlref.errors import ConfigError, DataError
 
 CONNECT = 10.0  # seconds for a server to take the connection
 STALL = 30.0  # seconds within which something has to come, and
@@ -48,9 +48,20 @@ def data_root(root: str | Path | None) -> Path:
     """`data.root` if given, else the environment variable DLREF_DATA, else the user's cache folder."""
     if root or os.environ.get("DLREF_DATA"):
         return Path(os.path.expanduser(root or os.environ["DLREF_DATA"]))
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """The user's cache folder; below the temporary files where the user has no home, as a number in a container."""
     import pooch
 
-    return Path(pooch.os_cache("dlref"))
+    try:
+        return Path(pooch.os_cache("dlref"))
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"dlref-{os.getuid()}"
+        if folder.exists() and folder.stat().st_uid != os.getuid():
+            raise ConfigError(f"{folder} is somebody else's and this user has no home; set HOME to a folder") from None
+        return folder
 
 
 def offline() -> bool:
