@@ -18,20 +18,38 @@ class Text(Protocol):
         """How many `tokens` of a split are predicted, and how many `words` and `characters` of the text, where they tell."""
 
 
+class EvaluationStopped(Exception):
+    """A signal came to one of the ranks: none has a result, and training stands where it stood before."""
+
+
 def evaluate(
-    objective: Objective, data: Any, split: str, shard: Any, autocast: Callable[[], Any], device: torch.device
+    objective: Objective,
+    data: Any,
+    split: str,
+    shard: Any,
+    autocast: Callable[[], Any],
+    device: torch.device,
+    stop: Callable[[], int] = int,
 ) -> dict[str, float]:
-    """The objective's figures over one pass of a split, over all ranks; random state and training mode are put back."""
+    """The objective's figures over one pass of a split, over all ranks; random state and training mode are put back.
+
+    Raises EvaluationStopped, on every rank, where `stop` becomes true on one.
+    """
+    distributed.share_buffers(objective)
     totals: Totals = {}
     was_training = objective.training
     objective.eval()
     with torch.no_grad(), devices.forked_random(device):
         for batch in data.batches(split, objective.net, shard):
+            if stop():
+                break
             with autocast():
                 # Not as it may be compiled: the last batches have shapes of their own, each of which would be.
                 part = objective.forward(batch)
             totals = add(totals, read(part))
     objective.train(was_training)
+    if distributed.sum_over_ranks({}, float(stop()))[1] != [0.0]:
+        raise EvaluationStopped
     totals = distributed.sum_over_ranks(distributed.same_names(totals))[0]
     figures = plain(objective.summarize(totals))
     if "nll" in totals and isinstance(data, Text):

@@ -17,7 +17,7 @@ from dlref.metrics import Totals, add, plain, read
 from dlref.objectives import Objective
 from dlref.signals import StopSignals
 from dlref.training import devices, distributed, gradients
-from dlref.training.evaluation import evaluate
+from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import LossScale, Precision, autocast, resolve, run_in_float32
 from dlref.training.progress import Progress, monitored
@@ -124,7 +124,9 @@ class Trainer:
                     trial()
                 if progress.evaluated < progress.step and not stopped and (self.ended() or self.due(self.eval_every)):
                     try:
-                        self.evaluate(log, save, report)
+                        self.evaluate(log, save, report, lambda: signals.received)
+                    except EvaluationStopped:
+                        stopped = True
                     except Exception as error:
                         # Of several ranks another one may not fail, and would not come to save; all meet a ConfigError.
                         if progress.step > saved[0] and (self.shard.ranks == 1 or isinstance(error, ConfigError)):
@@ -185,10 +187,9 @@ class Trainer:
         log.figures("train", progress.step, progress.seconds, plain(self.objective.summarize(self.window)) | figures)
         self.window, progress.logged = {}, (progress.step, progress.seconds)
 
-    def evaluate(self, log: Log, save: Save, report: Report) -> None:
+    def evaluate(self, log: Log, save: Save, report: Report, stop: Callable[[], int]) -> None:
         progress = self.progress
-        distributed.share_buffers(self.shown)
-        figures = evaluate(self.shown, self.data, "eval", self.shard, self.autocast, self.device)
+        figures = evaluate(self.shown, self.data, "eval", self.shard, self.autocast, self.device, stop)
         figures |= report(self.shown.net, progress.step)
         value = monitored(self.monitor, figures)
         progress.evaluated, progress.figures = progress.step, figures

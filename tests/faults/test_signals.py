@@ -235,7 +235,8 @@ def test_fault_02_terminated_in_evaluation_or_saving_it_goes_on_bit_for_bit(
     code, said = train_child(*settings, f"run_dir={run}", hurt=functools.partial(signal_itself, moment)).ended()
     assert code == 143
     assert "Traceback" not in said
-    assert last_step(run) == {"evaluation": 16, "saving": 7}[moment], "what was begun is finished, and one step more"
+    assert last_step(run) == {"evaluation": 15, "saving": 7}[moment], "an evaluation is given up, a save is finished"
+    assert [line["step"] for line in logged(run) if line["split"] == "eval"] == []
     assert_goes_on(run, trained(*settings), train)
 
 

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard
+from dlref.data.spiral import Spiral
 from dlref.errors import ConfigError, DivergedError
 from dlref.metrics import Mean, Totals
+from dlref.models.mlp import MLP
 from dlref.objectives import Objective
+from dlref.objectives.supervised import Classification
 from dlref.training import gradients
+from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
+from dlref.training.precision import autocast
 from dlref.training.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 from dlref.training.trainer import Trainer
 from tests.conftest import SMALL
@@ -318,3 +323,19 @@ def test_a_run_goes_on_in_another_precision(
     code, said = train(f"resume={tmp_path}", f"trainer.precision={other}", "trainer.max_steps=5")
     assert code == 0
     assert f"trainer.precision: {one} → {other}" in said
+
+
+def test_an_evaluation_that_is_told_to_stop_takes_no_further_batch() -> None:
+    seen = list[object]()
+
+    class Watched:
+        def batches(self, *given: object) -> Iterator[object]:
+            for batch in 5 * [*Spiral(points=50).batches(*given)]:  # type: ignore[arg-type]
+                seen.append(batch)
+                yield batch
+
+    objective, cpu = Classification(MLP(2, 3, [4])), torch.device("cpu")
+    with pytest.raises(EvaluationStopped):
+        evaluate(objective, Watched(), "eval", Shard(), autocast("float32", cpu), cpu, lambda: len(seen) == 2)
+    assert len(seen) == 2
+    assert objective.training
