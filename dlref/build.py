@@ -48,9 +48,9 @@ TOP: dict[str, Any] = {
     "seed": int,
     "device": str,
     "threads": int | None,
-    "run_dir": str | None,
-    "resume": str | None,
-    "plugins": list[str] | str,
+    "run_dir": Path | None,
+    "resume": Path | None,
+    "plugins": list[Path] | Path,
 }
 
 
@@ -292,15 +292,36 @@ def check_section(path: str, section: Any, group: str, plugins: Sequence[str]) -
 
 def check_arguments(path: str, given: Mapping[str, Any], cls: type, supplied: set[str] = frozenset()) -> None:  # type: ignore[assignment]
     parameters = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in supplied}
-    try:
-        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    except (NameError, TypeError):  # a library's own spelling
-        hints = {}
+    hints = type_hints(cls)
     for name, value in given.items():
         if name not in parameters:
             meant = did_you_mean(str(name), parameters)
             raise ConfigError(f"{path}.{brief(name)} is not a setting of {cls.__name__}{meant}")
         check_value(f"{path}.{name}", value, hints.get(name, Any), within(cls.__module__, HOMES))
+
+
+def type_hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # a library's own spelling
+        return {}
+
+
+def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str] = ()) -> Any:
+    """What the class that takes a setting says of its type; Any where that is not known."""
+    if key in TOP:
+        return TOP[key]
+    section, _, name = key.rpartition(".")
+    if section == "trainer":
+        return type_hints(Trainer).get(name, Any)
+    found: Any = config
+    for part in section.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    try:
+        target = found["_target_"] if isinstance(found, Mapping) and "_target_" in found else None
+        return type_hints(resolve(target, section.partition(".")[0], plugins)).get(name, Any)
+    except (ConfigError, LookupError):  # which the check of the whole config explains
+        return Any
 
 
 def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> None:
@@ -374,11 +395,15 @@ def spelled(hint: Any) -> str:
 
 
 def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set[str]:
-    """The settings that name a place on this machine: only the command line may set them, never a checkpoint."""
-    found = {"plugins", "run_dir", "resume"}
+    """The settings that name a place on this machine: the command line sets them, and a checkpoint at most those of data."""
+    found = {key for key, hint in TOP.items() if holds_path(hint)}
     for group in ("data", "network", "objective"):
         if isinstance(section := config.get(group), Mapping) and "_target_" in section:
-            cls = resolve(section["_target_"], group, plugins)
-            hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-            found |= {f"{group}.{n}" for n, hint in hints.items() if hint is Path or Path in typing.get_args(hint)}
+            hints = type_hints(resolve(section["_target_"], group, plugins))
+            found |= {f"{group}.{name}" for name, hint in hints.items() if holds_path(hint)}
     return found
+
+
+def holds_path(hint: Any) -> bool:
+    """Whether a path may stand for it, or for a part of it."""
+    return hint is Path or any(map(holds_path, typing.get_args(hint)))

@@ -1,6 +1,7 @@
 """What the tests share: small runs of every model, in this process or in one that can be killed."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib
@@ -8,7 +9,6 @@ import io
 import itertools
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -206,18 +206,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-PLAIN_PATH = re.compile(r"'[\w./ -]+'", re.ASCII)  # others are for Hydra's grammar to read
-
-
 @pytest.fixture(autouse=True, scope="session")
 def composed_once() -> Iterator[None]:
-    """Hydra composes each set of overrides once per process; of a run of tiny models composition is most of the time.
-
-    `run_dir` and `resume`, of which each run has its own, are set in what was composed for the others.
-    """
+    """Hydra composes each choice of groups once per process; of a run of tiny models composition is most of the time."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     composed: dict[Any, Any] = {}
 
@@ -225,22 +218,11 @@ def composed_once() -> Iterator[None]:
     def compose(name: str, overrides: list[str], **settings: Any) -> Any:
         if any(override.startswith("hydra.searchpath") for override in overrides):  # folders that tests write
             return original(name, overrides, **settings)
-        own, others = {}, []
-        for override in overrides:
-            key, _, value = override.partition("=")
-            if key in ("++run_dir", "++resume") and PLAIN_PATH.fullmatch(value):
-                own[key[2:]] = value[1:-1]
-            else:
-                others.append(override)
         folders = [part.path for part in GlobalHydra.instance().config_loader().get_search_path().get_path()]
-        key = (name, *folders, *settings.items(), *others)
+        key = (name, *folders, *settings.items(), *overrides)
         if key not in composed:
-            config = original(name, others, **settings)
-            OmegaConf.set_struct(config, False)
-            composed[key] = config, {name: config[name] for name in ("run_dir", "resume") if name in config}
-        config, before = composed[key]
-        config.update(before | own)
-        return config
+            composed[key] = original(name, overrides, **settings)
+        return copy.deepcopy(composed[key])
 
     original, hydra.compose = hydra.compose, compose
     yield

@@ -80,6 +80,7 @@ def test_a_plugin_is_at_home_only_when_named(tmp_path: Path) -> None:
         ("trainer.precision=fp8", "bf16"),
         ("network.widths=100", "widths"),
         ("network.widths=[a]", "widths"),
+        ("network.widths=[1", "widths"),
         ("network.dropout=1.5", "dropout"),
         ("seed=null", "seed"),
         ("seed=true", "seed"),
@@ -99,7 +100,7 @@ def built(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("override", "said"),
-    [("model=mlpp", "did you mean 'mlp'"), ("data", "key=value"), ("network.widths=[1", "command line")],
+    [("model=mlpp", "did you mean 'mlp'"), ("data", "key=value"), ("seed=${nope}", "command line")],
 )
 def test_what_cannot_be_composed_is_explained(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

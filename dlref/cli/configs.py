@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref import filesystem, plugins, signals
+from dlref import plugins, signals
+from dlref.cli.values import elements, escaped, grammar, in_quotes, is_sweep, read, require_decoded, spell, unescaped
 from dlref.errors import ConfigError, brief, did_you_mean
 
-IN_YAML = {byte: byte + 0x100000 for byte in range(0xDC80, 0xDD00)}  # -> letters of nobody (plane 16)
-WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+KEY = re.compile(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*", re.ASCII)
 
 
 def configs_folder() -> Path:
@@ -38,115 +38,124 @@ def split_key(override: str) -> tuple[str, str]:
     return key.lstrip("+~").strip(), value
 
 
-def spelled_for_hydra(overrides: Sequence[str], known: Mapping[str, list[str]]) -> list[str]:
-    """`a.b=c` sets a value whether or not a YAML already has that key; `check` then knows which keys there are."""
-    spelled = []
-    for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            raise ConfigError(
-                f"'{override}' is not key=value; write as in trainer.max_steps=100, and commands before keys"
-            )
-        key, value = split_key(override)
-        if key in known and not override.startswith("~"):
-            spelled.append(f"{key}={value}")
-        else:
-            # Hydra's own groups, as hydra/launcher, are chosen as they are typed.
-            spelled.append(override if override.startswith(("~", "hydra/")) else f"++{key}={value}")
-    return spelled
-
-
 def require_text(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for control characters, of which neither a setting nor a sentence about one has any."""
+    """Raise ConfigError for control characters, and for undecodable bytes in a key; a path may have such bytes."""
     for override in overrides:
-        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in override):
+        require_decoded(override.partition("=")[0])
+        if {unicodedata.category(letter) for letter in override} & {"Cc", "Zl", "Zp"}:
             raise ConfigError(f"{override!r:.200} is not key=value in letters that can be printed")
 
 
-def quoted(override: str) -> str:
-    """Between quotes, where it is a path or holds letters that Hydra's grammar does not know."""
-    key, value = split_key(override)
-    named = key in ("run_dir", "resume") and value != "null"
-    a_path = "/" in value or not value.isascii() or named or is_windows_path(override)
-    if override.startswith("~") or not a_path or value[:1] in ("", "'", '"', "[", "{"):
+def is_hydras(override: str) -> bool:
+    """Whether Hydra itself reads it: what is deleted, and its own settings and groups, as hydra/launcher."""
+    return override.startswith("~") or bool(re.match(r"\+*hydra\b", override))
+
+
+def sweep_override(override: str, known: Mapping[str, list[str]]) -> str:
+    """An override as Hydra sweeps over it: each value a text between quotes, which its job reads as a single run would."""
+    key, value = require_key(override)
+    if is_hydras(override) or key in known:
         return override
-    return f"{key}={in_quotes(value)}"
+    return f"++{key}={value if is_sweep(value) else ','.join(in_quotes(escaped(part)) for part in elements(value))}"
 
 
-def in_quotes(text: str) -> str:
-    """Quote text for Hydra's grammar: only backslashes before a quote are doubled."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
+def job_override(override: str) -> str:
+    """An override of a job of a sweep, as it would be typed for a single run."""
+    value = override.partition("=")[2]
+    if override.startswith("~") or not (value.startswith(("'", '"')) or "\\" in value):
+        return override.lstrip("+")
+    parsed = grammar().parse_override(override)
+    typed = unescaped(parsed.value()) if value.startswith(("'", '"')) else spell(parsed.value())
+    return f"{parsed.key_or_group}={typed}"
 
 
-def is_windows_path(override: str) -> bool:
-    """Whether the value is a path with a drive letter or of a server; on Windows, also any other with a backslash.
+def typed_places(overrides: Sequence[str]) -> dict[str, str | None]:
+    """`resume` and `run_dir` as typed, before anything is composed; None for null."""
+    keys = ("resume", "run_dir")
+    return {key: typed_value(text, Path | None) for text in overrides for key in keys if split_key(text)[0] == key}
 
-    Elsewhere a backslash is what Hydra's grammar escapes with.
+
+def typed_value(override: str, hint: Any = Any) -> Any:
+    """The value of an override for a command that composes nothing; raises ConfigError where `${…}` cannot be resolved."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    require_text([override])
+    try:
+        value = OmegaConf.create({"value": read(split_key(override)[1], hint)})
+        return plain(value)["value"]
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{brief(override, 400)} does not fit: {first_line(error)[:400]}") from None
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str] = (), plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """The config that these overrides make; raises ConfigError, in one sentence, where they do not.
+
+    Hydra composes the groups. A value is set in what it has composed, where the class that takes it is known.
     """
-    value = split_key(override)[1]
-    return bool(WINDOWS_PATH.match(value)) or (filesystem.WINDOWS and "\\" in value)
-
-
-def quoted_for_yaml(value: str) -> str:
-    """A path, in which YAML would read ` #` as a comment and `: ` as a mapping, as a YAML string; others as they are."""
-    a_path = "/" in value or is_windows_path(f"={value}")
-    if not a_path or value[:1] in ("'", '"', "[", "{"):
-        return value
-    return "'{}'".format(value.replace("'", "''"))
-
-
-def escaped_for_yaml(text: str) -> str:
-    """Text whose bytes that are no UTF-8, as a file's name may have them, are letters that YAML takes."""
-    return text.translate(IN_YAML)
-
-
-def unescaped(value: Any) -> Any:
-    """What YAML made of such text, with these bytes again."""
-    if isinstance(value, str):
-        return value.translate({letter: byte for byte, letter in IN_YAML.items()})
-    if isinstance(value, list):
-        return [unescaped(one) for one in value]
-    return {key: unescaped(one) for key, one in value.items()} if isinstance(value, dict) else value
-
-
-def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-    """The config that these overrides make; raises ConfigError, in one sentence, where they do not."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import MissingConfigException
+    from omegaconf import OmegaConf
 
     require_text(overrides)
     folders = [configs_folder(), *(config_dir(name) for name in config_dirs)]
     known = groups(folders)
-    spelled = spelled_for_hydra([o if split_key(o)[0] in known else quoted(o) for o in overrides], known)
-    spelled += searched(folders[1:])
-    for override in spelled:
-        key, value = split_key(override)
+    choices, values = searched(folders[1:]), []
+    for override in overrides:
+        key, value = require_key(override)
         if key in known and value not in known[key] and (key, value) != ("experiment", "null"):
             raise ConfigError(f"there is no {key} '{value}'{did_you_mean(value, known[key])}")
+        if is_hydras(override):
+            choices.append(override)
+        elif key in known:
+            choices.append(f"{key}={value}")
+        else:
+            values.append((key, value))
     instance = GlobalHydra.instance()
     sweeping, instance.hydra = instance.hydra, None  # a job of a sweep composes too
     try:
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
-            composed = hydra_compose("train", spelled, return_hydra_config=True)
-            config, choices = plain(composed), composed.hydra.runtime.choices
+            composed = hydra_compose("train", choices, return_hydra_config=True)
+        chosen = composed.hydra.runtime.choices
+        # A class decides what its other settings are.
+        for key, text in sorted(values, key=lambda value: not value[0].endswith("._target_")):
+            OmegaConf.update(composed, key, read(text, hint(composed, key, plugins)), force_add=True)
+        config = plain(composed)
     except MissingConfigException as error:
         raise ConfigError(f"a config is missing: {first_line(error)}") from None
+    except ConfigError:
+        raise
     except Exception as error:  # Hydra's and OmegaConf's own, and what else their parsers raise
         raise ConfigError(
             f"the command line does not fit: {first_line(error)[:400]} (typed: {' '.join(overrides)[:400]})"
         ) from None
     finally:
         instance.hydra = sweeping
-    config["name"] = config.get("name") or choices["experiment"] or choices["model"]
+    config["name"] = config.get("name") or chosen["experiment"] or chosen["model"]
     return config
+
+
+def require_key(override: str) -> tuple[str, str]:
+    """Key and value of an override; raises ConfigError where there is no key."""
+    if "=" not in override and not override.startswith("~"):
+        raise ConfigError(f"'{override}' is not key=value; write as in trainer.max_steps=100, and commands before keys")
+    key, value = split_key(override)
+    if not is_hydras(override) and not KEY.fullmatch(key):
+        raise ConfigError(f"'{override}' begins with no name of a setting; write as in trainer.max_steps=100")
+    return key, value
+
+
+def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str]) -> Any:
+    from dlref.build import hint  # which imports torch
+
+    return hint(config, key, plugins)
 
 
 def searched(folders: Sequence[Path]) -> list[str]:
     """What tells Hydra to look for configs in these folders too."""
-    names = [in_quotes(f"file://{folder.as_posix()}") for folder in folders]
-    return [f"hydra.searchpath=[{','.join(names)}]"] if folders else []
+    return [f"hydra.searchpath={spell([f'file://{folder.as_posix()}' for folder in folders])}"] if folders else []
 
 
 def plain(composed: Any) -> dict[str, Any]:
@@ -229,10 +238,9 @@ def import_plugin(file: str, name: str, path: Path, is_package: bool) -> None:
 
 def plugin_files(overrides: Sequence[str]) -> list[str]:
     """The files that `plugins=a.py` or `plugins=[a.py,b.py]` names, before anything is composed."""
-    named = [text for text in overrides if split_key(text)[0] == "plugins"]
-    require_text(named)
-    values = [split_key(text)[1] for text in named]
-    return [name.strip(" '\"") for name in values[-1].strip("[]").split(",") if name.strip()] if values else []
+    values = [typed_value(text, list[Path] | Path) for text in overrides if split_key(text)[0] == "plugins"]
+    named = values[-1] if values else []
+    return [name for name in ([named] if isinstance(named, str) else named) if name]
 
 
 def loaded_from(name: str, path: Path) -> bool:

@@ -1,25 +1,18 @@
 """dlref evaluate: the figures and all reports of a trained model, on screen and in its run directory."""
 
+import contextlib
 import inspect
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import (
-    escaped_for_yaml,
-    first_line,
-    flatten,
-    load_plugins,
-    plain,
-    plugin_files,
-    quoted_for_yaml,
-    split_key,
-    unescaped,
-)
+from dlref.cli.configs import flatten, hint, load_plugins, plugin_files, split_key, typed_value
 from dlref.cli.main import take_flags
+from dlref.cli.recorded import NO_PATHS, found_again, in_shell_all, say_used, typed_again
+from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 from dlref.filesystem import file_name
 
@@ -28,7 +21,8 @@ HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
   RUN                  takes the run's best checkpoint, else its last; RUN/checkpoints/last takes that one
   split=eval           train, eval or test (the default; eval where there is no test split)
   data.root=DIR        and other settings of data, device, threads and trainer.precision
-  plugins=my.py        if the model was trained with plug-ins"""
+  plugins=my.py        if the model was trained with plug-ins
+  --no-recorded-paths  reads no data file that only the checkpoint names"""
 OPEN = ("data", "device", "threads", "trainer.precision", "seed", "reports")
 LEARNED = {  # by the data from their training split, and what it is called
     "vocabulary": "vocabulary",
@@ -46,7 +40,8 @@ logger = logging.getLogger("dlref")
 
 
 def main(arguments: Sequence[str]) -> int:
-    rest = take_flags(arguments, {}, HELP)
+    flags = {NO_PATHS: False}
+    rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
     paths, settings = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
@@ -54,10 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         paths, settings = settings[:1], settings[1:]
     if len(paths) != 1:
         raise ConfigError("dlref evaluate takes one run or checkpoint; dlref train names the run when it starts")
-    return evaluate(paths[0], settings)
+    return evaluate(paths[0], settings, not flags[NO_PATHS])
 
 
-def evaluate(path: str, settings: list[str]) -> int:
+def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
+    """Evaluate one checkpoint. `recorded`: whether the data paths that it has recorded are read."""
     from dlref import build
     from dlref.cli.reporting import run_reports
     from dlref.data import Shard
@@ -70,14 +66,15 @@ def evaluate(path: str, settings: list[str]) -> int:
     from dlref.training.state import load_weights
 
     checkpoint = find(path)
-    config, split, plugins = amended(checkpoint, settings)
+    with code_named(checkpoint, ["evaluate", path, *settings]):
+        config, split, plugins = amended(checkpoint, path, settings, recorded)
     warn_of_other_plugins(checkpoint.manifest, plugins)
     import torch
 
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     device = devices.choose_device(config["device"])
-    with as_data(checkpoint), devices.explained():
+    with code_named(checkpoint, ["evaluate", path, *settings]), as_data(checkpoint), devices.explained():
         model = build.build(config, device, plugins)
     trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
     is_limited = declares(model.objective.net, LimitedContext)
@@ -113,29 +110,46 @@ def evaluate(path: str, settings: list[str]) -> int:
         print(f"  {name:<{width}}  {value:.6g}")
     for text in found.texts.values():
         print(text)
-    keep(run, checkpoint, split, figures, found)
+    keep(run, checkpoint, split, config["seed"], figures, found)
     return 0
 
 
-def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], str | None, list[str]]:
+@contextlib.contextmanager
+def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
+    """Where a checkpoint lacks the plug-ins that it was trained with, the error ends with the command that brings them."""
+    try:
+        yield
+    except CheckpointError as error:
+        code = checkpoint.manifest["config"].get("plugins")
+        if not code or plugin_files(command):
+            raise
+        again = f"plugins={brief(spell(code))}"
+        raise CheckpointError(
+            f"{error}; it was trained with {again}, code that a checkpoint may not bring: if you trust it, type "
+            f"{in_shell_all([*command, again])}"
+        ) from error
+
+
+def amended(
+    checkpoint: Any, path: str, settings: Sequence[str], recorded: bool
+) -> tuple[dict[str, Any], str | None, list[str]]:
     """The checkpoint's config with what was typed on top, the split, and the plug-ins.
 
-    Places on this machine and code are the command line's alone: the checkpoint's own are not looked at.
+    Code is the command line's alone, and so are places on this machine, except data files that are `recorded` and found
+    again.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     from dlref import build
     from dlref.training.checkpoint import as_data
 
     config = dict(checkpoint.manifest["config"])
-    typed = dict(map(split_key, settings))
-    split = typed.pop("split", None)
+    typed = {split_key(text)[0]: text for text in settings}
+    split = split_key(typed.pop("split", "="))[1] or None
     if split not in (None, "train", "eval", "test"):
         raise ConfigError(f"split={split} is unknown{did_you_mean(split, ['train', 'eval', 'test'])}")
     typed.pop("plugins", None)
     plugins = load_plugins(plugin_files(settings))
+    command = ["evaluate", path, *([] if recorded else [NO_PATHS]), *settings]
+    missing = dict[str, Any]()
     for key in typed:
         if not any(key == name or key.startswith(f"{name}.") for name in OPEN) or key == "data":
             raise ConfigError(f"{key} cannot be changed in evaluation{did_you_mean(key, known(config))}")
@@ -146,19 +160,31 @@ def amended(checkpoint: Any, settings: Sequence[str]) -> tuple[dict[str, Any], s
         group, _, name = place.rpartition(".")
         if not group:
             config[name] = [] if name == "plugins" else None
-        elif config[group][name] is not None:
+        elif path_then := config[group][name]:
+            of_data = recorded and group == "data" and place not in typed
+            found = found_again(path_then, checkpoint.manifest.get("cwd")) if of_data else None
             config[group] = {key: value for key, value in config[group].items() if key != name}
-            if place not in typed and place != "data.root":  # which has a default, and the files in it a hash
-                raise ConfigError(
-                    f"this model was trained with {place}=…, which a checkpoint may not set; type it again"
-                )
-    try:
-        lines = [f"{key}={escaped_for_yaml(quoted_for_yaml(value))}" for key, value in typed.items()]
-        config = unescaped(plain(OmegaConf.merge(config, OmegaConf.from_dotlist(lines))))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"{' '.join(settings)} does not fit: {first_line(error)[:400]}") from None
+            if found is not None:
+                config[group][name] = found
+                say_used(place, found)
+            elif place not in typed and place != "data.root":  # which has a default, and the files in it a hash
+                missing[place] = path_then
+    if missing:
+        raise ConfigError(f"this model was trained with {typed_again(command, missing, recorded)}")
+    for key, text in typed.items():
+        put(config, key, typed_value(text, hint(config, key, plugins)))
     build.check(config, plugins)
     return config, split, plugins
+
+
+def put(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested sections, each of which is copied."""
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = config.get(section)
+        config[section] = dict(inner) if isinstance(inner, dict) else {}
+        config = config[section]
+    config[name] = value
 
 
 def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any]) -> None:
@@ -209,16 +235,16 @@ def drawn(name: str, picture: Any, file: Path) -> bool:
     return True
 
 
-def keep(run: Path, checkpoint: Any, split: str, figures: dict[str, float], found: Any) -> None:
+def keep(run: Path, checkpoint: Any, split: str, seed: int, figures: dict[str, float], found: Any) -> None:
     """evaluation.json, pictures/, TensorBoard and metrics.jsonl; a run that another process holds gets only the files."""
     from dlref.training.checkpoint import write_whole
     from dlref.training.log import Log
     from dlref.training.run import RunFolder
 
     finite = {name: value for name, value in figures.items() if value == value}
-    result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "metrics": finite}
+    result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "seed": seed}
     try:
-        write_whole(run / "evaluation.json", json.dumps(result, indent=1))
+        write_whole(run / "evaluation.json", json.dumps(result | {"metrics": finite}, indent=1))
         for name, picture in list(found.pictures.items()):
             file = run / "pictures" / file_name(f"{split}_{name}.png")
             file.parent.mkdir(exist_ok=True)

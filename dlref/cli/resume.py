@@ -3,12 +3,14 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlref.cli.configs import compose, differences, first_line, flatten, split_key
-from dlref.errors import CheckpointError, ConfigError
+from dlref.cli.recorded import NO_PATHS, found_again, in_shell_all, say_used, typed_again
+from dlref.cli.values import spell
+from dlref.errors import CheckpointError, ConfigError, brief
 
 BITS = (
     "threads",
@@ -30,23 +32,22 @@ class Start(NamedTuple):
     seen: Sequence[str] = ()  # the checkpoints that there were
 
 
-def to_resume(typed: dict[str, str]) -> Start:
+def to_resume(typed: Mapping[str, str | None]) -> Start:
     """The checkpoint that `resume` asks for, if any; `run_dir` may name no other folder than its run's."""
     from dlref.training.checkpoint import MANIFEST, Checkpoints, followed, open_checkpoint
 
-    wish = typed.get("resume", "null")
-    if wish == "null":
+    wish, named = typed.get("resume"), typed.get("run_dir")
+    if wish is None:
         return Start()
     if wish == "auto":
-        if typed.get("run_dir", "null") == "null":
+        if named is None:
             raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
-        folder = Path(os.path.expanduser(typed["run_dir"]))
+        folder = Path(os.path.expanduser(named))
     else:
         folder = followed(Path(os.path.expanduser(wish)))
         one = (folder / MANIFEST).is_file()
         home = folder.resolve().parents[1] if one else folder
-        named = typed.get("run_dir", "null")
-        if named != "null" and Path(os.path.expanduser(named)).resolve() != home.resolve():
+        if named is not None and Path(os.path.expanduser(named)).resolve() != home.resolve():
             raise ConfigError(
                 f"resume={wish} goes on in that run's own directory, not in run_dir={named}; leave run_dir out, or copy the "
                 "run there and resume the copy"
@@ -70,12 +71,12 @@ def steps_in(run: Path) -> list[str]:
 
 
 def reusable(
-    checkpoint: Any, overrides: Sequence[str], config_dirs: Sequence[str], plugins: Sequence[str]
+    checkpoint: Any, overrides: Sequence[str], config_dirs: Sequence[str], plugins: Sequence[str], recorded: bool
 ) -> list[str]:
     """The overrides as first typed, less those that only a command line may set and those typed again.
 
-    A checkpoint is data: it may choose among settings, but it names no file and no code. Raises ConfigError naming the
-    plug-ins and paths that have to be typed again.
+    A checkpoint is data: it may choose among settings, but names no code, and no files but those of data that are found
+    again, if `recorded` ones may be read. Raises ConfigError with the command that names the others.
     """
     from dlref import build
     from dlref.training.checkpoint import as_data
@@ -83,28 +84,41 @@ def reusable(
     saved, given = list(checkpoint.manifest["overrides"]), {split_key(text)[0] for text in overrides}
     if any(not isinstance(text, str) or "${" in text or split_key(text)[0].startswith("hydra") for text in saved):
         raise CheckpointError(f"{checkpoint.path} holds overrides that are not plain values; it is not resumed")
-    keys = {split_key(text)[0] for text in saved}
-    again = sorted(keys & {"plugins"} - given)
-    with as_data(checkpoint):
-        if not again:
-            # Composed without being built: to refuse as the file's fault what is, and to learn which settings are paths.
-            try:
-                composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs)
-            except ConfigError as error:
-                raise CheckpointError(
-                    f"what {checkpoint.path} was started with no longer composes: {error}; if a --config-dir was named then, "
-                    "name it again"
-                ) from None
-            build.check(composed, plugins)
-            paths = build.path_settings(composed, plugins)
-            again = sorted(keys & paths - given - {"run_dir", "resume"})
-    if again:
+    command = ["train", *([] if recorded else [NO_PATHS])]
+    command += [*(part for name in config_dirs for part in ("--config-dir", name)), *overrides]
+    if code := [text for text in saved if split_key(text)[0] == "plugins" and "plugins" not in given]:
         raise ConfigError(
-            f"this run was started with {', '.join(again)}, which a checkpoint may not set; type it again"
+            f"this run was started with {brief(code[-1])}, code that a checkpoint may not bring: if you trust it, type "
+            f"{in_shell_all([*command, brief(code[-1])])}"
         )
+    with as_data(checkpoint):
+        # Composed without being built: to refuse as the file's fault what is, and to learn which settings are paths.
+        try:
+            composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs, plugins)
+        except ConfigError as error:
+            raise CheckpointError(
+                f"what {checkpoint.path} was started with no longer composes: {error}; if a --config-dir was named then, "
+                "name it again"
+            ) from None
+        build.check(composed, plugins)
+        paths = build.path_settings(composed, plugins)
+    again, missing, settings = [], {}, flatten(composed)
+    for key in dict.fromkeys(split_key(text)[0] for text in saved):
+        if key not in paths - given - {"run_dir", "resume", "plugins"}:
+            continue
+        if path := settings.get(key):
+            of_data = recorded and key.startswith("data.")
+            found = found_again(path, checkpoint.manifest.get("cwd")) if of_data else None
+            if found is None:
+                missing[key] = path
+                continue
+            say_used(key, path := found)
+        again.append(f"{key}={spell(path)}")
+    if missing:
+        raise ConfigError(f"this run was started with {typed_again(command, missing, recorded)}")
     if given & LIMITS:  # one that is typed now takes the place of all that were
         given |= LIMITS
-    return [text for text in saved if split_key(text)[0] not in given | paths]
+    return [text for text in saved if split_key(text)[0] not in given | paths] + again
 
 
 def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[str, Any], paths: set[str]) -> None:
@@ -140,6 +154,7 @@ def has_other_data(
 
     Whether it goes on with other data, which then begin anew.
     """
+    from dlref.training import gradients
     from dlref.training.run import warn_of_other_plugins
 
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
@@ -152,6 +167,13 @@ def has_other_data(
     switches = {key for key in settings if key == "optimizer._target_" or isinstance(settings[key], bool)}
     if other := [f"{k} {v}" for k, v in changes.items() if k in switches and k.startswith("optimizer.")]:
         raise CheckpointError(f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one")
+    if gradients.none(trainer.objective):
+        parts = ("network", "objective", "data", "seed")
+        if fitted := [f"{key} {change}" for key, change in changes.items() if key.partition(".")[0] in parts]:
+            raise CheckpointError(
+                f"{checkpoint.path} was fitted at once with other settings ({', '.join(fitted)}) and is not fitted again; "
+                "leave them out, or train in another run_dir"
+            )
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
     sizes = {name: data.sizes.get(name) for name in manifest["sizes"]}
     if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(json.dumps([sizes, data.describe()])):

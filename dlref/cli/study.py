@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.configs import quoted_for_yaml, split_key
+from dlref.cli.configs import split_key, typed_value
 from dlref.cli.main import show_rows, take_flags, write_rows
 from dlref.errors import ConfigError, did_you_mean
 
@@ -78,21 +78,16 @@ def study(name: str, settings: Sequence[str]) -> int:
 
 def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str, Any]:
     """key=value as the study's signature has them; raises ConfigError for others."""
-    import yaml
-
     from dlref.build import MOST_THREADS, check_value
 
     hints = typing.get_type_hints(function)
-    known = {key: hints[key] for key in inspect.signature(function).parameters} | {"run_dir": str, "threads": int}
+    known = {key: hints[key] for key in inspect.signature(function).parameters} | {"run_dir": Path, "threads": int}
     given: dict[str, Any] = {}
     for text in settings:
-        key, value = split_key(text)
+        key, _ = split_key(text)
         if "=" not in text or key not in known:
             raise ConfigError(f"{key} is not a setting of study {name}{did_you_mean(key, known)}")
-        try:
-            given[key] = yaml.safe_load(quoted_for_yaml(value))
-        except yaml.YAMLError:
-            raise ConfigError(f"{key}={value} is not a value that YAML knows") from None
+        given[key] = typed_value(text, known[key])
         check_value(key, given[key], known[key])
         if key == "threads" and not 1 <= given[key] <= MOST_THREADS:
             raise ConfigError(f"threads is {given[key]}; it takes 1 to {MOST_THREADS}")

@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import logging
 import os
-import re
 import sys
 import time
 import traceback
@@ -19,15 +18,18 @@ from dlref.cli.configs import (
     first_line,
     flatten,
     groups,
+    job_override,
     load_plugins,
     one_limit,
     plugin_files,
-    quoted,
+    require_text,
     searched,
-    spelled_for_hydra,
     split_key,
+    sweep_override,
+    typed_places,
 )
-from dlref.cli.main import explained, in_shell, take_flags
+from dlref.cli.main import explained, in_shell, speak, take_flags
+from dlref.cli.recorded import NO_PATHS
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.errors import ConfigError, DataError
 
@@ -41,31 +43,31 @@ HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m]
   plugins=my.py                 classes of your own, for _target_
   -m seed=0,1,2                 several runs, by Hydra's launchers
   --cfg job                     print the config and stop
-  --config-dir DIR              a folder of your own with model/ experiment/ data/ …"""
+  --config-dir DIR              a folder of your own with model/ experiment/ data/ …
+  --no-recorded-paths           with resume=, read no data file that only the checkpoint names"""
 
 WENT_ON = "another process trained in {} just now; give the command again, to go on from what it saved"
-SWEEP = re.compile(r"\w+\(")  # a function of Hydra's grammar, as range(1,4); a list of values has a comma
 logger = logging.getLogger("dlref")
 
 
 def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {"--config-dir": [], "--cfg": [], "-m": False, "--multirun": False}
+    flags: dict[str, Any] = {"--config-dir": [], "--cfg": [], "-m": False, "--multirun": False, NO_PATHS: False}
     overrides = take_flags(arguments, flags, HELP)
     if overrides is None:
         return 0
     if flags["-m"] or flags["--multirun"]:
-        return sweep(overrides, flags["--config-dir"])
+        return sweep(overrides, flags["--config-dir"], not flags[NO_PATHS])
     if flags["--cfg"]:
         import yaml
 
-        config = compose(overrides, flags["--config-dir"])
+        config = compose(overrides, flags["--config-dir"], load_plugins(plugin_files(overrides)))
         one_limit(config, overrides)
         print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return 0
-    return train(overrides, flags["--config-dir"])
+    return train(overrides, flags["--config-dir"], not flags[NO_PATHS])
 
 
-def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
+def sweep(overrides: Sequence[str], config_dirs: Sequence[str], recorded: bool) -> int:
     """Hand `-m` to Hydra: its grammar of sweeps, and whichever launcher is selected.
 
     `hydra.main` would do the same, but parses the command line with a parser that Python 3.14 refuses (Hydra 1.3.8).
@@ -74,20 +76,30 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+
+    starter = os.getpid()
 
     def job(_: Any) -> None:
         logger.disabled = False  # which setting up Hydra's own logging leaves so
-        typed = list(HydraConfig.get().overrides.task)
-        if code := explained(lambda: train(typed, config_dirs)):
-            sys.exit(code)  # which ends the sweep
+        speak()  # a launcher may have started this process
+        task: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        typed = [job_override(text) for text in task]
+        if code := explained(lambda: train(typed, config_dirs, recorded)):
+            if os.getpid() == starter:
+                sys.exit(code)  # which ends the sweep
+            raise FailedJobError(code)
 
     folders = [configs_folder(), *map(config_dir, config_dirs)]
-    typed = [text if "," in text or SWEEP.match(split_key(text)[1]) else quoted(text) for text in overrides]
-    spelled = [*searched(folders[1:]), *spelled_for_hydra(typed, groups(folders)), "hydra.mode=MULTIRUN"]
+    known = groups(folders)
+    require_text(overrides)
+    spelled = [*searched(folders[1:]), *(sweep_override(text, known) for text in overrides), "hydra.mode=MULTIRUN"]
     with initialize_config_dir(str(folders[0]), job_name="train", version_base="1.3"):
         try:
             GlobalHydra.instance().hydra.multirun("train", job, spelled)  # type: ignore[union-attr] # initialized above
+        except FailedJobError as failed:
+            return int(failed.args[0])
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(
                 f"the sweep does not fit: {first_line(error)[:400]} (typed: {' '.join(overrides)[:400]})"
@@ -95,17 +107,20 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str]) -> int:
     return 0
 
 
-def train(overrides: list[str], config_dirs: Sequence[str] = ()) -> int:
-    """One run; the exit code."""
+class FailedJobError(Exception):
+    """A job in a process of its own has ended with this exit code, and said why."""
+
+
+def train(overrides: list[str], config_dirs: Sequence[str] = (), recorded: bool = True) -> int:
+    """One run; the exit code. `recorded`: whether data paths that a checkpoint has recorded are used again."""
     from dlref.training import distributed
 
     rank, local_rank, ranks = distributed.launched(os.environ)
-    typed = {key: value.strip("'\"") for key, value in map(split_key, overrides)}
-    start = to_resume(typed)
+    start = to_resume(typed_places(overrides))
     plugins = load_plugins(plugin_files(overrides))
     if start.checkpoint is not None:
-        overrides = [*reusable(start.checkpoint, overrides, config_dirs, plugins), *overrides]
-    config = compose(overrides, config_dirs)
+        overrides = [*reusable(start.checkpoint, overrides, config_dirs, plugins, recorded), *overrides]
+    config = compose(overrides, config_dirs, plugins)
     one_limit(config, overrides)
 
     from dlref import build
@@ -196,7 +211,9 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
         def manifest() -> dict[str, Any]:
             said = {"config": config, "overrides": overrides, "sizes": data.sizes, "data": data.describe()}
             said |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
-            return said | {name: facts[name] for name in ("versions", "hardware", "git_commit", "plugins", "threads")}
+            return said | {
+                name: facts[name] for name in ("versions", "hardware", "git_commit", "plugins", "threads", "cwd")
+            }
 
         def save(kind: str) -> None:
             common, about_it = {"weights.pt": weights(trainer.shown)}, {"kind": kind} | manifest()
@@ -262,6 +279,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             log.close()
         if home:
             progress = trainer.progress
+            finished = trainer.ended() and progress.evaluated == progress.step
             units = data.units_per_batch(shard.ranks) * trainer.accumulate * progress.step
             if gradients.none(objective):  # one look at everything
                 units *= data.batches_per_pass
@@ -272,14 +290,16 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
                 **{f"{data.unit}_per_second": round(speed, 1)},
                 **peak_memory(device),
                 metrics=progress.figures,
-                finished=trainer.ended(),
+                finished=finished,
                 repeatable_bit_for_bit=trainer.max_seconds is None and not trainer.compile and device.type == "cpu",
             )
             for text in texts.values():
                 logger.info("%s", text)
             logger.info("%.1f s of training; written to %s", progress.seconds, folder)
             typed = in_shell(str(folder))
-            again = f"dlref train resume={typed}" if signal and not trainer.ended() else f"dlref evaluate {typed}"
+            again = (
+                f"dlref evaluate {typed}" if finished or not signal else f"dlref train {in_shell(f'resume={folder}')}"
+            )
             logger.info("next: %s  ·  tensorboard --logdir %s", again, typed)
         return 128 + signal if signal else 0
     finally:

@@ -8,7 +8,7 @@ import torch
 from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.encoding import Encoded, encode
 from dlref.data.language import LanguageModelText, Order
-from dlref.data.text import END, Level, UNKNOWN
+from dlref.data.text import END, UNKNOWN, Level
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import DataRoot, HeldOut
 

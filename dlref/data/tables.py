@@ -31,7 +31,7 @@ from dlref.data.columns import (
 )
 from dlref.data.supervised import Supervised
 from dlref.data.table_files import Column, read_table, shown
-from dlref.errors import ConfigError, DataError, brief
+from dlref.errors import ConfigError, DataError
 from dlref.interfaces import HeldOut, NamedTargets
 
 Kind = Literal["numbers", "classes", "labels"]

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlref.metrics import Mean, perplexity
 from dlref.interfaces import HiddenStates, LimitedContext, TokenizedText, declares
+from dlref.metrics import Mean, perplexity
 from dlref.reports import Report
 
 

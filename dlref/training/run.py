@@ -157,10 +157,19 @@ def warn_of_other_plugins(manifest: Mapping[str, Any], names: Sequence[str]) -> 
             logger.warning("the source of plug-in %s has changed since this checkpoint%s: results may differ", name, at)
 
 
+def started_in() -> str | None:
+    """The current folder, from which relative paths count; None where it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
 def about(device: torch.device, overrides: list[str], plugin_names: Sequence[str]) -> dict[str, Any]:
     """What a run is by: its command, code and machine."""
     return {
         "overrides": overrides,
+        "cwd": started_in(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git_commit": git_commit(),
         "plugins": plugin_facts(plugin_names),

@@ -1,6 +1,7 @@
 """What a user types, and what comes of it."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from dlref.cli.completion import complete
 from dlref.cli.configs import configs_folder
 from dlref.cli.evaluate import alike
 from dlref.cli.main import COMMANDS, main
-from tests.conftest import SMALL, command, first, needs_posix
+from tests.conftest import ROOT, SMALL, command, first, needs_posix
 from tests.faults.processes import Child
 
 Train = Callable[..., tuple[int, str]]
@@ -300,6 +301,79 @@ def test_a_sweep_takes_a_launcher_and_folders_of_configs(child: StartChild, tmp_
     assert {path.name for path in (tmp_path / "runs").iterdir()} >= {"own1", "own2"}
 
 
+def test_a_sweep_takes_values_as_they_are_typed(child: StartChild, tmp_path: Path) -> None:
+    settings = [*SMALL["mlp"], "trainer.max_steps=2", "reports=null", "device=cpu", "threads=1"]
+    odd = ["trainer.monitor=eval/loss min,eval/nll min", "goal=it's (1) #ö", "seed=range(3,4)"]
+    code, said = child("train", "-m", *settings, *odd).ended()
+    assert code == 0, said
+    assert said.count("next: dlref evaluate runs/mlp/") == 2
+    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in (tmp_path / "runs" / "mlp").iterdir()]
+    assert sorted(config["trainer"]["monitor"] for config in configs) == ["eval/loss min", "eval/nll min"]
+    assert [(config["goal"], config["seed"]) for config in configs] == [("it's (1) #ö", 3)] * 2
+
+
+@pytest.mark.slow
+def test_a_sweep_in_other_processes_says_what_it_does_and_how_it_ended(tmp_path: Path) -> None:
+    """As joblib's launcher does: each job in a process that has only imported what it is given."""
+    launcher = tmp_path / "hydra_plugins" / "apart.py"
+    launcher.parent.mkdir()
+    launcher.write_text(APART)
+    line = ["train", "-m", *SMALL["mlp"], "hydra/launcher=apart", "reports=null", "device=cpu", "threads=1"]
+    where = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = command(*line, "trainer.max_steps=2", "seed=0,1", cwd=tmp_path, env=where)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("next: dlref evaluate runs/mlp/") == 2
+    failed = command(*line, "trainer.max_stepz=2", "seed=0,1", cwd=tmp_path, env=where)
+    assert failed.returncode == 2
+    assert "did you mean 'max_steps'" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+APART = """
+import multiprocessing
+from dataclasses import dataclass
+
+import cloudpickle
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+
+def one(content):
+    context, job, overrides, singletons, number = cloudpickle.loads(content)
+    setup_globals()
+    Singleton.set_state(singletons)
+    config = context.config_loader.load_sweep_config(*overrides)
+    return cloudpickle.dumps(run_job(
+        hydra_context=context, task_function=job, config=config, job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    ))
+
+
+class Apart(Launcher):
+    def setup(self, *, hydra_context, task_function, config):
+        self.given = hydra_context, task_function, config
+
+    def launch(self, job_overrides, initial_job_idx):
+        context, job, config = self.given
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return [
+                cloudpickle.loads(pool.apply(one, [cloudpickle.dumps(
+                    (context, job, (config, list(overrides)), Singleton.get_state(), number)
+                )]))
+                for number, overrides in enumerate(job_overrides)
+            ]
+
+
+@dataclass
+class Settings:
+    _target_: str = "hydra_plugins.apart.Apart"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="apart", node=Settings, provider="apart")
+"""
+
+
 def test_files_of_others_are_left_alone(train: Train, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("mine\n")
     code, said = train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={tmp_path}")
@@ -371,6 +445,7 @@ def test_only_data_and_device_may_change_in_evaluation(
     run = tmp_path / "run"
     train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={run}", "reports=null")
     assert main(["evaluate", str(run), "data.points=30", "seed=9"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["seed"] == 9
     broken = ("data.points=[", "data.points={", "data.points=${oops}")
     for wrong in ("network.widths=[3]", "split=tets", "data.pionts=3", "optimizer.lr=3", *broken):
         assert main(["evaluate", str(run), wrong]) == 2

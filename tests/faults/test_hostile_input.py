@@ -1073,10 +1073,11 @@ def test_fault_22_any_settings_are_composed_or_refused(typed: list[tuple[str, st
 
 
 BREAKING = {
-    "seed=" + "9" * 5000: "does not fit",
-    "network.widths=" + "[" * 300 + "1" + "]" * 300: "does not fit",
+    "seed=" + "9" * 5000: "it takes a whole number",
+    "network.widths=" + "[" * 3000 + "1" + "]" * 3000: "it takes a list",
+    "network.unknown=" + "[" * 3000 + "1" + "]" * 3000: "does not fit",
     "network.widths={a: -3}": "does not fit",
-    "x" * 400 + "=1": "does not fit",
+    "x" * 400 + "=1": "is not a setting",
     "++network={1: 2}": "network.1 is not a setting",
     "network.widths=[[-3]]": "takes no negative number",
     "data.noise=[[nan]]": "takes a finite number",

@@ -485,7 +485,7 @@ def test_a_path_with_a_drive_letter_arrives_as_it_was_typed(path: str) -> None:
     keys = ["run_dir", "resume", "plugins", "data.file"]
     composed = configs.flatten(configs.compose(["model=mlp", *(f"{key}={path}" for key in keys)]))
     assert [composed[key] for key in keys] == [path] * len(keys)
-    assert yaml.safe_load(configs.quoted_for_yaml(path)) == path
+    assert configs.typed_value(f"data.file={path}", Path) == path
 
 
 @needs_posix

@@ -179,6 +179,29 @@ def test_fault_04_what_was_fitted_at_once_is_finished_and_is_fitted_alike_again(
     assert {path: path.read_bytes() for path in runs[0].rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("model", "setting", "change"),
+    [
+        ("ngram", "network.order=4", "network.order 3 → 4"),
+        ("ppmi_svd", "network.width=5", "network.width 6 → 5"),
+        ("ngram", "data.minimum=19", "data.minimum 20 → 19"),
+    ],
+)
+def test_what_was_fitted_at_once_is_not_resumed_with_other_settings(
+    model: str, setting: str, change: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(*FITTED[model], "reports=null", f"run_dir={run}")[0] == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for more in ([], ["trainer.allow_other_data=true"]):
+        code, said = train(f"resume={run}", setting, *more)
+        assert code == 4
+        assert change in said
+        assert "is not fitted again" in said
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def cut_short(train: Callable[..., tuple[int, str]], settings: list[str], run: Path, cut: int) -> None:
     """A run that ends after `cut` steps by a signal, which is raised in the last of them."""
     import signal
@@ -330,18 +353,6 @@ def test_auto_starts_and_then_goes_on(train: Callable[..., tuple[int, str]], tmp
     assert train(*line, "trainer.max_steps=3")[0] == 0
     assert train(*line, "trainer.max_steps=5")[0] == 0
     assert everything(tmp_path / "run")["training.pt"]["progress"]["step"] == 5
-
-
-def test_paths_and_plugins_are_typed_again(
-    train: Callable[..., tuple[int, str]], tmp_path: Path, datasets: Path
-) -> None:
-    run = tmp_path / "run"
-    settings = ["model=mlp", "data=mnist", "network.widths=[4]", "trainer.max_steps=2", "reports=null"]
-    assert train(*settings, f"data.root={datasets}", f"run_dir={run}")[0] == 0
-    code, said = train(f"resume={run}", "trainer.max_steps=3")
-    assert code == 2
-    assert "data.root" in said
-    assert train(f"resume={run}", "trainer.max_steps=3", f"data.root={datasets}")[0] == 0
 
 
 def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

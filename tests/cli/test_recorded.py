@@ -1,0 +1,144 @@
+"""Data of one's own: the commands that follow a training find them again, and a checkpoint names nothing else."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dlref.cli.main import main
+from dlref.cli.recorded import found_again
+from tests.conftest import needs_posix
+
+Train = Callable[..., tuple[int, str]]
+TABLE = ["model=mlp", "network.widths=[4]", "data=table", "data.targets=[y]", "data.kind=classes", "reports=null"]
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table in the current folder, with a name that a shell reads otherwise."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my rows (1) & 'more' $x.csv"
+    file.write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(50)))
+    return file
+
+
+def printed_command(said: str) -> list[str]:
+    """The last `dlref …` in what was said, as a shell reads it."""
+    [*_, line] = re.findall(r"dlref ((?:train|evaluate) .*?)(?:  ·  .*)?$", said, re.MULTILINE)
+    return shlex.split(line)
+
+
+def test_the_command_that_training_prints_works(
+    rows: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file was named from the folder where training began, and is found from another one."""
+    code, said = train(*TABLE, f"data.file={rows.name}", "trainer.max_steps=2", f"run_dir={tmp_path / 'my run'}")
+    assert code == 0, said
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for command in (printed_command(said), ["train", f"resume={tmp_path / 'my run'}", "trainer.max_steps=3"]):
+        assert main(command) == 0
+        assert f"data.file={rows}, as the run has recorded it (--no-recorded-paths" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "my run")]) == 0  # after it was resumed, too
+
+
+@pytest.mark.parametrize("command", [["evaluate", "run"], ["train", "resume=run", "trainer.max_steps=3"]])
+def test_a_recorded_path_that_is_not_read_is_typed_by_the_command_that_is_printed(
+    command: list[str], rows: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*TABLE, f"data.file={rows.name}", "trainer.max_steps=2", "run_dir=run")[0] == 0
+    assert main([*command, "--no-recorded-paths"]) == 2
+    said = capsys.readouterr().err
+    assert "which a checkpoint may not set; type it again: dlref" in said
+    assert sorted(printed_command(said)) == sorted([*command, "--no-recorded-paths", f"data.file={rows.name}"])
+    assert main(printed_command(said)) == 0
+    capsys.readouterr()
+    moved = rows.rename(tmp_path / "moved.csv")
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "is no file or folder here; type where it is" in said
+    assert main([part.replace("PATH", str(moved)) for part in printed_command(said)]) == 0
+
+
+def test_all_paths_that_are_to_be_typed_are_in_one_command(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b", "c,d"):
+        (tmp_path / name).write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(50)))
+    files = ["data.file=a b", "data.test_file=c,d"]
+    assert train(*TABLE, *files, "trainer.max_steps=2", "run_dir=run")[0] == 0
+    for command in (["evaluate", "run"], ["train", "resume=run", "trainer.max_steps=3"]):
+        assert main([*command, "--no-recorded-paths"]) == 2
+        again = printed_command(capsys.readouterr().err)
+        assert set(files) <= set(again)
+        assert main(again) == 0
+        capsys.readouterr()
+
+
+def test_of_a_machine_only_files_and_folders_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    base = str(tmp_path)
+    assert found_again("a", base) == str(tmp_path / "a")
+    assert found_again(["a", "."], base) == [str(tmp_path / "a"), str(tmp_path)]
+    for recorded in (
+        "b",
+        ["a", "b"],
+        "a\0b",
+        "a" * 5000,
+        "//server/a",
+        "\\\\server\\a",
+        3,
+        {},
+        "~nobody_of_this_name/a",
+    ):
+        assert found_again(recorded, base) is None, recorded
+    assert found_again("a", r"\\server") is None
+    assert found_again(str(tmp_path / "a"), 3) == str(tmp_path / "a")
+
+
+@needs_posix
+def test_what_a_reader_would_wait_for_is_not_read_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for recorded in ("pipe", "link", "/dev/zero", "/dev/stdin", "/dev", "/proc/self/environ", "/proc/../dev/tty"):
+        assert found_again(recorded, str(tmp_path)) is None, recorded
+
+
+def test_code_is_never_found_again_but_the_command_names_it(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plugin = tmp_path / "my_recorded_net.py"
+    plugin.write_text(
+        "from torch import Tensor, nn\nprint('it ran')\n\nclass Net(nn.Linear):\n"
+        "    def __init__(self, inputs: int, outputs: int) -> None:\n        super().__init__(inputs, outputs)\n"
+    )
+    settings = ["model=mlp", "~network.widths", "network._target_=my_recorded_net.Net", "reports=null"]
+    assert train(*settings, f"plugins={plugin.name}", "trainer.max_steps=2", "run_dir=run")[0] == 0
+    monkeypatch.delitem(sys.modules, "my_recorded_net")
+    for command, code in ((["evaluate", "run"], 4), (["train", "resume=run", "trainer.max_steps=3"], 2)):
+        capsys.readouterr()
+        assert main(command) == code
+        out, said = capsys.readouterr()
+        assert "it ran" not in out
+        assert "code that a checkpoint may not bring: if you trust it" in said
+        assert printed_command(said) == [*command, "plugins=my_recorded_net.py"]
+        assert main(printed_command(said)) == 0
+        monkeypatch.delitem(sys.modules, "my_recorded_net")
+
+
+def test_a_root_that_was_recorded_is_used_again(train: Train, tmp_path: Path, datasets: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["model=mlp", "data=mnist", "network.widths=[4]", "trainer.max_steps=2", "reports=null"]
+    assert train(*settings, f"data.root={datasets}", f"run_dir={run}")[0] == 0
+    code, said = train(f"resume={run}", "trainer.max_steps=3")
+    assert code == 0
+    assert f"data.root={datasets}, as the run has recorded it" in said
+    code, said = train(f"resume={run}", "trainer.max_steps=4", "--no-recorded-paths")
+    assert code == 2
+    assert printed_command(said)[-1] == f"data.root={datasets}"
