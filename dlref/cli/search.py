@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dlref.cli.compare import logged
-from dlref.cli.configs import compose, load_plugins, plugin_files, split_key
+from dlref.cli.configs import compose, load_plugins, plugin_files, split_key, typed_value
 from dlref.cli.main import explained, show_rows, take_flags, write_rows
 from dlref.cli.train import train
+from dlref.cli.values import elements, spell
 from dlref.errors import ConfigError, DivergedError
 
 HELP = """usage: dlref search model=NAME key=value … key=log(LOW,HIGH) … [trials=20] [sampler=random] [search_dir=DIR]
+                    [--config-dir DIR]
 
   optimizer.lr=log(1e-4,1e-1)          drawn evenly on a logarithmic scale
   network.dropout=uniform(0,0.5)       drawn evenly
@@ -24,6 +26,7 @@ HELP = """usage: dlref search model=NAME key=value … key=log(LOW,HIGH) … [tr
   trials=N                             how many runs there shall be in all; asked again with more, it goes on
   sampler=random or tpe                at random (Bergstra & Bengio 2012), or by Parzen estimators (2011)
   search_dir=DIR                       default runs/search/<experiment or model>
+  --config-dir DIR                     a folder of your own with model/ experiment/ data/ …
 
   The figure of trainer.monitor is what counts. Every trial is a run of its own. Needs the extra: pip install dlref[search]"""
 RANGE = re.compile(r"(log|uniform|int|choice)\((.*)\)$")
@@ -31,15 +34,16 @@ logger = logging.getLogger("dlref")
 
 
 def main(arguments: Sequence[str]) -> int:
-    rest = take_flags(arguments, {}, HELP)
+    flags: dict[str, Any] = {"--config-dir": []}
+    rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
-    own = {"trials": "20", "sampler": "random", "search_dir": ""}
+    own: dict[str, Any] = {"trials": "20", "sampler": "random", "search_dir": None}
     fixed, spaces = [], {}
     for text in rest:
         key, value = split_key(text)
         if key in own:
-            own[key] = value
+            own[key] = typed_value(text, Path | None) if key == "search_dir" else value
         elif found := RANGE.match(value):
             spaces[key] = space(text, found[1], found[2])
         else:
@@ -48,12 +52,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("nothing is searched for; write as in optimizer.lr=log(1e-4,1e-1) (dlref search --help)")
     if not own["trials"].isdigit() or own["sampler"] not in ("random", "tpe"):
         raise ConfigError(f"trials={own['trials']} is a whole number, sampler={own['sampler']} is random or tpe")
-    return search(fixed, spaces, int(own["trials"]), own["sampler"], own["search_dir"])
+    return search(fixed, spaces, int(own["trials"]), own["sampler"], own["search_dir"], flags["--config-dir"])
 
 
 def space(text: str, kind: str, inside: str) -> tuple[str, list[Any]]:
     """log(1e-4,1e-1) -> ("log", [0.0001, 0.1])."""
-    parts = [part.strip() for part in re.split(r",(?![^\[]*\])", inside)]
+    parts = elements(inside)
     if kind == "choice":
         return kind, parts
     try:
@@ -66,7 +70,12 @@ def space(text: str, kind: str, inside: str) -> tuple[str, list[Any]]:
 
 
 def search(
-    fixed: Sequence[str], spaces: dict[str, tuple[str, list[Any]]], trials: int, sampler: str, search_dir: str
+    fixed: Sequence[str],
+    spaces: dict[str, tuple[str, list[Any]]],
+    trials: int,
+    sampler: str,
+    search_dir: str | None,
+    config_dirs: Sequence[str],
 ) -> int:
     try:
         import optuna
@@ -77,14 +86,15 @@ def search(
     from dlref.training.trainer import Trainer
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config = compose(fixed)
-    build.check(config, load_plugins(plugin_files(fixed)))
+    plugins = load_plugins(plugin_files(fixed))
+    config = compose(fixed, config_dirs, plugins)
+    build.check(config, plugins)
     monitor = Trainer(**config["trainer"]).monitor
     if not monitor:
         raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/nll min': what is to be best")
     name, direction = monitor.removeprefix("eval/").split()
     folder = Path(os.path.expanduser(search_dir or Path("runs") / "search" / config["name"]))
-    asked = json.dumps([sorted(fixed), spaces, sampler], sort_keys=True)
+    asked = json.dumps([sorted(fixed), spaces, sampler, *config_dirs], sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "search.json"
@@ -116,7 +126,9 @@ def search(
         run = folder / f"{number:04d}"
         drawn = [f"{key}={value}" for key, value in study.trials[number].params.items()]
         logger.info("trial %d of %d: %s", number + 1, trials, " ".join(drawn))
-        code = explained(functools.partial(train, [*fixed, *drawn, f"run_dir={run}", "resume=auto"]))
+        code = explained(
+            functools.partial(train, [*fixed, *drawn, f"run_dir={spell(str(run))}", "resume=auto"], config_dirs)
+        )
         if code not in (0, DivergedError.exit_code):
             return code  # the trial waits for the next call
         value = best(run, name, direction) if code == 0 else None

@@ -115,6 +115,23 @@ def test_a_search_goes_on_where_it_was_interrupted(
     assert "holds a search of other settings" in capsys.readouterr().err
 
 
+def test_a_search_takes_folders_of_configs_and_paths_as_they_are_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [mlp]\nname: mine\ntrainer: {max_steps: 2}\n"
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(text)
+    (tmp_path / "rows (1).csv").write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(50)))
+    line = ["search", "model=mine", "data=table", "data.file=rows (1).csv", "data.targets=[y]", "data.kind=classes"]
+    line += ["network.widths=choice([5],[6,7])", "trials=1", "search_dir=it's (1)", "device=cpu", "reports=null"]
+    assert main(line) == 2
+    assert main([*line, "--config-dir", "conf"]) == 0
+    assert (tmp_path / "it's (1)" / "0000" / "checkpoints" / "last").exists()
+    config = (tmp_path / "it's (1)" / "0000" / "config.yaml").read_text()
+    assert "name: mine" in config
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
