@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
-from dlref.cli.main import take_flags
+from dlref.cli.loading import load
+from dlref.cli.main import as_text, take_flags
 from dlref.cli.play import whole
 from dlref.errors import CheckpointError, ConfigError
 
 HELP = """usage: dlref generate RUN_OR_CHECKPOINT [--prompt TEXT] [--length 100] [--temperature 1] [--top-k K] [--top-p P]
-                      [--seed 0] [--count 1] [--unknown] [plugins=my.py]
+                      [--seed 0] [--count 1] [--unknown] [--device cpu] [plugins=my.py]
 
   --prompt TEXT    what the text begins with, printed as the model reads it; without, a new line begins
   --length 100     how many tokens follow: words, characters or pieces of words, as the model has learned them
@@ -19,7 +20,8 @@ HELP = """usage: dlref generate RUN_OR_CHECKPOINT [--prompt TEXT] [--length 100]
   --top-p P        draws from the likeliest tokens that together have the share P
   --seed 0         another one, another text
   --count 1        how many texts, with an empty line between them
-  --unknown        lets the model write <unk>, which is every word that its vocabulary lacks"""
+  --unknown        lets the model write <unk>, which is every word that its vocabulary lacks
+  --device cpu     or cuda, cuda:N, mps, auto: where to compute"""
 MOST = 10  # unknown words that are named
 
 logger = logging.getLogger("dlref")
@@ -27,24 +29,26 @@ logger = logging.getLogger("dlref")
 
 def main(arguments: Sequence[str]) -> int:
     flags: dict[str, Any] = {f"--{name}": [] for name in ("prompt", "length", "seed", "count")}
-    flags |= {"--temperature": [], "--top-k": [], "--top-p": [], "--unknown": False}
+    flags |= {"--temperature": [], "--top-k": [], "--top-p": [], "--unknown": False, "--device": []}
     rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
     runs = [a for a in rest if not a.startswith("plugins=")]
     if len(runs) != 1:
         raise ConfigError("dlref generate takes one run or checkpoint: dlref generate RUN --prompt TEXT")
-    prompt = flags["--prompt"][-1] if flags["--prompt"] else ""
-    if prompt != prompt.encode(errors="replace").decode():
-        raise ConfigError("--prompt holds bytes that are not UTF-8; type it as UTF-8")
-    settings = {
+    prompt = as_text(flags["--prompt"][-1], "--prompt") if flags["--prompt"] else ""
+    settings: dict[str, Any] = {
         "length": whole(flags, "--length", 100, 1),
         "temperature": number(flags, "--temperature", 1.0),
         "top_k": whole(flags, "--top-k", 1, 1) if flags["--top-k"] else None,
         "top_p": number(flags, "--top-p", None),
     }
     seed, count = whole(flags, "--seed", 0, 0), whole(flags, "--count", 1, 1)
-    generate(runs[0], prompt, seed, count, flags["--unknown"], settings, load_plugins(plugin_files(rest)))
+    from dlref.generation import check
+
+    check(**settings)
+    net = load(runs[0], load_plugins(plugin_files(rest)), flags["--device"])
+    generate(runs[0], net, prompt, seed, count, flags["--unknown"], settings)
     return 0
 
 
@@ -57,19 +61,12 @@ def number(flags: dict[str, Any], flag: str, default: float | None) -> float | N
         raise ConfigError(f"{flag} is {flags[flag][-1]}; it takes a number") from None
 
 
-def generate(
-    run: str, prompt: str, seed: int, count: int, unknown: bool, settings: dict[str, Any], plugins: Sequence[str]
-) -> None:
-    from dlref.generation import check
-
-    check(**settings)
-    import dlref
+def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bool, settings: dict[str, Any]) -> None:
     from dlref.data import generator
     from dlref.data.text import Tokenizer, Vocabulary
     from dlref.interfaces import Generates, LimitedContext, declares
     from dlref.reports.samples import written
 
-    net: Any = dlref.load(run, plugins)
     about = net.description
     if not declares(net, Generates) or not {"tokenizer", "vocabulary"} <= set(about):
         raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm or transformer_lm makes one")

@@ -5,21 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
-from dlref.cli.main import print_table, take_flags
+from dlref.cli.loading import load
+from dlref.cli.main import as_text, print_table, take_flags
 from dlref.errors import CheckpointError, ConfigError, did_you_mean
 
-HELP = """usage: dlref neighbors RUN_OR_CHECKPOINT_OR_FILE WORD… [--count 10] [--export FILE]
+HELP = """usage: dlref neighbors RUN_OR_CHECKPOINT_OR_FILE WORD… [--count 10] [--export FILE] [--device cpu]
 
   WORD…              the words nearest to each of them
   king - man + woman the words nearest to this sum
   --count 10         how many
   --export FILE      writes all vectors as word2vec.c does: binary where FILE ends with .bin, else text
+  --device cpu       or cuda, cuda:N, mps, auto: where to compute
 
   a FILE in word2vec's format, .txt, .vec or .bin, may stand for a run"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {"--count": [], "--export": []}
+    flags: dict[str, Any] = {"--count": [], "--export": [], "--device": []}
     signs = {"+": "\0plus", "-": "\0minus"}  # a minus alone is no option
     rest = take_flags([signs.get(argument, argument) for argument in arguments], flags, HELP)
     if rest is None:
@@ -32,12 +34,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--count {count} is no number from 1 on")
     if not names or (len(names) < 2 and not flags["--export"]):
         raise ConfigError("dlref neighbors takes a run or a file of vectors, and words: dlref neighbors RUN king queen")
-    words, vectors = vectors_of(names[0], plugins)
+    words, vectors = vectors_of(names[0], plugins, flags["--device"])
 
     from dlref.reports.word_vectors import Words
 
     known = Words(words, vectors)
-    for plus, minus in asked(names[1:]):
+    for plus, minus in asked([as_text(word, "a word") for word in names[1:]]):
         for word in [*plus, *minus]:
             if word not in known.ids:
                 raise ConfigError(f"'{word}' is not among the {len(words)} words{did_you_mean(word, words)}")
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags["--export"]:
         from dlref.data.vectors import write_vectors
 
-        write_vectors(Path(flags["--export"][-1]), words, vectors)
+        write_vectors(Path(flags["--export"][-1]), words, vectors.cpu())
         print(f"{len(words):,} vectors written to {flags['--export'][-1]}")
     return 0
 
@@ -72,16 +74,14 @@ def asked(names: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     return [(plus, minus)]
 
 
-def vectors_of(name: str, plugins: Sequence[str]) -> tuple[list[str], Any]:
+def vectors_of(name: str, plugins: Sequence[str], device: Sequence[str]) -> tuple[list[str], Any]:
     """Words and vectors [V, D] of a run, or of a file of them."""
     from dlref.data.vectors import read_vectors
     from dlref.interfaces import HasWordVectors, declares
 
     if Path(name).is_file():
         return read_vectors(Path(name))
-    import dlref
-
-    net: Any = dlref.load(name, plugins)
+    net = load(name, plugins, device)
     words = net.description.get("vocabulary")
     if not declares(net, HasWordVectors) or not isinstance(words, list) or len(words) != len(net.vectors()):
         raise CheckpointError(f"{name} holds no vectors of words; dlref train model=word2vec makes some")

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
+from dlref.cli.loading import load
 from dlref.cli.main import take_flags
 from dlref.errors import CheckpointError, ConfigError
 
-HELP = """usage: dlref play RUN_OR_CHECKPOINT [--episodes N] [--seed N] [--video FILE.gif] [plugins=my.py]
+HELP = """usage: dlref play RUN_OR_CHECKPOINT [--episodes N] [--seed N] [--video FILE.gif] [--device cpu]
+                  [plugins=my.py]
 
   --episodes N      how many; default 1 with a video, else 10
   --seed N          of the first episode's start, the next one's is one more; default 0
-  --video FILE.gif  every step as a picture (pip install 'dlref[video]')"""
+  --video FILE.gif  every step as a picture (pip install 'dlref[video]')
+  --device cpu      or cuda, cuda:N, mps, auto: where to compute"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    typed: dict[str, list[str]] = {"--episodes": [], "--seed": [], "--video": []}
+    typed: dict[str, list[str]] = {"--episodes": [], "--seed": [], "--video": [], "--device": []}
     rest = take_flags(arguments, typed, HELP)
     if rest is None:
         return 0
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     if video is not None and video.suffix.lower() != ".gif":
         raise ConfigError(f"--video {video} is no .gif; write --video FILE.gif")
     episodes, seed = whole(typed, "--episodes", 1 if video else 10, 1), whole(typed, "--seed", 0, 0)
-    play(runs[0], episodes, seed, video, load_plugins(plugin_files(rest)))
+    play(runs[0], load(runs[0], load_plugins(plugin_files(rest)), typed["--device"]), episodes, seed, video)
     return 0
 
 
@@ -39,12 +42,10 @@ def whole(typed: dict[str, list[str]], flag: str, default: int, least: int) -> i
     return int(text)
 
 
-def play(run: str, episodes: int, seed: int, video: Path | None, plugins: Sequence[str]) -> None:
-    import dlref
+def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> None:
     from dlref.data.environments import Environments
     from dlref.data.playing import greedy_episodes
 
-    net: Any = dlref.load(run, plugins)
     if "env" not in net.description:
         raise CheckpointError(f"{run} was not trained on play; dlref evaluate and dlref predict look at other models")
     environments = Environments(net.description["env"], vectorized=False, render=video is not None)

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files, split_key
+from dlref.cli.loading import load
 from dlref.cli.main import take_flags, write_rows
 from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 from dlref.filesystem import printable
 
-HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [decimal=comma] [plugins=my.py]
+HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [decimal=comma] [--device cpu] [plugins=my.py]
 
   FILE         a .csv or .npz table with the columns that the model was trained on, or pictures (PNG, JPEG …)
   invert=true  dark on light becomes light on dark, as in MNIST
   decimal=…    point or comma, if these tables write numbers in another way than those of training
+  --device cpu or cuda, cuda:N, mps, auto: where to compute
 
   prints CSV: one line a row or picture; numbers in the units of the table, classes with their probability, the
   probability of yes for each label"""
@@ -27,7 +29,8 @@ logger = logging.getLogger("dlref")
 
 
 def main(arguments: Sequence[str]) -> int:
-    rest = take_flags(arguments, {}, HELP)
+    flags: dict[str, Any] = {"--device": []}
+    rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
     typed = dict(split_key(a) for a in rest if split_key(a)[0] in SETTINGS and "=" in a)
@@ -41,31 +44,31 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"invert={invert} is neither true nor false")
     if (decimal := typed.get("decimal")) not in (None, "point", "comma"):
         raise ConfigError(f"decimal={decimal} is neither point nor comma")
-    rows = predict(names[0], names[1:], invert == "true", load_plugins(plugin_files(rest)), decimal)
+    plugins = load_plugins(plugin_files(rest))
+    rows = predict(names[0], names[1:], invert == "true", plugins, flags["--device"], decimal)
     write_rows([{printable(name): printable(cell) for name, cell in row.items()} for row in rows], sys.stdout)
     return 0
 
 
 def predict(
-    run: str, files: Sequence[str], invert: bool, plugins: Sequence[str], decimal: Any = None
+    run: str, files: Sequence[str], invert: bool, plugins: Sequence[str], device: Sequence[str], decimal: Any = None
 ) -> list[dict[str, str]]:
     import torch
 
-    import dlref
     from dlref import build
     from dlref.data import images, place_of, tables
     from dlref.objectives.supervised import Supervised
     from dlref.training.checkpoint import as_data, find
     from dlref.training.devices import explained
 
+    net = load(run, plugins, device)
     checkpoint = find(run)
-    net = dlref.load(run, plugins)
     with as_data(checkpoint):
         section = checkpoint.manifest["config"].get("objective")
         build.check_section("objective", section, "objective", plugins)
         objective: Any = build.make(section, "objective", plugins, net=net)
     about: Any = net.description
-    _, dtype = place_of(net)
+    place = place_of(net)
     if not isinstance(objective, Supervised) or about.get("reads") not in ("table", "image"):
         raise CheckpointError(f"{checkpoint.path} is no model of tables or images; dlref predict reads only these")
     rows: list[dict[str, str]] = []
@@ -74,12 +77,12 @@ def predict(
         with torch.no_grad(), explained():
             for file in files:
                 if about["reads"] == "table":
-                    inputs = tables.read_inputs(Path(file), about, decimal).to(dtype)
-                    answers = objective.answers(net(inputs))
-                    answers[inputs.isnan().any(dim=1)] = math.nan
+                    inputs = tables.read_inputs(Path(file), about, decimal).to(*place)
+                    answers = objective.answers(net(inputs)).cpu()
+                    answers[inputs.isnan().any(dim=1).cpu()] = math.nan
                     rows += tables.read_out(answers, about)
                     continue
-                inputs = images.read_image(Path(file), about, invert, notes).to(dtype)
+                inputs = images.read_image(Path(file), about, invert, notes).to(*place)
                 probabilities = objective.answers(net(inputs))[0]
                 best = int(probabilities.argmax())
                 rows.append(

@@ -12,25 +12,27 @@ from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
 from dlref.cli.generate import number
+from dlref.cli.loading import load
 from dlref.cli.main import take_flags
 from dlref.cli.play import whole
 from dlref.errors import CheckpointError, ConfigError, DataError
 
 HELP = """usage: dlref translate RUN_OR_CHECKPOINT [FILE…] [--beam 1] [--penalty 0.6] [--length-limit N] [--batch 256]
-                       [--unknown] [plugins=my.py] < LINES > TRANSLATIONS
+                       [--unknown] [--device cpu] [plugins=my.py] < LINES > TRANSLATIONS
 
   FILE…             UTF-8 text, plain or .gz, to translate, each line to a line; without, what comes by standard input
   --beam 1          how many sequences are followed at a time; 1 takes the likeliest token always
   --penalty 0.6     how much a beam prefers long translations; 0 for not at all
   --length-limit N  most tokens that a line becomes, at most the network's context; without, twice those it has and ten
   --batch 256       lines at a time; fewer need less memory
-  --unknown         lets the model write <unk>, which is every word that its vocabulary lacks"""
+  --unknown         lets the model write <unk>, which is every word that its vocabulary lacks
+  --device cpu      or cuda, cuda:N, mps, auto: where to compute"""
 LINES = 4096  # are read ahead, so that those of about one length are translated together
 
 
 def main(arguments: Sequence[str]) -> int:
     flags: dict[str, Any] = {f"--{name}": [] for name in ("beam", "penalty", "length-limit", "batch")}
-    flags |= {"--unknown": False}
+    flags |= {"--unknown": False, "--device": []}
     rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
@@ -45,25 +47,26 @@ def main(arguments: Sequence[str]) -> int:
     }
     if flags["--penalty"]:
         settings["penalty"] = number(flags, "--penalty", None)
-    translate(names[0], names[1:], settings, load_plugins(plugin_files(rest)))
+    translate(names[0], names[1:], settings, load_plugins(plugin_files(rest)), flags["--device"])
     return 0
 
 
-def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins: Sequence[str]) -> None:
+def translate(
+    run: str, files: Sequence[str], settings: dict[str, Any], plugins: Sequence[str], device: Sequence[str]
+) -> None:
     from dlref.generation import check_beam
 
     check_beam(settings["beam"], settings.get("penalty", 0.0))
     import torch
 
-    import dlref
     from dlref.data.sides import Side
     from dlref.reports.translation import translated
     from dlref.training.checkpoint import find
     from dlref.training.devices import explained
 
+    net = load(run, plugins, device)
     if threads := find(run).manifest["config"].get("threads"):  # a small network is slower with more
         torch.set_num_threads(threads)
-    net: Any = dlref.load(run, plugins)
     about = net.description
     if not {"source", "target"} <= set(about):
         raise CheckpointError(f"{run} is no translator; dlref train model=seq2seq or transformer makes one")
