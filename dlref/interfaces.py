@@ -163,6 +163,14 @@ class HeldOut(Interface):
     parted_by: Sequence[str]  # the names of these settings, `seed` among them if it is one
 
 
+class Summarized(Interface):
+    """Data that say what they have read, since they had to find out."""
+
+    def summary(self) -> list[str]:
+        """Lines for the start of training."""
+        raise NotImplementedError
+
+
 class DataRoot(Interface):
     """Its files lie below a folder for all data sets."""
 
@@ -194,6 +202,14 @@ class HasVocabulary(Interface):
     """`vocabulary` maps words to ids, as `dlref.data.text.Vocabulary` does."""
 
     vocabulary: Any
+
+
+class SizedText(Interface):
+    """Data whose tokens are those of a text."""
+
+    def text_size(self, split: str) -> dict[str, int]:
+        """How many `tokens` of a split are predicted, and how many `words` and `characters` of the text, where they tell."""
+        raise NotImplementedError
 
 
 class TokenizedText(HasVocabulary):

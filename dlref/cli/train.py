@@ -380,7 +380,7 @@ def introduce(
     config: dict[str, Any], objective: Any, data: Any, trainer: Any, folder: Path, typed: Sequence[str]
 ) -> None:
     """What is about to happen, in a few lines."""
-    from dlref.data import Summarized
+    from dlref.interfaces import Summarized, declares
     from dlref.training.devices import idle_accelerator
     from dlref.training.muon import Muon, iteration_dtype
     from dlref.training.precision import notes
@@ -395,7 +395,7 @@ def introduce(
     precision = trainer.computes_in
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])
-    for line in data.summary() if isinstance(data, Summarized) else []:
+    for line in data.summary() if declares(data, Summarized) else []:
         logger.info("  %s", line)
     logger.info("%s, %s, %s", trainer.device, precision, " or ".join(limit for limit in limits if limit))
     if idle := idle_accelerator(trainer.device) if config["device"] == "auto" else None:

@@ -60,14 +60,6 @@ class Data(Protocol):
         """Take up a state that `state_dict` gave, before `train_batches`."""
 
 
-@runtime_checkable
-class Summarized(Protocol):
-    """A data set that says in lines what it has read, since it had to find out."""
-
-    def summary(self) -> list[str]:
-        """Lines for the start of training."""
-
-
 def place_of(net: nn.Module) -> tuple[torch.device, torch.dtype]:
     """The device and the floating-point type in which a network expects its input."""
     for tensor in itertools.chain(net.parameters(), net.buffers()):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dlref.data import Shard, generator, place_of
 from dlref.data.text import Tokenizer, Vocabulary
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import LimitedContext, TokenizedText, declares
+from dlref.interfaces import LimitedContext, SizedText, TokenizedText, declares
 
 Order = Literal["fixed", "shifted", "rotated", "shuffled"]
 EVAL_LENGTH = 256  # tokens a piece, without any effect on the figures: the state is carried over
@@ -31,7 +31,7 @@ def piece(text: Tensor, places: Tensor, begins: bool) -> Piece:  # [N], [B, T]
     return Piece(text[places].long(), text[places + 1].long(), begins)
 
 
-class LanguageModelText(TokenizedText):
+class LanguageModelText(TokenizedText, SizedText):
     """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens, or slightly fewer.
 
     A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns. Its

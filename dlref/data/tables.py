@@ -32,7 +32,7 @@ from dlref.data.columns import (
 from dlref.data.supervised import Supervised
 from dlref.data.table_files import Column, read_table, shown
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import HeldOut, NamedTargets
+from dlref.interfaces import HeldOut, NamedTargets, Summarized
 
 Kind = Literal["numbers", "classes", "labels"]
 HELD: dict[Kind, Holds] = {"numbers": "numbers", "classes": "categories", "labels": "labels"}
@@ -41,7 +41,7 @@ PLAIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
 logger = logging.getLogger("dlref")
 
 
-class Table(Supervised, NamedTargets, HeldOut):
+class Table(Supervised, NamedTargets, HeldOut, Summarized):
     """Rows of one file, split at random by `seed`; `targets` names the columns to predict from the others.
 
     `kind` says what the targets are: `numbers` (regression), `classes` (one column, one of its values), or `labels` (0 or

@@ -1,21 +1,14 @@
 """One pass over a split: what a network is worth."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
+from dlref.interfaces import SizedText, declares
 from dlref.metrics import Totals, add, plain, read, text_metrics
 from dlref.objectives import Objective
 from dlref.training import devices, distributed
-
-
-@runtime_checkable
-class Text(Protocol):
-    """Data whose tokens are those of a text."""
-
-    def text_size(self, split: str) -> dict[str, int]:
-        """How many `tokens` of a split are predicted, and how many `words` and `characters` of the text, where they tell."""
 
 
 class EvaluationStopped(Exception):
@@ -52,6 +45,6 @@ def evaluate(
         raise EvaluationStopped
     totals = distributed.sum_over_ranks(distributed.same_names(totals))[0]
     figures = plain(objective.summarize(totals))
-    if "nll" in totals and isinstance(data, Text):
+    if "nll" in totals and declares(data, SizedText):
         figures |= text_metrics(totals["nll"], **data.text_size(split))
     return figures
