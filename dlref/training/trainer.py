@@ -5,7 +5,6 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,57 +18,16 @@ from dlref.signals import StopSignals
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
-from dlref.training.precision import LossScale, Precision, autocast, resolve, run_in_float32
+from dlref.training.precision import LossScale, autocast, resolve, run_in_float32
 from dlref.training.progress import Progress, monitored
+from dlref.training.settings import Settings
 
 Save = Callable[[str], None]  # "last" or "best"
 Report = Callable[[nn.Module, int], dict[str, float]]  # of a network after a step
 
 
-@dataclass(kw_only=True)
-class Trainer:
-    """Settings, in optimizer steps and seconds of training; the first limit that is reached ends the run.
-
-    `monitor` names a figure and its better direction (`eval/nll min`): its best weights are kept, and `patience`
-    evaluations without a new best end the run. With `ema` averages θ̄ ← ema θ̄ + (1 - ema) θ are evaluated and kept.
-    """
-
-    max_steps: int | None = None
-    passes: float | None = None
-    max_seconds: float | None = None
-    accumulate: int = 1
-    clip_norm: float | None = None
-    precision: Precision = "auto"
-    compile: bool = False
-    ema: float | None = None
-    monitor: str | None = None
-    patience: int | None = None
-    allow_other_data: bool = False
-    log_every: int = 50
-    eval_every: int | None = None
-    save_every: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "accumulate", "patience", "log_every", "eval_every", "save_every"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"trainer.{name} is {value}; it takes 1 or more")
-        for name in ("passes", "max_seconds"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ConfigError(f"trainer.{name} is {value}; it takes a number above 0")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ConfigError(f"trainer.ema is {self.ema}; it takes a decay from 0 to below 1, as 0.999")
-        if self.monitor and self.monitor.split()[1:] not in (["min"], ["max"]):
-            raise ConfigError(f"trainer.monitor is '{self.monitor}'; write as 'eval/nll min': a figure, its direction")
-        if self.patience and not (self.monitor and self.eval_every):
-            raise ConfigError("trainer.patience waits for trainer.monitor to improve; set monitor and eval_every too")
-
-    def limit_steps(self, batches_per_pass: Callable[[], float]) -> None:
-        """Turn passes over the data into steps."""
-        if self.passes is not None:
-            steps = max(1, -int(-self.passes * batches_per_pass() // self.accumulate))
-            self.max_steps, self.passes = min(steps, self.max_steps or steps), None
-        if self.max_steps is None and self.max_seconds is None:
-            raise ConfigError("nothing ends this run; set trainer.max_steps, trainer.passes or trainer.max_seconds")
+class Trainer(Settings):
+    """Minimizes the objective's loss; each object trains one run."""
 
     def prepare(
         self, objective: Objective, data: Any, optimizer: Any, schedule: Any, shard: Any, device: torch.device
