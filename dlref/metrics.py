@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from dlref import operators
 from dlref.errors import ConfigError, brief
 
 
@@ -62,6 +63,17 @@ def text_metrics(nll: Mean, tokens: int, words: int = 0, characters: int = 0) ->
 def read(totals: Totals) -> Totals:
     """The same figures as plain numbers, whose sums stay exact for long; waits for the device that computes them."""
     return {name: Mean(number(mean.total), number(mean.count)) for name, mean in totals.items()}
+
+
+def detached(totals: Totals) -> Totals:
+    """The same figures without their graphs and still on their device, in float64, so that sums of them are those of `read`."""
+    return {name: Mean(exact(mean.total), exact(mean.count)) for name, mean in totals.items()}
+
+
+def exact(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return operators.as_float64(x.detach()) if x.is_floating_point() else x.detach()
 
 
 def number(x: Any) -> Any:

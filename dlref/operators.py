@@ -44,8 +44,10 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
     return [torch.linalg.vector_norm(tensor) for tensor in tensors]
 
 
-def multiply_(tensors: list[Tensor], factor: float) -> None:
-    """Multiply each tensor in place."""
+def multiply_(tensors: list[Tensor], factor: float | Tensor) -> None:
+    """Multiply each tensor in place by a number, or by a scalar tensor on their device."""
+    if isinstance(factor, Tensor):
+        factor = factor.to(tensors[0].dtype)
     if hasattr(torch, "_foreach_mul_"):
         torch._foreach_mul_(tensors, factor)
         return

@@ -206,7 +206,8 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             home.write("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             home.record(**facts, ranks=shard.ranks, resumed_at=trainer.progress.step or None, finished=False)
             introduce(config, objective, data, trainer, folder, [split_key(text)[0] for text in overrides])
-        log = Log(folder if home else None, trainer.progress.step, trainer.max_steps)
+        within = bool(trainer.window.totals)
+        log = Log(folder if home else None, trainer.progress.step, trainer.max_steps, in_window=within)
 
         def manifest() -> dict[str, Any]:
             said = {"config": config, "overrides": overrides, "sizes": data.sizes, "data": data.describe()}

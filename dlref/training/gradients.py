@@ -43,15 +43,30 @@ def norm(gradient: list[Tensor]) -> float:
     return math.hypot(*(torch.stack(norms).tolist() if together else map(float, norms)))
 
 
-def scale_(gradient: list[Tensor], factor: float) -> None:
-    if gradient and factor != 1:
+def norm_on_device(gradient: list[Tensor]) -> Tensor:
+    """The same as a scalar in float64 on the gradient's device, which is not waited for."""
+    norms = operators.norms(gradient) if gradient else [torch.zeros(())]
+    return torch.linalg.vector_norm(operators.as_float64(torch.stack(norms)))
+
+
+def clip_factor(norm: float | Tensor, most: float | None) -> float | Tensor:
+    """The factor, at most 1, that brings a gradient of this norm to a norm of at most `most`."""
+    if not most:
+        return 1.0
+    if isinstance(norm, Tensor):
+        return (most / norm.clamp(min=1e-12)).clamp(max=1.0)
+    return min(1.0, most / max(norm, 1e-12))
+
+
+def scale_(gradient: list[Tensor], factor: float | Tensor) -> None:
+    if gradient and (isinstance(factor, Tensor) or factor != 1):
         operators.multiply_(gradient, factor)
 
 
-def require_finite(step: int, loss: Mean, norm: float, rate: float) -> None:
-    """Raise DivergedError where the loss or the gradient norm of a step is not finite."""
+def require_finite(step: int, loss: Mean, norm: float, rate: float, kept: str) -> None:
+    """Raise DivergedError where the loss or the gradient norm of a step is not finite; `kept` says what it has not reached."""
     if not math.isfinite(loss.total + norm):
         raise DivergedError(
-            f"step {step} is not finite: loss {loss.value:g}, gradient norm {norm:g}, learning rate {rate:g}; the weights are "
-            "as before it: lower optimizer.lr or set trainer.clip_norm, and start again or, where there is a checkpoint, resume"
+            f"step {step} is not finite: loss {loss.value:g}, gradient norm {norm:g}, learning rate {rate:g}; {kept}: lower "
+            "optimizer.lr or set trainer.clip_norm, and start again or, where there is a checkpoint, resume"
         )

@@ -88,12 +88,18 @@ class Log:
     """Writes into a run's folder; a writer that fails is reported once and never stops the run, nor does a slow one.
 
     `first_step` is the step to go on from: later lines and events, of a life that ended without a checkpoint, go;
-    None only adds. `quiet` writes to the files alone.
+    None only adds. With `in_window` that step is within a log window, so the line of its first part, with which the run
+    had ended, goes too. `quiet` writes to the files alone.
     A log without a folder (other ranks) writes nothing.
     """
 
     def __init__(
-        self, folder: Path | None, first_step: int | None = None, steps: int | None = None, quiet: bool = False
+        self,
+        folder: Path | None,
+        first_step: int | None = None,
+        steps: int | None = None,
+        quiet: bool = False,
+        in_window: bool = False,
     ) -> None:
         self.folder, self.quiet, self.broken, self.late = folder, quiet, set[str](), set[str]()
         self.behind: dict[str, Behind] = {}
@@ -104,16 +110,17 @@ class Log:
             return
         self.behind = {LINES: Behind(), BOARD: Behind()}
         lines = self.behind[LINES]
-        lines.do(lambda: self.open_lines(folder / "metrics.jsonl", first_step, lines))
+        lines.do(lambda: self.open_lines(folder / "metrics.jsonl", first_step, in_window, lines))
         self.attempt(BOARD, lambda: self.open_board(folder, first_step))
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=steps, initial=first_step or 0, unit="step", dynamic_ncols=True)
 
-    def open_lines(self, path: Path, first_step: int | None, behind: Behind) -> None:
+    def open_lines(self, path: Path, first_step: int | None, in_window: bool, behind: Behind) -> None:
         if first_step is not None and path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if belongs(line, first_step)]
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if belongs(line, first_step, in_window)]
             temporary = path.with_name(".metrics.jsonl")
             temporary.write_bytes("".join(f"{line}\n" for line in kept).encode())
             try:
@@ -285,10 +292,11 @@ def but_for_the_writer(others: Callable[[Any], Any], failure: Any) -> None:
         others(failure)
 
 
-def belongs(line: str, last: int) -> bool:
-    """Whether this line of metrics.jsonl is whole and not after the step `last`."""
+def belongs(line: str, last: int, in_window: bool) -> bool:
+    """Whether this line of metrics.jsonl is whole and not after the step `last`, nor of a part of the window it is in."""
     try:
-        return json.loads(line)["step"] <= last
+        event = json.loads(line)
+        return event["step"] < last or (event["step"] == last and not (in_window and "lr" in event))
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -60,7 +60,8 @@ def shared_state(trainer: Trainer) -> dict[str, Any]:
     average = trainer.average
     return {
         "progress": asdict(trainer.progress),
-        "window": {name: list(mean) for name, mean in trainer.window.items()},
+        "window": {name: list(mean) for name, mean in trainer.window.totals.items()},
+        "last": trainer.window.last,
         "optimizer": trainer.optimizer.state_dict(),
         "trained": weights(trainer.objective) if average else None,  # the shown weights are averages then
         "averaged": int(average.n_averaged) if average else None,
@@ -90,7 +91,8 @@ def restore(
         trainer.average.n_averaged.fill_(shared["averaged"] or 0)
     progress = dict(shared["progress"])
     trainer.progress = Progress(**progress | {"logged": tuple(progress["logged"])})
-    trainer.window = {name: Mean(*mean) for name, mean in shared["window"].items()}
+    trainer.window.totals = {name: Mean(*mean) for name, mean in shared["window"].items()}
+    trainer.window.last = dict(shared.get("last", {}))
     load_optimizer(trainer.optimizer, shared["optimizer"], where)
     if trainer.loss_scale and shared.get("loss_scale"):
         trainer.loss_scale = LossScale(**shared["loss_scale"])

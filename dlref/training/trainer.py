@@ -12,14 +12,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dlref.errors import ConfigError
-from dlref.metrics import Totals, add, plain, read
+from dlref.metrics import Totals, add, plain
 from dlref.objectives import Objective
 from dlref.signals import StopSignals
 from dlref.training import devices, distributed, gradients
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import LossScale, autocast, resolve, run_in_float32
-from dlref.training.progress import Progress, monitored
+from dlref.training.progress import Progress, Window, monitored
 from dlref.training.settings import Settings
 
 Save = Callable[[str], None]  # "last" or "best"
@@ -35,13 +35,14 @@ class Trainer(Settings):
         """Take what is to be trained; then restore a checkpoint's state (`dlref.training.state`), or not, and `fit`."""
         self.objective, self.data, self.optimizer, self.schedule = objective, data, optimizer, schedule
         self.shard, self.device, self.progress = shard, device, Progress()
-        self.window: Totals = {}  # since the last line of the log
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.computes_in = distributed.agreed("precision", resolve(self.precision, device, objective))
         self.autocast = autocast(self.computes_in, device)
         run_in_float32(self.computes_in, device, objective)
         self.loss_scale = LossScale() if self.computes_in == "fp16" else None
+        # A scale that is to be adapted, and sums over ranks, are read at each step anyway.
+        self.window = Window(deferred=device.type != "cpu" and shard.ranks == 1 and not self.loss_scale)
         average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
         self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
 
@@ -74,7 +75,7 @@ class Trainer(Settings):
         model, stopped = distributed.parallel(self.objective), False
         batches = self.data.train_batches(self.objective.net, self.shard, progress.step * self.accumulate)
         self.objective.train()
-        with StopSignals() as signals, devices.explained():
+        with StopSignals() as signals, devices.explained(), self.window.blamed():
             self.clock = time.perf_counter()
             while True:
                 paused = time.perf_counter()
@@ -97,25 +98,30 @@ class Trainer(Settings):
                 if last:  # by a signal, if by one, that another rank may have received
                     return signals.received or (signal.SIGTERM if stopped else 0)
                 self.clock += time.perf_counter() - paused
-                stopped, figures = self.step(model, batches, bool(signals.received))
-                if progress.step % self.log_every == 0:
-                    self.log(log, figures)
+                stopped = self.step(model, batches, bool(signals.received))
+                if stopped or self.ended() or any(map(self.due, (self.log_every, self.eval_every, self.save_every))):
+                    self.read()
+                if self.due(self.log_every):
+                    self.log(log)
+                    self.window.totals, progress.logged = {}, (progress.step, progress.seconds)  # the next window
 
-    def step(self, model: nn.Module, batches: Any, stop: bool) -> tuple[bool, dict[str, float]]:
-        """One update from `accumulate` batches on every rank; raises DivergedError, weights untouched, if not finite."""
+    def step(self, model: nn.Module, batches: Any, stop: bool) -> bool:
+        """One update from `accumulate` batches on every rank, and whether one of them is to stop.
+
+        Raises DivergedError, weights untouched, if the loss or the gradient is not finite; a deferred window does so in `read`.
+        """
         progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
         gradients.clear(self.parameters)
-        factor = self.schedule(self.share_done())
+        factor, totals = self.schedule(self.share_done()), Totals()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        totals: Totals = {}
         for left in reversed(range(self.accumulate)):
             with distributed.apart(model) if left else contextlib.nullcontext():
                 with self.autocast():
                     part: Totals = model(next(batches))
                 total = torch.as_tensor(part["loss"].total)
                 total.backward(torch.full_like(total, loss_scale / progress.count))
-            totals = add(totals, read(part))
+            totals = add(totals, self.window.take(part))
         now = time.perf_counter()
         totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
         progress.seconds += 0.0 if self.compiling else seconds / self.shard.ranks  # all ranks follow one clock
@@ -125,25 +131,34 @@ class Trainer(Settings):
         # were divided beforehand by the count of the step before, mostly the same, so that nothing is left to scale.
         count = max(int(totals["loss"].count), 1)
         scale = self.shard.ranks * progress.count / count / loss_scale
-        norm = gradients.norm(gradient) * scale
+        norm = (gradients.norm_on_device if self.window.deferred else gradients.norm)(gradient) * scale
+        figures = {"lr": self.rates[0] * factor, "grad_norm": norm}
+        figures |= {"loss_scale": loss_scale} if self.loss_scale else {}
         # A gradient that overflowed float16 is skipped; its step and its batches count as used.
-        if self.loss_scale is None or not self.loss_scale.overflowed(totals["loss"].value, norm):
-            gradients.require_finite(progress.step + 1, totals["loss"], norm, self.rates[0] * factor)
-            gradients.scale_(gradient, scale * min(1.0, self.clip_norm / max(norm, 1e-12) if self.clip_norm else 1.0))
+        overflowed = self.loss_scale is not None and self.loss_scale.overflowed(totals["loss"].value, norm)
+        self.window.add(progress.step + 1, totals, figures, overflowed)
+        if not overflowed:
+            gradients.scale_(gradient, scale * gradients.clip_factor(norm, self.clip_norm))
             self.optimizer.step()
             self.objective.after_step()
             if self.average:
                 self.average.update_parameters(self.objective)
-        progress.step, progress.count, self.window = progress.step + 1, count, add(self.window, totals)
-        scales = {"loss_scale": loss_scale} if self.loss_scale else {}
-        return stops > 0, {"lr": self.rates[0] * factor, "grad_norm": norm} | scales
+        progress.step, progress.count = progress.step + 1, count
+        return stops > 0
 
-    def log(self, log: Log, figures: dict[str, float]) -> None:
+    def read(self) -> None:
+        """Wait for an accelerator and read what it has computed; that time is of training too."""
+        if self.window.waiting:
+            self.window.read()
+            now = time.perf_counter()
+            self.progress.seconds, self.clock = self.progress.seconds + now - self.clock, now
+
+    def log(self, log: Log) -> None:
         progress, units = self.progress, self.data.units_per_batch(self.shard.ranks) * self.accumulate
         steps, seconds = progress.step - progress.logged[0], progress.seconds - progress.logged[1]
+        figures = plain(self.objective.summarize(self.window.totals)) | self.window.last
         figures |= {f"{self.data.unit}_per_second": units * steps / max(seconds, 1e-9)}
-        log.figures("train", progress.step, progress.seconds, plain(self.objective.summarize(self.window)) | figures)
-        self.window, progress.logged = {}, (progress.step, progress.seconds)
+        log.figures("train", progress.step, progress.seconds, figures)
 
     def evaluate(self, log: Log, save: Save, report: Report, stop: Callable[[], int]) -> None:
         progress = self.progress
@@ -151,9 +166,13 @@ class Trainer(Settings):
         figures |= report(self.shown.net, progress.step)
         value = monitored(self.monitor, figures)
         progress.evaluated, progress.figures = progress.step, figures
-        log.figures("eval", progress.step, progress.seconds, figures)
-        if value is not None:
+        better = value is not None and value == value and (progress.best is None or value > progress.best)
+        if better:
+            progress.best, progress.since_best = value, 0
+        elif value is not None:
             progress.since_best += 1
-            if value == value and (progress.best is None or value > progress.best):
-                progress.best, progress.since_best = value, 0
-                save("best")
+        if self.ended() and self.window.totals:  # of the last steps, fewer than log_every
+            self.log(log)
+        log.figures("eval", progress.step, progress.seconds, figures)
+        if better:
+            save("best")

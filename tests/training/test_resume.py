@@ -230,6 +230,7 @@ def test_a_run_of_more_steps_later_is_longer_not_other(train: Callable[..., tupl
     assert code == 0
     assert "trainer.max_steps: 8 → 12" in said
     assert_same(everything(tmp_path / "longer"), everything(tmp_path / "whole"))
+    assert logged(tmp_path / "longer") == logged(tmp_path / "whole")  # without the line that it ended with at first
 
 
 def test_a_finished_run_says_so_and_is_left_as_it_is(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

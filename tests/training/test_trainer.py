@@ -22,6 +22,7 @@ from dlref.training import gradients
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import autocast
+from dlref.training.progress import Window
 from dlref.training.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 from dlref.training.trainer import Trainer
 from tests.conftest import SMALL
@@ -76,11 +77,27 @@ class Run(NamedTuple):
     signal: int
 
 
+class Lines(Log):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.kept: list[dict[str, Any]] = []
+
+    def figures(self, split: str, step: int, seconds: float, figures: dict[str, float]) -> None:
+        self.kept.append({"split": split, "step": step} | figures)
+
+    def of(self, split: str) -> list[dict[str, Any]]:
+        return [line for line in self.kept if line["split"] == split]
+
+
 def fit(
     rate: float = 0.01,
     schedule: Schedule | None = None,
     data: Any = None,
     optimizer: Any = torch.optim.SGD,
+    log: Log | None = None,
+    deferred: bool = False,
     **settings: Any,
 ) -> Run:
     torch.manual_seed(0)
@@ -90,8 +107,10 @@ def fit(
     trainer.prepare(
         objective, data or Ragged(), optimizer(net.parameters(), lr=rate), schedule or Constant(), Shard(), CPU
     )
+    if deferred:
+        trainer.window = Window(deferred=True)
     saved: list[str] = []
-    signal = trainer.fit(Log(None), saved.append, NOTHING)
+    signal = trainer.fit(log or Log(None), saved.append, NOTHING)
     return Run(trainer, net, saved, signal)
 
 
@@ -206,35 +225,150 @@ def test_patience_ends_a_run_that_no_longer_improves_and_best_is_the_best() -> N
     assert run.saved == ["best", "last"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({"max_steps": 8}, [3, 6, 8]),
+        ({"max_steps": 6}, [3, 6]),
+        ({"max_steps": 2}, [2]),
+        ({"max_steps": 100, "eval_every": 4, "monitor": "eval/loss min", "patience": 1, "rate": 0.0}, [3, 6, 8]),
+    ],
+)
+def test_the_steps_after_the_last_full_window_have_a_line_before_the_last_evaluation(
+    settings: dict[str, Any], ends: list[int]
+) -> None:
+    lines, single = Lines(), Lines()
+    run = fit(log=lines, log_every=3, **settings)
+    assert [line["step"] for line in lines.of("train")] == ends
+    assert [line["split"] for line in lines.kept[-2:]] == ["train", "eval"]
+    fit(log=single, log_every=1, **settings)
+    each, counts = [line["loss"] for line in single.of("train")], [Ragged.counts[n % 6] for n in range(ends[-1])]
+    last = slice(ends[-1] - ((ends[-1] - 1) % 3 + 1), ends[-1])
+    mean = sum(loss * count for loss, count in zip(each[last], counts[last], strict=True)) / sum(counts[last])
+    assert lines.of("train")[-1]["loss"] == pytest.approx(mean, rel=1e-12)
+    for name in ("lr", "grad_norm"):
+        assert lines.of("train")[-1][name] == single.of("train")[-1][name]
+    assert run.trainer.progress.step == ends[-1]
+
+
+def test_seconds_end_a_run_within_a_window_that_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines()
+    fit(data=Clock(monkeypatch), log=lines, max_seconds=20 / 64, log_every=7)
+    assert [(line["split"], line["step"]) for line in lines.kept] == [
+        *(("train", 7), ("train", 14), ("train", 20), ("eval", 20))
+    ]
+
+
 def test_a_larger_return_is_better_where_the_monitor_says_max() -> None:
     falling = fit(max_steps=6, eval_every=2, monitor="eval/loss max")
     assert falling.saved == ["best", "last"]
     assert fit(max_steps=6, eval_every=2, monitor="eval/loss min").saved == ["best", "best", "best", "last"]
 
 
+class Broken(Ragged):
+    """From batch 5 on the loss, or its gradient alone, is not finite; after batch 7 there is nothing that can be read."""
+
+    def __init__(self, where: str, bad: float) -> None:
+        super().__init__()
+        self.where, self.bad = where, bad
+
+    def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Any:
+        for number, rows in enumerate(super().train_batches(net, shard, first_batch)):
+            if number == 4 and self.where == "loss":
+                rows = Rows(rows.x * self.bad, rows.y)
+            if number == 4 and self.where == "gradient":  # the loss stays finite
+                net.weight.register_hook(lambda gradient: gradient * self.bad)
+            if number == 7:
+                raise ValueError("what follows from weights that are not finite")
+            yield rows
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_fault_15_nothing_that_is_not_finite_reaches_the_weights(bad: float, where: str) -> None:
-    class Broken(Ragged):
-        def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Any:
-            for number, rows in enumerate(super().train_batches(net, shard, first_batch)):
-                if number == 4 and where == "loss":
-                    rows = Rows(rows.x * bad, rows.y)
-                if number == 4 and where == "gradient":  # the loss stays finite
-                    net.weight.register_hook(lambda gradient: gradient * bad)
-                yield rows
-
     torch.manual_seed(0)
     net = nn.Linear(3, 2).double()
     trainer = Trainer(max_steps=9)
-    trainer.prepare(Squares(net), Broken(), torch.optim.Adam(net.parameters()), Constant(), Shard(), CPU)
+    trainer.prepare(Squares(net), Broken(where, bad), torch.optim.Adam(net.parameters()), Constant(), Shard(), CPU)
     before: list[Any] = []
     original, trainer.step = trainer.step, lambda *a: (before.append(copy.deepcopy(net.state_dict())), original(*a))[1]  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match=r"step 5 .* learning rate 0\.001"):
         trainer.fit(Log(None), NOTHING, NOTHING)
     assert len(before) == 5
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before[-1].items())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("settings", "saved"),
+    [
+        ({"log_every": 6}, []),
+        ({"log_every": 50, "save_every": 2}, ["last", "last"]),
+        ({"log_every": 50, "eval_every": 3, "monitor": "eval/loss min"}, ["best"]),
+        ({"log_every": 50, "max_steps": 6}, []),
+        ({"log_every": 50}, []),  # an error that follows from it comes first
+    ],
+)
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_fault_15_a_step_that_is_read_later_is_named_alike_and_nothing_after_it_is_kept(
+    where: str, settings: dict[str, Any], saved: list[str]
+) -> None:
+    """As on a GPU, which no step waits for."""
+    for bad in (math.nan, math.inf):
+        said, kept = [], []
+        for deferred in (False, True):
+            torch.manual_seed(0)
+            net = nn.Linear(3, 2).double()
+            trainer = Trainer(**{"max_steps": 9, "clip_norm": 1.0} | settings)
+            trainer.prepare(
+                Squares(net), Broken(where, bad), torch.optim.Adam(net.parameters()), Constant(), Shard(), CPU
+            )
+            trainer.window, names = Window(deferred), []
+            with pytest.raises(DivergedError) as error:
+                trainer.fit(Log(None), names.append, NOTHING)
+            said.append(str(error.value).partition(";")[0])
+            kept.append(names)
+        assert said[0] == said[1]
+        assert said[0].startswith("step 5 is not finite")
+        assert kept == [saved, saved]
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.7}, {"accumulate": 3}, {"clip_norm": 0.7, "accumulate": 2}])
+def test_steps_that_are_read_later_train_and_log_the_same(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and losses to the last bit without clipping, else up to the rounding of the norm."""
+    monkeypatch.setattr("dlref.training.progress.MOST", 3)
+    runs: list[tuple[Run, list[dict[str, Any]]]] = []
+    for deferred in (False, True):
+        lines = Lines()
+        run = fit(log=lines, deferred=deferred, max_steps=11, log_every=4, eval_every=3, ema=0.9, **settings)
+        runs.append((run, lines.kept))
+    near = 1e-12 if "clip_norm" in settings else 0
+    torch.testing.assert_close(runs[0][0].net.state_dict(), runs[1][0].net.state_dict(), rtol=near, atol=0)
+    for one, other in zip(runs[0][1], runs[1][1], strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"split", "rows_per_second"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-12 if name == "grad_norm" else near, abs=0)
+
+
+def test_the_wait_for_a_device_is_time_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock runs only where the trainer waits: a deferred window of four steps takes a second to read."""
+    clock = Clock(monkeypatch)
+
+    class Slow(Window):
+        def read(self) -> None:
+            clock.seconds += 1
+            super().read()
+
+    torch.manual_seed(0)
+    net, trainer, lines = nn.Linear(3, 2).double(), Trainer(max_steps=8, log_every=4), Lines()
+    trainer.prepare(Squares(net), clock, torch.optim.SGD(net.parameters()), Constant(), Shard(), CPU)
+    trainer.window = Slow(deferred=True)
+    trainer.fit(lines, NOTHING, NOTHING)
+    assert trainer.progress.seconds == 2 + 8 / 64
+    assert [line["rows_per_second"] for line in lines.of("train")] == pytest.approx([4 * 16 / 6 / (1 + 4 / 64)] * 2)
 
 
 @pytest.mark.parametrize("rows", [[0, 0, 2], [2, 0, 2], [0, 1, 3]])
