@@ -1,4 +1,14 @@
-"""Learning-rate schedules: the share of the run that is done -> a factor on the optimizer's rate."""
+"""Learning-rate schedules: the factor on the optimizer's rate in each step, from the fraction of the run that is done.
+
+Of N steps let the first W be the warm-up. Step n of these has n / W of the rate: step 1 has 1 / W, and step W all of it. Later
+steps follow `shape`, from the fraction that is done before them. So step W + 1 has all of the rate too (without warm-up, step
+1), and the last step, which still learns, is one step before the end of the curve. With M = N - W and `final` f it has
+
+    Constant            1
+    Linear              f + (1 - f) / M
+    Cosine              f + (1 - f) sin²(π / 2M)
+    InverseSquareRoot   √(W / (N - 1))
+"""
 
 import math
 
@@ -6,9 +16,9 @@ from dlref.errors import ConfigError
 
 
 class Schedule:
-    """Linear warm-up over the share `warmup` of the run, then `shape`, which falls from 1 to `final`.
+    """Linear warm-up over the fraction `warmup` of the run, then `shape`, which falls from 1 to `final`.
 
-    A share rather than a number of steps, so that a run limited by seconds follows the same curve.
+    A fraction rather than a number of steps, so that a run limited by seconds follows the same curve.
     """
 
     def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
@@ -18,12 +28,14 @@ class Schedule:
             )
         self.warmup, self.final = warmup, final
 
-    def __call__(self, share: float) -> float:
-        if share < self.warmup:
-            return share / self.warmup
-        return self.final + (1 - self.final) * self.shape((min(share, 1.0) - self.warmup) / (1 - self.warmup))
+    def __call__(self, before: float, after: float) -> float:
+        """The factor in a step, from the fractions of the run that are done before and after it."""
+        if before < self.warmup:
+            return min(after / self.warmup, 1.0)
+        return self.final + (1 - self.final) * self.shape((min(before, 1.0) - self.warmup) / (1 - self.warmup))
 
     def shape(self, share: float) -> float:
+        """The curve after the warm-up, from 1 at share 0, the end of the warm-up, to share 1, the end of the run."""
         raise NotImplementedError
 
 
@@ -48,7 +60,7 @@ class Cosine(Schedule):
 
 
 class InverseSquareRoot(Schedule):
-    """√(warmup / share): Vaswani et al. 2017, equation 3, in shares of the run in place of steps."""
+    """√(warmup / done): Vaswani et al. 2017, equation 3, in fractions of the run instead of steps."""
 
     def __init__(self, warmup: float = 0.1) -> None:
         super().__init__(warmup)

@@ -51,8 +51,9 @@ class Trainer(Settings):
         """The objective whose weights are evaluated and kept: the average, if there is one."""
         return self.average.module if self.average else self.objective
 
-    def share_done(self) -> float:
-        steps, seconds = self.progress.step, self.progress.seconds
+    def share_done(self, more: int = 0) -> float:
+        """The fraction of the run that is done, with so many more steps."""
+        steps, seconds = self.progress.step + more, self.progress.seconds
         return max(steps / (self.max_steps or math.inf), seconds / (self.max_seconds or math.inf))
 
     def ended(self) -> bool:
@@ -112,9 +113,7 @@ class Trainer(Settings):
         """
         progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
         gradients.clear(self.parameters)
-        factor, totals = self.schedule(self.share_done()), Totals()
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        done, totals = self.share_done(), Totals()
         for left in reversed(range(self.accumulate)):
             with distributed.apart(model) if left else contextlib.nullcontext():
                 with self.autocast():
@@ -126,6 +125,9 @@ class Trainer(Settings):
         totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
         progress.seconds += 0.0 if self.compiling else seconds / self.shard.ranks  # all ranks follow one clock
         self.clock, self.compiling = now, False
+        factor = self.schedule(done, self.share_done(1))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         gradient = gradients.values(self.parameters)
         # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean. They
         # were divided beforehand by the count of the step before, mostly the same, so that nothing is left to scale.

@@ -157,15 +157,17 @@ def test_the_averaged_weights_are_the_running_mean() -> None:
     ("schedule", "factors"),
     [
         (Constant(), [1, 1, 1, 1]),
-        (Constant(warmup=0.5), [0, 0.5, 1, 1]),
+        (Constant(warmup=0.5), [0.5, 1, 1, 1]),
+        (Constant(warmup=0.75), [1 / 3, 2 / 3, 1, 1]),
+        (Constant(warmup=0.1), [1, 1, 1, 1]),  # less than a step
         (Linear(), [1, 0.75, 0.5, 0.25]),
-        (Linear(warmup=0.5, final=0.2), [0, 0.5, 1, 0.6]),
-        (InverseSquareRoot(warmup=0.25), [0, 1, math.sqrt(1 / 2), math.sqrt(1 / 3)]),
+        (Linear(warmup=0.5, final=0.2), [0.5, 1, 1, 0.6]),
+        (InverseSquareRoot(warmup=0.25), [1, 1, math.sqrt(1 / 2), math.sqrt(1 / 3)]),
         (Cosine(), [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
     ],
 )
 def test_the_rate_follows_the_share_of_the_run_that_is_done(schedule: Schedule, factors: list[float]) -> None:
-    assert [schedule(step / 4) for step in range(4)] == pytest.approx(factors)
+    assert [schedule(step / 4, (step + 1) / 4) for step in range(4)] == pytest.approx(factors)
     trained = fit(schedule=schedule, max_steps=4, rate=0.01).net
     torch.manual_seed(0)
     net, batches = nn.Linear(3, 2).double(), Ragged().train_batches(None, Shard(), 0)  # type: ignore[arg-type]
@@ -177,6 +179,23 @@ def test_the_rate_follows_the_share_of_the_run_that_is_done(schedule: Schedule, 
             for p in net.parameters():
                 p -= 0.01 * factor * p.grad
     assert_same_weights(trained, net)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [
+        (Constant(0.2), 1),
+        (Linear(0.2, final=0.1), 0.1 + 0.9 / 8),
+        (Cosine(0.2, final=0.1), 0.1 + 0.9 * math.sin(math.pi / 16) ** 2),
+        (InverseSquareRoot(0.2), math.sqrt(2 / 9)),
+    ],
+)
+def test_warm_up_begins_with_its_fraction_ends_with_all_and_the_last_step_still_learns(
+    schedule: Schedule, last: float
+) -> None:
+    """Ten steps, two of warm-up."""
+    factors = [schedule(step / 10, (step + 1) / 10) for step in range(10)]
+    assert [*factors[:3], factors[9]] == pytest.approx([1 / 2, 1, 1, last])
 
 
 class Clock(Ragged):
@@ -205,6 +224,14 @@ def test_seconds_end_a_run_and_drive_its_schedule(monkeypatch: pytest.MonkeyPatc
     assert run.trainer.progress.seconds == 0.5
     assert run.trainer.progress.step == 32
     assert run.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 / 32)  # as the last step began
+
+
+def test_seconds_drive_a_warm_up_whose_first_step_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines()
+    settings: dict[str, Any] = {"max_seconds": 0.5, "log_every": 1}
+    fit(schedule=Linear(warmup=0.25), data=Clock(monkeypatch), log=lines, **settings)
+    factors = [line["lr"] / 0.01 for line in lines.of("train")]
+    assert factors == pytest.approx([(n + 1) / 8 for n in range(8)] + [1 - n / 24 for n in range(24)])
 
 
 def test_evaluating_and_saving_cost_no_training_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
