@@ -10,9 +10,11 @@ for the backward pass of the softmax, which rounds differently.
     torch._softmax_backward_data           its formula (`softmax_backward`)
     Tensor._indices, Tensor._coalesced_    Tensor.coalesce, which sorts the rows again
     torch.cpu._is_…_supported              the instructions are taken to be absent (`cpu_has`)
+    torch._dynamo.callback_handler         time of compiling is taken for time of training (`CompileTime`)
 """
 
 import functools
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -115,6 +117,29 @@ def keep_out_of_graphs() -> None:
     warnings.filterwarnings("ignore", message="Dynamo does not know how to trace the builtin")
     for call in RECURRENT:
         torch._dynamo.disallow_in_graph(call)
+
+
+class CompileTime:
+    """The seconds that torch's compiler takes: for the first batch, and for each that has a shape it has not seen."""
+
+    def __init__(self) -> None:
+        import torch._dynamo
+
+        self.seconds = self.began = 0.0
+        if handler := getattr(torch._dynamo, "callback_handler", None):
+            handler.register_start_callback(self.start)
+            handler.register_end_callback(self.end)
+
+    def start(self, *_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def end(self, *_: Any) -> None:
+        self.seconds += time.perf_counter() - self.began
+
+    def take(self) -> float:
+        """Those since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
 
 @functools.cache

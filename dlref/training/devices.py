@@ -118,15 +118,18 @@ def cpp_compiler() -> str | None:
     return next(filter(None, map(shutil.which, compilers())), None)
 
 
-def compile_in_place(objective: nn.Module, device: torch.device) -> bool:
-    """Compile `objective` without renaming its parameters; without a compiler say so and leave it as it is."""
+def compile_in_place(objective: nn.Module, device: torch.device) -> operators.CompileTime | None:
+    """Compile `objective` without renaming its parameters, and measure the time that this takes whenever it is called.
+
+    Without a compiler say so and leave it as it is.
+    """
     if device.type == "cpu" and not cpp_compiler():
         wanted = " or ".join(compilers())
         logger.warning("trainer.compile: there is no C++ compiler here (%s), so the run is not compiled", wanted)
-        return False
+        return None
     operators.keep_out_of_graphs()
     objective.compile()
-    return True
+    return operators.CompileTime()
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ class Trainer(Settings):
         """Train to the end or to a signal, which is returned (0 for none). `trial` runs before and after the first step."""
         progress, began, saved = self.progress, self.progress.step, (self.progress.step, self.progress.evaluated)
         progress.step = progress.step or int(gradients.none(self.objective))  # a fit in closed form counts as a step
-        self.compiling = self.compile and devices.compile_in_place(self.objective, self.device)
+        self.compiler = devices.compile_in_place(self.objective, self.device) if self.compile else None
         model, stopped = distributed.parallel(self.objective), False
         batches = self.data.train_batches(self.objective.net, self.shard, progress.step * self.accumulate)
         self.objective.train()
@@ -121,10 +121,10 @@ class Trainer(Settings):
                 total = torch.as_tensor(part["loss"].total)
                 total.backward(torch.full_like(total, loss_scale / progress.count))
             totals = add(totals, self.window.take(part))
-        now = time.perf_counter()
-        totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock)
-        progress.seconds += 0.0 if self.compiling else seconds / self.shard.ranks  # all ranks follow one clock
-        self.clock, self.compiling = now, False
+        now, compiled = time.perf_counter(), self.compiler.take() if self.compiler else 0.0
+        totals, (stops, seconds) = distributed.sum_over_ranks(totals, float(stop), now - self.clock - compiled)
+        progress.seconds += seconds / self.shard.ranks  # all ranks follow one clock
+        self.clock = now
         factor = self.schedule(done, self.share_done(1))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor

@@ -227,6 +227,18 @@ def test_private_names_of_torch_are_in_one_file() -> None:
                     )
 
 
+def test_the_compiler_takes_time_for_new_shapes_alone() -> None:
+    torch.compiler.reset()
+    clock = operators.CompileTime()
+    double = torch.compile(lambda x: x * 2, backend="eager")
+    times = []
+    for rows in (3, 3, 4, 5, 3):  # the second shape is compiled for any number of rows
+        double(torch.zeros(rows, 2))
+        times.append(clock.take())
+    torch.compiler.reset()
+    assert [seconds > 0 for seconds in times] == [True, False, True, False, False]
+
+
 def test_a_compiled_recurrent_layer_stays_whole() -> None:
     """Unrolled over 30 time steps its graph would have hundreds of operators, which take minutes to compile."""
     import torch._dynamo

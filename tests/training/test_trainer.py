@@ -464,6 +464,25 @@ def test_a_compiled_run_trains_what_an_uncompiled_one_does(
             assert a[key] == pytest.approx(b[key], rel=1e-4)
 
 
+def test_compiling_costs_no_training_seconds_whichever_step_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is three quarters compiling where the batch has a shape that none before it had."""
+    clock, seen = Clock(monkeypatch), set[int]()
+
+    class Compiler:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def take(self) -> float:
+            new, shapes = len(seen), {clock.counts[n % 6] for n in range(int(clock.seconds * 64))}
+            seen.update(shapes)
+            return 3 / 256 if len(seen) > new else 0.0
+
+    monkeypatch.setattr("dlref.training.devices.compile_in_place", Compiler)
+    run = fit(data=clock, compile=True, max_steps=12)
+    assert len(seen) == 5
+    assert run.trainer.progress.seconds == 5 / 256 + 7 / 64
+
+
 def test_without_a_compiler_the_run_says_so_and_goes_on(
     train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
