@@ -14,7 +14,7 @@ from dlref.cli.main import print_table, take_flags
 from dlref.errors import CheckpointError, ConfigError, did_you_mean
 from dlref.filesystem import printable
 
-HELP = """usage: dlref compare RUN… [metrics=accuracy,nll] [plot=FILE.png] [over=steps]
+HELP = """usage: dlref compare RUN… [metrics=accuracy,loss] [plot=FILE.png] [over=steps]
 
   one row a run: its last evaluation (evaluation.json), else its last figures while training; then one row for each
   group of runs that differ only in their seed: mean ± standard deviation
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     figures = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     if not plot and (unknown := [name for name in wanted if name not in figures]):
         raise ConfigError(f"none of these runs has the figure '{unknown[0]}'{did_you_mean(unknown[0], figures)}")
-    names = wanted or [name for name in figures if name != "loss"]
+    names = wanted or figures
     table = [["run", "split", "seed", "commit", "seconds", *names]]
     table += [[*facts(row), *(shown(row["metrics"].get(name)) for name in names)] for row in rows]
     groups: dict[str, list[dict[str, Any]]] = {}

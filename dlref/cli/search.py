@@ -91,7 +91,7 @@ def search(
     build.check(config, plugins)
     monitor = Trainer(**config["trainer"]).monitor
     if not monitor:
-        raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/nll min': what is to be best")
+        raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/loss min': what is to be best")
     name, direction = monitor.removeprefix("eval/").split()
     folder = Path(os.path.expanduser(search_dir or Path("runs") / "search" / config["name"]))
     asked = json.dumps([sorted(fixed), spaces, sampler, *config_dirs], sort_keys=True)
@@ -148,7 +148,10 @@ def draw(trial: Any, key: str, kind: str, values: list[Any]) -> None:
 
 def best(run: Path, name: str, direction: str) -> float | None:
     """The best value of a figure in the evaluations of a run."""
-    values = [line[name] for line in logged(run) if line["split"] == "eval" and name in line]
+    from dlref.training.progress import logged_as
+
+    lines = [line for line in logged(run) if line["split"] == "eval"]
+    values = [line[key] for line in lines if (key := logged_as(name, line)) in line]
     return (max(values) if direction == "max" else min(values)) if values else None
 
 

@@ -31,10 +31,16 @@ class Objective(nn.Module):
         """The weights have just been updated."""
 
     def summarize(self, totals: Totals) -> dict[str, float]:
-        """The figures that people read. A likelihood's `nll`, in nats per unit, brings its perplexity along."""
+        """The metrics that people read. A likelihood's `nll`, in nats per unit, brings its perplexity along.
+
+        It is left out where it is the loss: where nothing else is minimized, and in evaluation.
+        """
         figures = {name: mean.value for name, mean in totals.items() if float(mean.count)}
         if "nll" in figures:
-            figures["perplexity"] = perplexity(figures["nll"])
+            nll = figures["nll"]
+            figures["perplexity"] = perplexity(nll)
+            if str(nll) == str(figures.get("loss")):  # as text, since NaN is no number that equals itself
+                del figures["nll"]
         return figures
 
 

@@ -11,7 +11,7 @@ from dlref.training.precision import Precision
 class Settings:
     """What every run has, in optimizer steps and seconds of training; the first limit that is reached ends the run.
 
-    `monitor` names a metric and its better direction (`eval/nll min`): its best weights are kept, and `patience`
+    `monitor` names a metric and its better direction (`eval/loss min`): its best weights are kept, and `patience`
     evaluations without a new best end the run. With `ema` the weights that are evaluated and kept are a moving average,
     ema of the old one and 1 - ema of the trained weights at each step.
     """
@@ -41,7 +41,7 @@ class Settings:
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ConfigError(f"trainer.ema is {self.ema}; it takes a decay from 0 to below 1, as 0.999")
         if self.monitor and self.monitor.split()[1:] not in (["min"], ["max"]):
-            raise ConfigError(f"trainer.monitor is '{self.monitor}'; write as 'eval/nll min': a figure, its direction")
+            raise ConfigError(f"trainer.monitor is '{self.monitor}'; write as 'eval/loss min': a figure, its direction")
         if self.patience and not (self.monitor and self.eval_every):
             raise ConfigError("trainer.patience waits for trainer.monitor to improve; set monitor and eval_every too")
 

@@ -245,8 +245,8 @@ def test_curves_are_drawn_over_the_seconds_that_were_logged(
     train(*SMALL["mlp"], "trainer.max_steps=6", "trainer.eval_every=2", f"run_dir={run}", "reports=null")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for over, key in (("seconds", "seconds"), ("steps", "step")):
-        assert main(["compare", str(run), "metrics=nll", "plot=curve.png", f"over={over}"]) == 0
-        expected = [(line[key], line["nll"]) for line in lines if line["split"] == "eval"]
+        assert main(["compare", str(run), "metrics=loss", "plot=curve.png", f"over={over}"]) == 0
+        expected = [(line[key], line["loss"]) for line in lines if line["split"] == "eval"]
         assert list(zip(*drawn[-1].axes[0].lines[0].get_data(), strict=True)) == expected
         assert len(expected) == 3
     assert main(["compare", str(run), "over=second"]) == 2

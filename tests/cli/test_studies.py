@@ -140,7 +140,7 @@ def test_a_search_takes_folders_of_configs_and_paths_as_they_are_typed(
         (["model=mlp", "optimizer.lr=log(1)"], "two numbers"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trials=some"], "whole number"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=null"], "trainer.monitor"),
-        (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=nll"], "write as 'eval/nll min'"),
+        (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=nll"], "write as 'eval/loss min'"),
         (["model=ngram", "network.order=int(2,4)"], "needs trainer.monitor"),
     ],
 )

@@ -71,6 +71,13 @@ def test_perplexity_is_the_exponential_of_nats_per_token_and_not_of_the_loss() -
     assert math.isfinite(objective.summarize({"nll": Mean(1e9, 1)})["perplexity"])
 
 
+@pytest.mark.parametrize("nats", [2.0, 0.0, math.inf, math.nan])
+def test_a_loss_that_is_the_nll_is_named_once(nats: float) -> None:
+    figures = Objective(nn.Identity()).summarize({"loss": Mean(nats, 1), "nll": Mean(float(nats), 1)})
+    assert figures.keys() == {"loss", "perplexity"}
+    assert str(figures["loss"]) == str(nats)
+
+
 def test_pieces_with_carried_state_are_the_whole_text_at_once() -> None:
     net = RecurrentLM(vocab_size=11, width=6, layers=2)
     text = torch.randint(11, (3, 13))

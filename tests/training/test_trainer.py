@@ -22,10 +22,11 @@ from dlref.training import gradients
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import autocast
-from dlref.training.progress import Window
+from dlref.training.progress import Window, monitored
 from dlref.training.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 from dlref.training.trainer import Trainer
-from tests.conftest import SMALL
+from tests.conftest import SMALL, first
+from tests.training.test_resume import logged
 
 CPU = torch.device("cpu")
 NOTHING = lambda *_: {}  # noqa: E731
@@ -443,6 +444,24 @@ def test_an_all_padding_batch_changes_nothing() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Trainer(**settings)
+
+
+@pytest.mark.parametrize("model", first("mlp", "seq2seq", of=SMALL))
+def test_a_run_logs_the_nll_beside_a_loss_that_is_something_else_alone(
+    model: str, trained: Callable[..., Path]
+) -> None:
+    run = trained(*SMALL[model], "trainer.max_steps=4", "trainer.log_every=2", "reports=null")
+    smoothed = "objective.smoothing=0.1" in SMALL[model]
+    for line in logged(run):
+        assert ("nll" in line) == (smoothed and line["split"] == "train")
+        assert line.get("nll") != line.get("loss") or "return" in line
+
+
+def test_a_monitor_may_call_the_loss_of_a_likelihood_its_nll() -> None:
+    assert monitored("eval/nll min", {"loss": 2.0, "perplexity": math.exp(2.0)}) == -2.0
+    assert monitored("eval/nll min", {"loss": 3.0, "nll": 2.0, "perplexity": math.exp(2.0)}) == -2.0
+    with pytest.raises(ConfigError, match="evaluation has loss, accuracy"):
+        monitored("eval/nll min", {"loss": 2.0, "accuracy": 0.5})
 
 
 @pytest.mark.slow
