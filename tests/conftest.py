@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -204,6 +205,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def returned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a slow test has freed goes back to the system: `memory.keep_memory` has the process keep it for its next step."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc keeps it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
