@@ -103,7 +103,9 @@ CUTS = [(model, option, cut) for model in RESUMED for option in OPTIONS for cut 
     ("model", "option", "cut"),
     first(
         *((model, "plain", 7) for model in RESUMED),
-        *((model, option, 11) for model in ("mlp", "lstm_lm", "dqn") for option in OPTIONS),
+        # mlp and dqn use them together, after each step: test_fault_04_stopped_after_each_step.
+        *(("lstm_lm", option, 11) for option in OPTIONS),
+        ("dqn", "clipped and monitored", 11),
         *((model, "plain", cut) for model in ("mlp", "dqn") for cut in (1, 4)),
         of=CUTS,
     ),
