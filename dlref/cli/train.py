@@ -31,6 +31,7 @@ from dlref.cli.configs import (
 from dlref.cli.main import explained, in_shell, speak, take_flags
 from dlref.cli.recorded import NO_PATHS
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
+from dlref.cli.values import require_decoded
 from dlref.errors import ConfigError, DataError
 
 HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m] [--cfg job] [--config-dir DIR]
@@ -94,6 +95,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str], recorded: bool) 
     folders = [configs_folder(), *map(config_dir, config_dirs)]
     known = groups(folders)
     require_text(overrides)
+    for text in overrides:  # which travel through Hydra
+        require_decoded(text)
     spelled = [*searched(folders[1:]), *(sweep_override(text, known) for text in overrides), "hydra.mode=MULTIRUN"]
     with initialize_config_dir(str(folders[0]), job_name="train", version_base="1.3"):
         try:

@@ -190,7 +190,7 @@ def test_figures_that_are_numbers_of_numpy_or_torch_are_numbers(train: Train, tm
     code, said = train(*typed)
     assert code == 0, said
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["half"], line["third"]) for line in logged] == [(0.5, 0.25)] * 2
+    assert [(line["half"], line["third"]) for line in logged] == [(0.5, 0.25)] * 3
     assert train(f"resume={tmp_path / 'run'}", f"plugins={tmp_path / 'mine.py'}", "trainer.max_steps=5")[0] == 0
 
 

@@ -155,8 +155,16 @@ def test_a_place_is_known_before_anything_is_composed(command: str, monkeypatch:
         typed_places([f"{command}=${{oc.env:DLREF_TEST_NOTHING}}"])
 
 
-@pytest.mark.parametrize("setting", ["data.file", "run_dir", "plugins", "goal"])
-def test_bytes_that_are_no_text_are_refused_in_a_sentence(setting: str) -> None:
+def test_the_name_of_a_file_may_hold_any_bytes() -> None:
+    latin = os.fsdecode(b"\xf6.csv")
+    composed = compose([*TABLE, f"data.file={latin}", f"run_dir=runs/{latin}", f"plugins=[a.py,{latin}]"])
+    assert composed["data"]["file"] == latin
+    assert composed["run_dir"] == f"runs/{latin}"
+    assert composed["plugins"] == ["a.py", latin]
+
+
+@pytest.mark.parametrize("setting", ["goal", "seed", "data.targets"])
+def test_other_bytes_that_are_no_text_are_refused_in_a_sentence(setting: str) -> None:
     latin = os.fsdecode(b"\xf6.csv")
     with pytest.raises(ConfigError, match=r"holds bytes that are not utf-8.*PYTHONUTF8=1") as refused:
         compose([*TABLE, f"{setting}={latin}"])
