@@ -29,6 +29,7 @@ import torch
 from hypothesis import settings as hypothesis_settings
 
 from dlref.cli.main import main
+from dlref.filesystem import printable
 from tests.faults.processes import POSIX, Action, Child, Dlref, Hurt
 
 # The machine may be busy: no test fails by the clock, and all runs try the same cases.
@@ -189,6 +190,14 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    """A worker sends its reports as UTF-8, and what a test has said may hold names of files that are not."""
+    report = yield
+    report.sections = [(name, printable(text)) for name, text in report.sections]
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
