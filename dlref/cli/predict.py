@@ -51,7 +51,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def predict(
-    run: str, files: Sequence[str], invert: bool, plugins: Sequence[str], device: Sequence[str], decimal: Any = None
+    run: str,
+    files: Sequence[str],
+    invert: bool,
+    plugins: Sequence[str],
+    device: Sequence[str] = (),
+    decimal: Any = None,
 ) -> list[dict[str, str]]:
     import torch
 

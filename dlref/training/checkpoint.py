@@ -307,7 +307,7 @@ class Checkpoints:
                 if is_copy(pointer):
                     if copied_step(pointer) > step:
                         shutil.rmtree(pointer)  # a save makes a pointer again
-                elif os.path.lexists(pointer) and left:
+                elif left:  # also where the save was killed before it had made the pointer
                     self.point(pointer, left[-1])
         except OSError as error:
             raise ResourceError(

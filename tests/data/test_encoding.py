@@ -232,7 +232,7 @@ def test_nats_per_word_and_per_character_are_those_of_the_whole_text(tmp_path: P
     if level == "words":
         assert figures["word_perplexity"] == figures["perplexity"]
     if level == "characters":
-        assert figures["bits_per_character"] == pytest.approx(figures["nll"] / math.log(2))
+        assert figures["bits_per_character"] == pytest.approx(figures["loss"] / math.log(2))
     masked = text_metrics(
         Mean(nats, len(ids) - 2), **data.text_size("eval")
     )  # of an objective that counts other tokens

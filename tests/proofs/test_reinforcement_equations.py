@@ -13,6 +13,7 @@ from dlref.data.playing import Finished
 from dlref.data.replay import Replay
 from dlref.data.rollouts import Rollout
 from dlref.equations import reinforcement
+from dlref.interfaces import HasCritic
 from dlref.models.layers import Dueling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
@@ -144,7 +145,7 @@ def importance_weights(equation: Any) -> None:
         torch.testing.assert_close(weights[part], equation(chances, len(data.replay), exponent), **EXACT)
 
 
-class Told(nn.Module):
+class Told(nn.Module, HasCritic):
     """A network that is told its outputs: states hold the logits of 3 actions and the value."""
 
     def forward(self, states: Tensor) -> Tensor:
