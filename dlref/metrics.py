@@ -82,10 +82,12 @@ def number(x: Any) -> Any:
 
 def plain(figures: Mapping[str, Any]) -> dict[str, float]:
     """Figures as numbers of Python, which logs and checkpoints hold; raises ConfigError naming one that is no number."""
-    try:
-        return {name: float(value) for name, value in figures.items()}
-    except (TypeError, ValueError, RuntimeError):  # as torch says of a tensor of several numbers
-        wrong = next(name for name, value in figures.items() if not isinstance(value, int | float | np.number))
-        raise ConfigError(
-            f"the figure '{brief(wrong)}' is {brief(repr(figures[wrong]), 60)}; summarize gives a number for each name"
-        ) from None
+    found = {}
+    for name, value in figures.items():
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several numbers
+            raise ConfigError(
+                f"the figure '{brief(name)}' is {brief(repr(value), 60)}; summarize gives a number for each name"
+            ) from None
+    return found

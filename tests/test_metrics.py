@@ -1,12 +1,15 @@
 """Totals and counts add up exactly, however the data are cut."""
 
 import math
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlref.metrics import Mean, Totals, add, read
+from dlref.errors import ConfigError
+from dlref.metrics import Mean, Totals, add, plain, read
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=60), st.integers(1, 9))
@@ -34,3 +37,11 @@ def test_sums_of_what_was_read_stay_exact_where_float32_would_round() -> None:
         totals = add(totals, read({"loss": Mean(torch.tensor(2.0**24 + 2, requires_grad=True), 1)}))
     assert isinstance(totals["loss"].total, float)  # a number, without the history of a tensor
     assert float(totals["loss"].total) == 3 * (2.0**24 + 2)
+
+
+@pytest.mark.parametrize(
+    "value", [torch.tensor([1.0, 2.0]), None, "three", 10**400], ids=["vector", "none", "text", "huge"]
+)
+def test_a_figure_that_is_no_number_is_named(value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^the figure 'b' is "):
+        plain({"a": torch.tensor(1.0), "b": value, "c": 2})

@@ -153,6 +153,18 @@ def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str]) -> Any:
     return hint(config, key, plugins)
 
 
+def resolved(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """The same overrides with the values that `${…}` has in this config, so that a resumed run has them too."""
+    found = []
+    for override in overrides:
+        value: Any = config
+        for name in split_key(override)[0].split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        is_value = "${" in override and not is_hydras(override) and value is not None
+        found.append(f"{split_key(override)[0]}={spell(value)}" if is_value else override)
+    return found
+
+
 def searched(folders: Sequence[Path]) -> list[str]:
     """What tells Hydra to look for configs in these folders too."""
     return [f"hydra.searchpath={spell([f'file://{folder.as_posix()}' for folder in folders])}"] if folders else []

@@ -5,7 +5,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     from dlref.training.state import load_weights
 
     checkpoint = find(path)
-    with code_named(checkpoint, ["evaluate", path, *settings]):
+    command = ["evaluate", *([] if recorded else [NO_PATHS]), path, *settings]
+    with code_named(checkpoint, command):
         config, split, plugins = amended(checkpoint, path, settings, recorded)
     warn_of_other_plugins(checkpoint.manifest, plugins)
     import torch
@@ -74,7 +75,7 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     device = devices.choose_device(config["device"])
-    with code_named(checkpoint, ["evaluate", path, *settings]), as_data(checkpoint), devices.explained():
+    with code_named(checkpoint, command), as_data(checkpoint), devices.explained():
         model = build.build(config, device, plugins)
     trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
     is_limited = declares(model.objective.net, LimitedContext)
@@ -84,7 +85,8 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
         raise ConfigError(
             f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )
-    require_held_out(model.data, checkpoint.manifest["config"], config)
+    files = build.path_settings(config, plugins)
+    require_held_out(model.data, checkpoint.manifest["config"], config, files)
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
     if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
@@ -123,7 +125,7 @@ def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
         code = checkpoint.manifest["config"].get("plugins")
         if not code or plugin_files(command):
             raise
-        again = f"plugins={brief(spell(code))}"
+        again = f"plugins={spell(code)}"
         raise CheckpointError(
             f"{error}; it was trained with {again}, code that a checkpoint may not bring: if you trust it, type "
             f"{in_shell_all([*command, again])}"
@@ -187,8 +189,8 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
     config[name] = value
 
 
-def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise ConfigError for settings by which rows that were trained on would be evaluated as held out."""
+def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any], files: Collection[str]) -> None:
+    """Raise ConfigError for settings by which rows that were trained on would be evaluated as held out; some name `files`."""
     from dlref.interfaces import HeldOut, declares
 
     taken = inspect.signature(type(data)).parameters
@@ -198,6 +200,8 @@ def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any])
             {"seed": c["seed"], **c["data"]}.get(name, taken[name].default if name in taken else None)
             for c in (trained, config)
         )
+        if key in files:  # another copy of a file holds out the same rows
+            then, now = ("a file" if value else "no file" for value in (then, now))
         if then != now:
             raise ConfigError(
                 f"{key} was {then} in training and is {now}, which may hold out rows that were trained on; leave it out"

@@ -7,7 +7,7 @@ only what is a regular file or a folder, which a command then says.
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from dlref.cli.main import in_shell
@@ -27,7 +27,7 @@ def found_again(recorded: Any, started_in: Any) -> Any:
     if not isinstance(recorded, str):
         return None
     path = os.path.join(started_in if isinstance(started_in, str) else "", os.path.expanduser(recorded))
-    if path.startswith(("\\\\", "//")):  # a server, which learns who asks
+    if PureWindowsPath(path).drive.startswith("\\\\") or path.startswith("\\??\\"):  # a server, which learns who asks
         return None
     try:
         real = Path(path).resolve()
@@ -38,15 +38,18 @@ def found_again(recorded: Any, started_in: Any) -> Any:
 
 
 def say_used(key: str, value: Any) -> None:
-    logger.info("%s=%s, as the run has recorded it (%s: read nothing that is not typed)", key, brief(value), NO_PATHS)
+    logger.info("%s=%s, as the run has recorded it (add %s to read only what is typed)", key, brief(value), NO_PATHS)
 
 
 def typed_again(command: Sequence[str], missing: Mapping[str, Any], allowed: bool) -> str:
     """What is to be typed for recorded paths that are not read: the end of a sentence, with the whole command."""
     gone = [key for key in missing if allowed and key.startswith("data.")]
-    typed = {key: brief(path if isinstance(path, str) else spell(path)) for key, path in missing.items()}
-    again = [*command, *(f"{key}={'PATH' if key in gone else path}" for key, path in typed.items())]
-    named = ", ".join(f"{key}={path}" for key, path in typed.items())
+    typed = {key: path if isinstance(path, str) else spell(path) for key, path in missing.items()}
+    again = [
+        *command,
+        *(f"{key}={'PATH' if key in gone or not path.isprintable() else path}" for key, path in typed.items()),
+    ]
+    named = ", ".join(f"{key}={brief(path)}" for key, path in typed.items())
     why = "is no file or folder here; type where it is" if gone else "a checkpoint may not set; type it again"
     return f"{named}, which {why}: {in_shell_all(again)}"
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ BITS = (
 )  # on which the last bits of sums depend
 LIMITS = {"trainer.max_steps", "trainer.passes", "trainer.max_seconds"}
 logger = logging.getLogger("dlref")
+
+INTERPOLATED = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # what OmegaConf resolves
 
 
 class Start(NamedTuple):
@@ -82,7 +85,10 @@ def reusable(
     from dlref.training.checkpoint import as_data
 
     saved, given = list(checkpoint.manifest["overrides"]), {split_key(text)[0] for text in overrides}
-    if any(not isinstance(text, str) or "${" in text or split_key(text)[0].startswith("hydra") for text in saved):
+    if any(
+        not isinstance(text, str) or INTERPOLATED.search(text) or split_key(text)[0].startswith("hydra")
+        for text in saved
+    ):
         raise CheckpointError(f"{checkpoint.path} holds overrides that are not plain values; it is not resumed")
     command = ["train", *([] if recorded else [NO_PATHS])]
     command += [*(part for name in config_dirs for part in ("--config-dir", name)), *overrides]

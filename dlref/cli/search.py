@@ -103,6 +103,8 @@ def search(
         note.write_text(asked, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another search_dir=") from None
+    if "?" in str(folder.resolve()):  # where the address of a database ends
+        raise ConfigError(f"search_dir={folder} has a question mark in it; choose another folder")
     study = optuna.create_study(
         study_name=config["name"],
         storage=f"sqlite:///{folder.resolve() / 'search.db'}",

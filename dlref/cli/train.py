@@ -23,6 +23,7 @@ from dlref.cli.configs import (
     one_limit,
     plugin_files,
     require_text,
+    resolved,
     searched,
     split_key,
     sweep_override,
@@ -213,7 +214,12 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
         log = Log(folder if home else None, trainer.progress.step, trainer.max_steps, in_window=within)
 
         def manifest() -> dict[str, Any]:
-            said = {"config": config, "overrides": overrides, "sizes": data.sizes, "data": data.describe()}
+            said = {
+                "config": config,
+                "overrides": resolved(overrides, config),
+                "sizes": data.sizes,
+                "data": data.describe(),
+            }
             said |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
             return said | {
                 name: facts[name] for name in ("versions", "hardware", "git_commit", "plugins", "threads", "cwd")

@@ -49,7 +49,7 @@ class Environments:
     def __init__(self, name: str, count: int = 1, vectorized: bool = True, render: bool = False) -> None:
         from gymnasium import spaces
 
-        self.name, self.count, self.steps = name, count, 0
+        self.name, self.count, self.steps, self.is_seeded = name, count, 0, False
         self.stacked = name.startswith("ALE/")
         self.together: Any = None
         self.each: list[Any] = []
@@ -115,9 +115,10 @@ class Environments:
     def begin(self, seeds: Sequence[int]) -> None:
         """New episodes, from `count` seeds, which at first are also those of the environments' spaces."""
         try:
-            for env, seed in zip(self.held() if not self.steps else (), seeds, strict=False):
+            for env, seed in zip(self.held() if not self.is_seeded else (), seeds, strict=False):
                 for space in spaces_of(env.unwrapped).values():
                     space.seed(seed)
+            self.is_seeded = True
             if self.together is not None:
                 self.observations = self.read.several(
                     self.together.reset(seed=np.array(seeds) if self.stacked else seeds[0])[0]
@@ -260,13 +261,14 @@ class Environments:
         self.observations, self.resetting = state["observations"].numpy().copy(), np.array(state["resetting"], bool)
         return True
 
+    @torch.random.fork_rng(devices=[])
     def is_restorable(self) -> bool:
         """Whether two others do the same from a state of one of them on.
 
         What an environment keeps outside of its attributes (a simulator, another module) has no fingerprint, and a
         checkpoint does not hold the process's own random numbers.
         """
-        before = random.getstate(), np.random.get_state(legacy=False)
+        before = random.getstate(), np.random.get_state(legacy=False), torch.random.get_rng_state()
         actions = np.arange(REPLAYED)[:, None] * np.ones(min(self.count, 2), np.int64) % self.actions
         try:
             one, other = (Environments(self.name, actions.shape[1], self.together is not None) for _ in range(2))
@@ -280,7 +282,7 @@ class Environments:
                 for row, step in zip(actions, steps, strict=True)
                 for a, b in zip(step, other.step(row), strict=True)
             )
-            after = random.getstate(), np.random.get_state(legacy=False)
+            after = random.getstate(), np.random.get_state(legacy=False), torch.random.get_rng_state()
             return alike and Fingerprint()(before) == Fingerprint()(after)
         except DlrefError:  # of one that there may be no second of
             return False

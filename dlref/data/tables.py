@@ -54,7 +54,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
     `decimal=comma` reads numbers as 3,14.
     """
 
-    parted_by = ("seed", "eval_share", "test_share", "missing", "na_values")
+    parted_by = ("seed", "eval_share", "test_share", "test_file", "missing", "na_values")
 
     def __init__(
         self,

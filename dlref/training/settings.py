@@ -40,7 +40,7 @@ class Settings:
                 raise ConfigError(f"trainer.{name} is {value}; it takes a number above 0")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise ConfigError(f"trainer.ema is {self.ema}; it takes a decay from 0 to below 1, as 0.999")
-        if self.monitor and self.monitor.split()[1:] not in (["min"], ["max"]):
+        if self.monitor and self.monitor.removeprefix("eval/").split()[1:] not in (["min"], ["max"]):
             raise ConfigError(f"trainer.monitor is '{self.monitor}'; write as 'eval/loss min': a figure, its direction")
         if self.patience and not (self.monitor and self.eval_every):
             raise ConfigError("trainer.patience waits for trainer.monitor to improve; set monitor and eval_every too")

@@ -452,6 +452,22 @@ def test_only_data_and_device_may_change_in_evaluation(
         assert "Traceback" not in capsys.readouterr().err
 
 
+def test_evaluation_without_the_test_file_of_training_is_refused(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would hold out rows at random, of which all but some had been trained on; another place of the file is none."""
+    rows, run = "x,y\n" + "\n".join(f"{'abc'[i % 3]},{i % 2}" for i in range(60)), tmp_path / "run"
+    for name in ("rows.csv", "test.csv", "moved.csv"):
+        (tmp_path / name).write_text(rows)
+    typed = ["data=table", f"data.file={tmp_path / 'rows.csv'}", f"data.test_file={tmp_path / 'test.csv'}"]
+    typed += ["data.targets=[y]", "data.kind=classes", "trainer.max_steps=2", "reports=null", f"run_dir={run}"]
+    assert train("model=mlp", *typed)[0] == 0
+    assert main(["evaluate", str(run), f"data.test_file={tmp_path / 'moved.csv'}"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "data.test_file=null", "split=eval"]) == 2
+    assert "data.test_file was a file in training and is no file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("model", "data", "open_to", "closed_to"),
     [

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dlref.cli.main import main
 from dlref.cli.recorded import found_again
@@ -42,7 +43,7 @@ def test_the_command_that_training_prints_works(
     monkeypatch.chdir(tmp_path / "elsewhere")
     for command in (printed_command(said), ["train", f"resume={tmp_path / 'my run'}", "trainer.max_steps=3"]):
         assert main(command) == 0
-        assert f"data.file={rows}, as the run has recorded it (--no-recorded-paths" in capsys.readouterr().err
+        assert f"data.file={rows}, as the run has recorded it (add --no-recorded-paths" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "my run")]) == 0  # after it was resumed, too
 
 
@@ -142,3 +143,29 @@ def test_a_root_that_was_recorded_is_used_again(train: Train, tmp_path: Path, da
     code, said = train(f"resume={run}", "trainer.max_steps=4", "--no-recorded-paths")
     assert code == 2
     assert printed_command(said)[-1] == f"data.root={datasets}"
+
+
+@pytest.mark.parametrize(
+    "path", [r"\\evil\share\x", "//evil/share/x", r"/\evil\share\x", r"\/evil/share/x", r"\??\UNC\evil\x"]
+)
+def test_a_server_is_never_asked_for_a_recorded_path(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> None:
+        raise AssertionError("the server is asked")
+
+    monkeypatch.setattr(Path, "resolve", asked)
+    assert found_again(path, None) is None
+
+
+def test_what_was_set_by_a_reference_is_resumed_with_the_value_that_it_had(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLREF_TEST_POINTS", "40")
+    run = f"run_dir={tmp_path / 'run'}"
+    typed = ["model=mlp", "data.points=${oc.decode:${oc.env:DLREF_TEST_POINTS}}", "goal=costs ${ 5", "~reports", run]
+    code, said = train(*typed, "trainer.max_steps=2", "trainer.monitor=null")
+    assert code == 0, said
+    monkeypatch.delenv("DLREF_TEST_POINTS")
+    code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=3")
+    assert code == 0, said
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["data"]["points"], config["goal"]) == (40, "costs ${ 5")

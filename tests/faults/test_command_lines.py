@@ -90,6 +90,7 @@ MISTAKES = {
     "trainer.passes=0": "trainer.passes is 0; it takes a number above 0",
     "threads=5000000000": "threads is 5000000000; it takes 1 to",
     "trainer.ema=2": "trainer.ema is 2",
+    "trainer.monitor=eval/ min": "trainer.monitor is 'eval/ min'; write",
     "trainer.monitor=nll": "trainer.monitor is 'nll'; write",
     "network.widths=[0]": "network.widths is [0]",
     "network.dropout=2": "a dropout of the network is 2",
