@@ -53,8 +53,8 @@ def run_reports(
             except Exception as error:  # whatever a report trips over, the model is trained and saved
                 warn(name, report, error)
                 continue
-            for everything, mine in zip(found, own, strict=True):
-                everything.update(mine)
+            for field in Findings._fields:
+                getattr(found, field).update(getattr(own, field))
     net.train(was_training)
     return found
 

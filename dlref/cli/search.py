@@ -89,11 +89,16 @@ def search(
     plugins = load_plugins(plugin_files(fixed))
     config = compose(fixed, config_dirs, plugins)
     build.check(config, plugins)
+    # With the lowest or first values too, before anything is written: a mistyped key would spoil the folder.
+    drawn = [f"{key}={int(values[0]) if kind == 'int' else values[0]}" for key, (kind, values) in spaces.items()]
+    build.check(compose([*fixed, *drawn], config_dirs, plugins), plugins)
     monitor = Trainer(**config["trainer"]).monitor
     if not monitor:
         raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/loss min': what is to be best")
     name, direction = monitor.removeprefix("eval/").split()
     folder = Path(os.path.expanduser(search_dir or Path("runs") / "search" / config["name"]))
+    if "?" in str(folder.resolve()):  # where the address of a database ends
+        raise ConfigError(f"search_dir={folder} has a question mark in it; choose another folder")
     asked = json.dumps([sorted(fixed), spaces, sampler, *config_dirs], sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,8 +108,6 @@ def search(
         note.write_text(asked, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another search_dir=") from None
-    if "?" in str(folder.resolve()):  # where the address of a database ends
-        raise ConfigError(f"search_dir={folder} has a question mark in it; choose another folder")
     study = optuna.create_study(
         study_name=config["name"],
         storage=f"sqlite:///{folder.resolve() / 'search.db'}",
@@ -153,6 +156,7 @@ def best(run: Path, name: str, direction: str) -> float | None:
     from dlref.training.progress import logged_as
 
     lines = [line for line in logged(run) if line["split"] == "eval"]
+    name = name.rpartition("/")[2]  # as the log calls it
     values = [line[key] for line in lines if (key := logged_as(name, line)) in line]
     return (max(values) if direction == "max" else min(values)) if values else None
 

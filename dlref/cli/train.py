@@ -306,11 +306,10 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             for text in texts.values():
                 logger.info("%s", text)
             logger.info("%.1f s of training; written to %s", progress.seconds, folder)
-            typed = in_shell(str(folder))
-            again = (
-                f"dlref evaluate {typed}" if finished or not signal else f"dlref train {in_shell(f'resume={folder}')}"
-            )
-            logger.info("next: %s  ·  tensorboard --logdir %s", again, typed)
+            typed = in_shell(f"./{folder}" if str(folder).startswith("-") else str(folder))
+            again = f"evaluate {typed}" if finished or not signal else f"train {in_shell(f'resume={folder}')}"
+            code = [f" {in_shell(text)}" for text in overrides if split_key(text)[0] == "plugins"]
+            logger.info("next: dlref %s%s  ·  tensorboard --logdir %s", again, "".join(code[-1:]), typed)
         return 128 + signal if signal else 0
     finally:
         if home:

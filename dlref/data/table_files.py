@@ -112,7 +112,7 @@ def read_csv(path: Path, choose: Choose) -> dict[str, Column]:
     skipped: list[int] = []  # empty lines since the last row
     try:
         for row in reader:
-            if len(row) <= 1 and not "".join(row).strip():
+            if not holds_text(row):
                 skipped.append(reader.line_num)
                 continue
             if not header:
@@ -167,10 +167,15 @@ def records(content: bytes, separator: str) -> Any:
     return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
 
 
+def holds_text(row: Sequence[str]) -> bool:
+    """Whether a line is a row of the table, not an empty one or one of space."""
+    return len(row) > 1 or bool("".join(row).strip())
+
+
 def fit(content: bytes, separator: str) -> tuple[bool, int, bool]:
     """How well a separator cuts the first two lines: into as many cells, more than one; else by the number of names."""
     try:
-        widths = [len(row) for row in itertools.islice(filter(None, records(content, separator)), 2)]
+        widths = [len(row) for row in itertools.islice(filter(holds_text, records(content, separator)), 2)]
     except csv.Error:
         widths = []
     alike = len(widths) == 2 and widths[0] == widths[1]

@@ -126,7 +126,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
         lines += [f"target {said[name]}" for name in self.targets]
         found, used = len(every[self.targets[0]].cells), len(values[self.targets[0]])
         if found > used:
-            lines.append(f"{found - used:,} of {found:,} rows miss a value and are left out")
+            lines.append(f"{found - used:,} of {found:,} rows are left out, since a value is missing")
         return lines
 
     def read(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
@@ -145,7 +145,9 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
         values = self.read(columns)
         found, used = (len(table[self.targets[0]].cells) for table in (whole, columns))
         if found > used:
-            logger.info("%s: %s of %s rows miss a value and are left out", path, f"{found - used:,}", f"{found:,}")
+            logger.info(
+                "%s: %s of %s rows are left out, since a value is missing", path, f"{found - used:,}", f"{found:,}"
+            )
         if self.kind == "classes":
             name = self.goals[0]["name"]
             unknown = [row for row, value in enumerate(values[name]) if value not in self.classes]
@@ -201,7 +203,7 @@ def complete(columns: Mapping[str, Column], targets: Sequence[str], rules: Rules
         path = columns[targets[0]].path
         raise DataError(
             f"{path} has a missing value in each of its {rows:,} rows, so that data.missing={rules.missing} leaves none; "
-            "choose columns by data.inputs=[…]"
+            f"choose columns by data.{'inputs' if rules.missing == 'drop' else 'targets'}=[…]"
         )
     return columns if len(kept) == rows else {name: column.take(kept) for name, column in columns.items()}
 
@@ -262,7 +264,7 @@ def read_inputs(path: Path, description: Mapping[str, Any], decimal: Decimal | N
     rows = np.any(gone, axis=0)
     if rows.any():
         what = "it is filled in as in training" if rules.missing == "mean" else "they get no answer"
-        logger.warning("%s: %d of %d rows miss a value; %s", path, rows.sum(), len(rows), what)
+        logger.warning("%s: a value is missing in %d of %d rows; %s", path, rows.sum(), len(rows), what)
     return torch.from_numpy(encode(values, description["columns"], rules, path))
 
 

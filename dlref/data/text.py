@@ -223,7 +223,7 @@ class Vocabulary:
         most = max((count for token, count in counts.items() if token not in specials), default=minimum)
         if most < minimum:
             raise ConfigError(
-                f"data.minimum is {minimum}, and the most frequent word of the training text has a count of {most}; lower it"
+                f"data.minimum is {minimum}, and the most frequent token of the training text has a count of {most}; lower it"
             )
         return cls.build(counts, minimum, specials, maximum)
 

@@ -67,7 +67,7 @@ def test_a_row_with_a_missing_value_has_an_empty_answer(
     assert code == 0, errors
     assert "  x: numbers from 0.5 to 4.5; 1 missing\n" in errors
     assert "  target share: 2 categories: big (30), small (20)\n" in errors
-    assert "  1 of 51 rows miss a value and are left out\n" in errors
+    assert "  1 of 51 rows are left out, since a value is missing\n" in errors
     new.write_text("x\n4.5\n\n0.5\n")
     assert main(["predict", str(run), str(new)]) == 3
     assert "'4.5' in column 'x' is not a number; set decimal=point to read decimal points" in capsys.readouterr().err
@@ -75,7 +75,7 @@ def test_a_row_with_a_missing_value_has_an_empty_answer(
     capsys.readouterr()
     assert main(["predict", str(run), str(new), "decimal=point"]) == 0
     out, errors = capsys.readouterr()
-    assert f"{new}: 1 of 3 rows miss a value; they get no answer" in errors
+    assert f"{new}: a value is missing in 1 of 3 rows; they get no answer" in errors
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["share"] for row in rows] == ["big", "", "small"]
     assert [bool(row["probability"]) for row in rows] == [True, False, True]

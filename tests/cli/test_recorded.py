@@ -120,7 +120,9 @@ def test_code_is_never_found_again_but_the_command_names_it(
         "    def __init__(self, inputs: int, outputs: int) -> None:\n        super().__init__(inputs, outputs)\n"
     )
     settings = ["model=mlp", "~network.widths", "network._target_=my_recorded_net.Net", "reports=null"]
-    assert train(*settings, f"plugins={plugin.name}", "trainer.max_steps=2", "run_dir=run")[0] == 0
+    code, said = train(*settings, f"plugins={plugin.name}", "trainer.max_steps=2", "run_dir=run")
+    assert code == 0
+    assert "next: dlref evaluate run plugins=my_recorded_net.py  ·" in said
     monkeypatch.delitem(sys.modules, "my_recorded_net")
     for command, code in ((["evaluate", "run"], 4), (["train", "resume=run", "trainer.max_steps=3"], 2)):
         capsys.readouterr()

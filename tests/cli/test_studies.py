@@ -142,11 +142,17 @@ def test_a_search_takes_folders_of_configs_and_paths_as_they_are_typed(
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=null"], "trainer.monitor"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=nll"], "write as 'eval/loss min'"),
         (["model=ngram", "network.order=int(2,4)"], "needs trainer.monitor"),
+        (["model=mlp", "optimizer.lrr=log(1e-3,1)"], "optimizer.lrr"),
+        (["model=mlp", "optimizer.lr=log(1e-3,1)", "search_dir=what?"], "question mark"),
     ],
 )
-def test_a_wrong_search_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_search_is_one_sentence_and_leaves_nothing(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["search", *arguments]) == 2
     assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_compare_draws_a_line_for_each_group_of_seeds(

@@ -38,7 +38,7 @@ SMALL: dict[str, tuple[list[str], str | None, int, str]] = {
     "a few words": (LSTM, WORDS, 3, f"has 7 tokens{TOO_FEW}"),
     "columns": ([*LSTM, "data.batch_size=70"], WORDS * 9, 3, "do not fill 70 columns; lower data.batch_size or bring"),
     "windows": ([*WINDOWS, "data.order=shuffled"], WORDS * 9, 3, "lower data.batch_size or length, or bring more text"),
-    "rare words": ([*LSTM, "data.minimum=37"], WORDS * 20, 2, "data.minimum is 37, and the most frequent word"),
+    "rare words": ([*LSTM, "data.minimum=37"], WORDS * 20, 2, "data.minimum is 37, and the most frequent token"),
     "rare words of the help": (["model=lstm_lm", *HELP, "data.minimum=99999"], None, 2, "has a count of {}; lower it"),
     "rare words, windows": ([*WINDOWS, "data.minimum=99"], WORDS * 20, 2, "data.minimum is 99, and the most"),
     "rare words, counted": ([*NGRAM, "data.minimum=99"], WORDS * 20, 2, "data.minimum is 99, and the most"),

@@ -272,7 +272,7 @@ def test_missing_values_are_filled_in_or_their_rows_left_out_and_counted(
         "x: numbers from 1 to 10; 1 missing",
         f"colour: 2 categories: blue ({3 if missing == 'mean' else 2}), red (5); 1 missing",
         "target y: numbers from 0 to 9; 1 missing",
-        f"{10 - rows} of 10 rows miss a value and are left out",
+        f"{10 - rows} of 10 rows are left out, since a value is missing",
     ]
     new = read_inputs(written(tmp_path / "b.csv", "x,colour", ["5,red", ",red", "5,?"]), data.describe())
     assert new.isnan().any(dim=1).tolist() == [False, missing == "drop", missing == "drop"]
