@@ -259,6 +259,7 @@ class Environments:
             if frozen is None or not thaw(env, frozen):
                 return False
         self.observations, self.resetting = state["observations"].numpy().copy(), np.array(state["resetting"], bool)
+        self.is_seeded = True  # the spaces' generators go on
         return True
 
     @torch.random.fork_rng(devices=[])
