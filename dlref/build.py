@@ -307,6 +307,14 @@ def type_hints(cls: type) -> dict[str, Any]:
         return {}
 
 
+def at(config: Mapping[str, Any], key: str) -> Any:
+    """The value of `a.b.c` in nested sections; None where there is none."""
+    found: Any = config
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str] = ()) -> Any:
     """What the class that takes a setting says of its type; Any where that is not known."""
     if key in TOP:
@@ -314,9 +322,7 @@ def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str] = ()) -> An
     section, _, name = key.rpartition(".")
     if section == "trainer":
         return type_hints(Trainer).get(name, Any)
-    found: Any = config
-    for part in section.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
+    found = at(config, section)
     try:
         target = found["_target_"] if isinstance(found, Mapping) and "_target_" in found else None
         return type_hints(resolve(target, section.partition(".")[0], plugins)).get(name, Any)

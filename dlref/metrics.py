@@ -45,7 +45,7 @@ def add(a: Totals, b: Totals) -> Totals:
 
 def perplexity(nll: float) -> float:
     """exp(nll), up to the largest number that a float can hold."""
-    return math.exp(min(nll, 709.0)) if nll == nll else math.nan
+    return math.exp(min(nll, 709.0))
 
 
 def text_metrics(nll: Mean, tokens: int, words: int = 0, characters: int = 0) -> dict[str, float]:

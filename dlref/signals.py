@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,18 +17,30 @@ def unwind(number: int, frame: FrameType | None = None) -> NoReturn:
 
 
 @contextlib.contextmanager
-def unwinding() -> Iterator[None]:
-    """While entered, a signal unwinds the stack, so that no half file stays behind."""
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not the main thread
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, unwind)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
-            before[signal.SIGINT] = signal.signal(signal.SIGINT, unwind)
+def handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """While entered, signals have these handlers.
+
+    Only the main thread may set handlers; elsewhere (a notebook's worker) signals stay with their owner.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before: dict[int, Any] = {n: signal.signal(n, handler) for n, handler in handlers.items()} if is_main else {}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def unwinding() -> Iterator[None]:
+    """While entered, a signal unwinds the stack, so that no half file stays behind."""
+    handlers = {signal.SIGTERM: unwind}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+        handlers[signal.SIGINT] = unwind
+    try:
+        with handled(handlers):
+            yield
+    finally:
         received.clear()
 
 
@@ -54,14 +66,12 @@ class StopSignals:
         self.received: int = received[0] if received else 0
 
     def __enter__(self) -> "StopSignals":
-        # Only the main thread may set handlers; elsewhere (a notebook's worker) signals stay with their owner.
-        numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        self.before: dict[int, Any] = {number: signal.signal(number, self.note) for number in numbers}
+        self.handled = handled({signal.SIGTERM: self.note, signal.SIGINT: self.note})
+        self.handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self.handled.__exit__(None, None, None)
 
     def note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:

@@ -155,13 +155,13 @@ def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str]) -> Any:
 
 def resolved(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     """The same overrides with the values that `${…}` has in this config, so that a resumed run has them too."""
+    from dlref.build import at  # which imports torch
+
     found = []
     for override in overrides:
-        value: Any = config
-        for name in split_key(override)[0].split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-        is_value = "${" in override and not is_hydras(override) and value is not None
-        found.append(f"{split_key(override)[0]}={spell(value)}" if is_value else override)
+        key, _ = split_key(override)
+        value = at(config, key) if "${" in override and not is_hydras(override) else None
+        found.append(override if value is None else f"{key}={spell(value)}")
     return found
 
 

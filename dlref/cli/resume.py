@@ -95,7 +95,7 @@ def reusable(
     if code := [text for text in saved if split_key(text)[0] == "plugins" and "plugins" not in given]:
         raise ConfigError(
             f"this run was started with {brief(code[-1])}, code that a checkpoint may not bring: if you trust it, type "
-            f"{in_shell_all([*command, brief(code[-1])])}"
+            f"{in_shell_all([*command, code[-1]])}"
         )
     with as_data(checkpoint):
         # Composed without being built: to refuse as the file's fault what is, and to learn which settings are paths.

@@ -213,10 +213,12 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
         within = bool(trainer.window.totals)
         log = Log(folder if home else None, trainer.progress.step, trainer.max_steps, in_window=within)
 
+        settings = resolved(overrides, config)
+
         def manifest() -> dict[str, Any]:
             said = {
                 "config": config,
-                "overrides": resolved(overrides, config),
+                "overrides": settings,
                 "sizes": data.sizes,
                 "data": data.describe(),
             }

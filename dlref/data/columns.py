@@ -1,7 +1,7 @@
 """What the cells of a table mean (numbers, categories, labels or missing values), and how a network reads them.
 
 A column is described by plain values, which are learned from the training rows and kept in checkpoints: name, mean and
-deviation of numbers; name, values and the most frequent one of categories.
+standard deviation of numbers; name, values and the most frequent one of categories.
 """
 
 import logging
@@ -156,7 +156,7 @@ def parsed(column: Column, gone: np.ndarray, rules: Rules, settings: str, remedy
 
 
 def ordered(values: Iterable[str]) -> list[str]:
-    """Different texts in the order of numbers if all are, else of letters."""
+    """Different texts, in numerical order if all are numbers, else in alphabetical order."""
     different = set(values)
     numbers = {value: number(value, "point") for value in different}
     if None in numbers.values():

@@ -221,7 +221,7 @@ class Environments:
             what, why = error.args
             raise DataError(f"{self.name} gave {what} {when}, {why}; fix the environment") from None
         cause: BaseException = error
-        while cause.__cause__ is not None and not own_frames(cause):  # gymnasium raises some errors anew
+        while cause.__cause__ is not None and not own_frames(cause):  # gymnasium raises some errors again
             cause = cause.__cause__
         said = f"{type(cause).__name__}: {brief(cause, 240).rstrip('.')}{origin(cause)}"
         if remedy is None:
