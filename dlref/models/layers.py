@@ -101,7 +101,9 @@ class Dropout(nn.Module):
         """What a tensor of this shape is multiplied by: 0, or what makes up for the share that is dropped."""
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         # Compared straight into floating point: by way of booleans it takes five times as long.
-        kept = torch.ge(bits.view(torch.uint8)[: x.numel()].view(x.shape), self.dropped, out=torch.empty_like(x))
+        # Contiguous, as `out` interrupts a compiled graph else, and torch 2.13 rebuilds the view of another type wrongly.
+        kept = torch.empty_like(x, memory_format=torch.contiguous_format)
+        torch.ge(bits.view(torch.uint8)[: x.numel()].view(x.shape), self.dropped, out=kept)
         return kept.mul_(256 / (256 - self.dropped))
 
 

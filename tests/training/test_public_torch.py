@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import dlref
 from dlref import operators
 from dlref.cli.main import main
+from dlref.models.layers import Dropout
 from dlref.models.recurrent_layers import RecurrentLayers
 from dlref.training import adam, distributed, gradients, muon
 from dlref.training.checkpoint import find
@@ -247,3 +248,19 @@ def test_a_compiled_recurrent_layer_stays_whole() -> None:
     layers = RecurrentLayers("lstm", [6, 5], [0.0, 0.0])
     graphs = torch._dynamo.explain(lambda: layers(torch.zeros(2, 30, 6), layers.start(2))[0].sum())()
     assert not [op for ops in graphs.ops_per_graph for op in ops if op is torch.lstm]
+
+
+@pytest.mark.slow
+def test_a_compiled_dropout_takes_inputs_of_any_layout() -> None:
+    """Of several lengths, and with the batch as the second dimension of what is in memory."""
+    torch.compiler.reset()
+    operators.keep_out_of_graphs()
+    plain = Dropout(0.5)
+    compiled = torch.compile(plain)
+    for length in (9, 12, 15):
+        for x in (torch.randn(length, 3, 4).transpose(0, 1), torch.randn(3, length, 4)):
+            torch.manual_seed(length)
+            made = compiled(x)
+            torch.manual_seed(length)
+            torch.testing.assert_close(made, plain(x), rtol=0, atol=0)
+    torch.compiler.reset()
