@@ -1,7 +1,7 @@
 # Everything a newcomer or CI needs; each target makes the environment it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install quickstart test slow half check coverage audit clean
+.PHONY: install quickstart test slow crosschecks half check coverage audit clean
 
 install: .venv/installed
 
@@ -10,6 +10,10 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv/crosschecks: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,crosschecks]"
 	touch $@
 
 quickstart: install
@@ -25,9 +29,13 @@ test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Those that are alone use both cores or measure the time of a command.
-slow: install
+slow: install .venv/crosschecks
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not alone"
 	$(BIN)/python -m pytest -m alone
+
+# Compares with independent libraries, and writes the table of docs/crosschecks.md.
+crosschecks: .venv/crosschecks
+	$(BIN)/python -m pytest -n 2 -m slow --write-page tests/crosschecks
 
 # What depends on the instruction set, as on a CPU without AVX-512.
 half: install

@@ -1,0 +1,24 @@
+"""docs/crosschecks.md names every cross-check, and nothing else."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crosschecks.rows import BEGIN, END, PAGE, Row
+
+
+@pytest.mark.slow
+def test_the_page_has_a_row_for_each_crosscheck() -> None:
+    rows: list[Row] = []
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        module: Any = importlib.import_module(f"tests.crosschecks.{path.stem}")
+        rows += [test.row for test in vars(module).values() if isinstance(getattr(test, "row", None), Row)]
+    rows.sort(key=lambda row: (row.file, row.line))
+    assert len({row.what for row in rows}) == len(rows), "two tests have one title"
+    table = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    printed = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]]
+    assert printed == [row.what for row in rows], "`make crosschecks` writes the table anew"
+    for row, line in zip(rows, table.splitlines()[2:], strict=True):
+        assert f" | {row.mapping} | " in line, f"the mapping of {row.what} has changed"
