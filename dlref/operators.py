@@ -17,7 +17,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,15 +108,35 @@ def coalesced(gradient: Tensor) -> Tensor:
 RECURRENT: dict[Any, Any] = {torch.lstm: nn.LSTM, torch.gru: nn.GRU, torch.rnn_tanh: nn.RNN}
 
 
-@functools.cache
+UNCOMPILED: list[list[Callable[..., Any]]] = []
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def uncompiled(function: F) -> F:
+    """As the decorator `torch.compiler.disable`, which loads the compiler at once; this one waits for `keep_out_of_graphs`."""
+    called: list[Callable[..., Any]] = [function]
+    UNCOMPILED.append(called)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return called[0](*args, **kwargs)
+
+    return cast(F, call)
+
+
 def keep_out_of_graphs() -> None:
-    """Have compiled objectives call recurrent layers as they are: the compiler would unroll them over all time steps, which
-    takes it minutes."""
+    """Have compiled objectives call recurrent layers and what is decorated as `uncompiled` as they are.
+
+    The compiler would unroll recurrent layers over all time steps, which takes it minutes.
+    """
     import torch._dynamo  # late: it takes a second or two
 
     warnings.filterwarnings("ignore", message="Dynamo does not know how to trace the builtin")
     for call in RECURRENT:
         torch._dynamo.disallow_in_graph(call)
+    while UNCOMPILED:
+        called = UNCOMPILED.pop()
+        called[0] = torch._dynamo.disable(called[0])
 
 
 class CompileTime:

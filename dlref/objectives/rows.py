@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref import operators
+
 
 class LookUp(torch.autograd.Function):
     """table [V, D], ids [...] -> [..., D] in `dtype`; the gradient is sparse, each row once, in the type of the table."""
@@ -27,7 +29,7 @@ class LookUp(torch.autograd.Function):
         return gradient, None, None
 
 
-@torch.compiler.disable  # a graph has no sparse gradients
+@operators.uncompiled  # a graph has no sparse gradients
 def look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
     """Rows [..., D] of a table of sparse gradients, under autocast in its type; of another table as it looks up itself."""
     if not table.sparse:

@@ -2,18 +2,19 @@
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlref import operators
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
 from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
 
-score = torch.compiler.disable(
-    LinearCrossEntropy.apply
-)  # torch 2.11 stumbles over a number of rows that it does not know
+
+@operators.uncompiled  # torch 2.11 stumbles over a number of rows that it does not know
+def score(*inputs: Any) -> Any:
+    return LinearCrossEntropy.apply(*inputs)
 
 
 class Translation(Objective):

@@ -147,13 +147,13 @@ class Word2Vec(Carrying):
             self.drawing = (kept * (counts > 0)).float(), table
         return self.drawing
 
-    @torch.compiler.disable
+    @operators.uncompiled
     def noise(self, count: int) -> Tensor:  # [G, S]
         table = self.chances()[1]
         places = torch.randint(len(table), (count * self.shared,), device=table.device, generator=self.random)
         return table.index_select(0, places).long().view(count, self.shared)
 
-    @torch.compiler.disable  # how many words are kept is a size that a graph does not know
+    @operators.uncompiled  # how many words are kept is a size that a graph does not know
     def windows(self, batch: Any) -> Windows:
         """The words that are kept of what was carried over and of the batch, in blocks."""
         tokens, w = batch.tokens, self.window

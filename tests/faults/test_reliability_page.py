@@ -1,6 +1,7 @@
 """The page of promises names the tests that hold them, all of them, and none of these is passed over."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,9 @@ def collected() -> Iterator[tuple[Path, Found]]:
                 yield path.relative_to(ROOT), Found(node.targets[0].id, node, module)
 
 
-TESTS = [(path, test) for path, test in collected() if test.name.lower().startswith("test")]
+@functools.cache
+def found() -> list[tuple[Path, Found]]:
+    return [(path, test) for path, test in collected() if test.name.lower().startswith("test")]
 
 
 def rows_of_the_page() -> dict[int, list[tuple[str, str]]]:
@@ -70,7 +73,7 @@ def names(node: ast.AST) -> set[str]:
 def test_each_of_the_29_rows_has_a_test_that_exists() -> None:
     rows = rows_of_the_page()
     assert sorted(rows) == list(ROWS)
-    there = {(str(path), test.name) for path, test in TESTS}
+    there = {(str(path), test.name) for path, test in found()}
     for number, tests in rows.items():
         assert tests, f"row {number} names no test"
         assert not set(tests) - there, f"row {number} names tests that do not exist"
@@ -78,14 +81,14 @@ def test_each_of_the_29_rows_has_a_test_that_exists() -> None:
 
 def test_each_test_of_a_fault_is_named_in_its_row() -> None:
     rows = rows_of_the_page()
-    for path, test in TESTS:
+    for path, test in found():
         assert test.rows or not test.name.startswith("test_fault"), f"{test.name} has no number"
         for number in test.rows:
             assert (str(path), test.name) in rows[number], f"name it in row {number} of docs/reliability.md"
 
 
 def test_no_test_of_a_fault_is_passed_over_and_pytest_finds_all_by_their_mark() -> None:
-    for path, test in TESTS:
+    for path, test in found():
         if test.rows:
             assert isinstance(test.node, ast.FunctionDef)
             everywhere = [
