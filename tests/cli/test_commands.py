@@ -398,6 +398,7 @@ def test_what_hydra_refuses_of_a_sweep_is_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_parses_no_command_line_as_hydra_does(tmp_path: Path) -> None:
     """Python 3.14 refuses the parser of Hydra 1.3.8, one of whose help texts is not a string."""
     refusing = """
@@ -588,6 +589,7 @@ threading.Thread(target=compute, daemon=True).start()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_computes_when_the_process_ends_does_not_abort_it(tmp_path: Path) -> None:
     """Python's finalization would kill the thread within torch, which ends the process with SIGABRT."""
     plugin = tmp_path / "busy.py"

@@ -22,6 +22,7 @@ def test_the_exact_values_solve_bellmans_equation() -> None:
         np.testing.assert_allclose((chance * decisions.action_values(values)).sum(1), values, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_planning_takes_the_books_sweeps_and_finds_the_optimum() -> None:
     found = rows(dynamic_programming.study().table)
     assert found["two cells", "evaluation of chance, two arrays"]["sweeps"] == 76

@@ -11,7 +11,7 @@ import torch
 from dlref.cli.main import main
 from dlref.cli.study import studies
 from dlref.studies import batch_norm, gates, initialization, optimizers_surface
-from tests.conftest import SMALL
+from tests.conftest import SMALL, first
 
 Train = Callable[..., tuple[int, str]]
 QUICK = {
@@ -28,7 +28,9 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("name", studies())
+@pytest.mark.parametrize(
+    "name", first("bandits", "monte_carlo", "optimizers_surface", "recurrent_gradients", of=studies())
+)
 def test_every_study_leaves_a_table_and_its_pictures(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:

@@ -231,6 +231,7 @@ def test_fault_29_a_model_of_something_else_is_refused(
         assert "is no translator; dlref train model=seq2seq or transformer makes one" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_translating_needs_no_sacrebleu(run: str) -> None:
     code = f"import sys; sys.modules['sacrebleu'] = None; from dlref.cli.main import main; main(['translate', {run!r}])"
     found = subprocess.run(

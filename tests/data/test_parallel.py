@@ -136,6 +136,7 @@ def test_any_lengths_are_parted_into_batches_none_of_which_is_empty(
     assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
 
 
+@pytest.mark.slow
 def test_batches_hold_equally_many_tokens_and_little_padding() -> None:
     data = Numbers(uneven(12_000), 32)
     batches = a_pass(data)
@@ -438,6 +439,7 @@ def test_overlap_counts_what_training_has_seen() -> None:
     assert overlap(["a"], []) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_books_files_have_the_shares_of_what_is_generated_and_its_split_of_dates_an_overlap(datasets: Path) -> None:
     dates = [line.split("_")[0].strip() for line in (datasets / "date/date.txt").read_text().splitlines()]
@@ -459,6 +461,7 @@ def test_the_books_files_have_the_shares_of_what_is_generated_and_its_split_of_d
         assert forms[1][kind] == pytest.approx(count, rel=0.08, abs=50)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_multi30k_has_its_published_sizes_and_little_padding(datasets: Path) -> None:
     data = Multi30k(datasets)

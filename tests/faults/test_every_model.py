@@ -61,7 +61,7 @@ def newest(run: Path) -> Path:
     return Checkpoints(run / "checkpoints").numbered("step")[-1]
 
 
-@pytest.mark.parametrize("model", first("perceptron", "ngram", of=FURTHER | FITTED))
+@pytest.mark.parametrize("model", first("perceptron", of=FURTHER | FITTED))
 def test_fault_01_every_further_model_killed_within_a_save_goes_on_bit_for_bit(
     model: str, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:

@@ -418,6 +418,7 @@ def test_fault_14_members_that_announce_more_than_there_is(tmp_path: Path) -> No
         assert_refused("announces more than there is", all_of, written(tmp_path / "a.zip", text))
 
 
+@pytest.mark.slow
 def test_fault_17_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only of a compressed file: a large plain one is large."""
     table = written(tmp_path / "a.npz", zipped({"x.npy": npy(f"({2**21},)", "'<f8'", bytes(2**24))}))
@@ -1014,6 +1015,7 @@ def test_fault_22_a_config_that_says_anything(composed: dict[str, Any], data: st
     refusal_of(lambda: build.check(config), ConfigError)
 
 
+@pytest.mark.slow
 @many
 @given(st.data(), MODELS)
 def test_fault_22_a_network_of_any_settings(composed: dict[str, Any], data: st.DataObject, model: str) -> None:

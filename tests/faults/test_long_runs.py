@@ -141,7 +141,7 @@ HUNG = {
 }
 
 
-@pytest.mark.parametrize("hung", first("TensorBoard", "metrics.jsonl", of=HUNG))
+@pytest.mark.parametrize("hung", first("metrics.jsonl", of=HUNG))
 def test_fault_24_a_writer_that_hangs_stops_neither_training_nor_the_end_of_the_process(
     hung: str, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:

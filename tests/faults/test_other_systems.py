@@ -496,6 +496,7 @@ def test_a_backslash_is_a_path_on_windows_and_escapes_elsewhere(monkeypatch: pyt
     assert configs.compose(["model=mlp", relative])["data"]["file"] == relative.partition("=")[2]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_path_with_a_drive_letter_trains_with_it(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "dlref", "train", "-m", "model=mlp", "device=cpu", *MLP[1:], r"goal=\\server\x (1)"]
     ended = subprocess.run(

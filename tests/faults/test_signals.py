@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dlref.training.checkpoint import Checkpoints
-from tests.conftest import MODELS, SIGKILL, SMALL, first, needs_posix, start
+from tests.conftest import SIGKILL, SMALL, first, needs_posix, start
 from tests.faults.processes import Child, refusal
 from tests.training.test_resume import EVERY, FITTED, FURTHER, assert_same, everything, logged
 
@@ -65,14 +65,14 @@ def assert_goes_on(run: Path, uninterrupted: Path, train: Train) -> None:
     assert logged(run) == logged(uninterrupted)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", first("lstm_lm", of=SMALL))
 def test_fault_02_a_run_that_is_terminated_goes_on_bit_for_bit(
     model: str, trained: Trained, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
     stop_and_go_on(signal.SIGTERM, model, trained, train, train_child, tmp_path)
 
 
-@pytest.mark.parametrize("model", first("cnn", "transformer_lm", of=SMALL))
+@pytest.mark.parametrize("model", first("transformer_lm", of=SMALL))
 def test_fault_03_a_run_that_is_interrupted_goes_on_bit_for_bit(
     model: str, trained: Trained, train: Train, train_child: StartChild, tmp_path: Path
 ) -> None:
@@ -100,7 +100,7 @@ def stop_and_go_on(
 @pytest.mark.parametrize(
     ("number", "model"),
     first(
-        *((signal.SIGTERM, "ladder"), (signal.SIGINT, "q_table"), (signal.SIGINT, "perceptron")),
+        *((signal.SIGTERM, "ladder"), (signal.SIGINT, "q_table")),
         of=[(number, model) for number in CODES for model in FURTHER],
     ),
 )
@@ -168,6 +168,7 @@ def signal_in_fitting(number: signal.Signals) -> None:
         cls.fit = functools.partialmethod(functools.partial(fit_and_ask, cls.fit))  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", first(signal.SIGINT, of=CODES))
 def test_fault_02_and_03_hold_for_a_command_started_by_a_shell(
     number: signal.Signals, trained: Trained, train: Train, tmp_path: Path
@@ -223,7 +224,7 @@ def signal_itself(moment: str) -> None:
 @pytest.mark.parametrize(
     ("moment", "model"),
     first(
-        *(("evaluation", "lstm_lm"), ("evaluation", "dqn"), ("saving", "mlp"), ("saving", "word2vec")),
+        *(("evaluation", "dqn"), ("saving", "mlp")),
         of=[(moment, model) for moment in ("evaluation", "saving") for model in SMALL],
     ),
 )
@@ -362,6 +363,7 @@ def events(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", first("lstm_lm", of=EVERY))
 def test_fault_25_a_run_of_three_lives_shows_each_step_once_and_in_order(
     model: str, trained: Trained, train: Train, train_child: StartChild, tmp_path: Path

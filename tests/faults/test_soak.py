@@ -68,6 +68,7 @@ def soak(model: str, deaths: int, train: Train, train_child: StartChild, folder:
     assert trained == list(range(1, steps + 1)), "each step is there once and in order"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", first("dqn", of=[m for m in SMALL if m not in ALIKE]))
 def test_fault_04_a_run_that_dies_six_times_is_the_uninterrupted_one(
     model: str, train: Train, train_child: StartChild, tmp_path: Path

@@ -175,7 +175,7 @@ LANGUAGE_MODELS = named(
 @pytest.mark.parametrize(
     ("tied", "name"),
     first(
-        *zip(["tied", "untied", "untied", "tied"], LANGUAGE_MODELS, strict=True),
+        *zip(["untied", "tied"], list(LANGUAGE_MODELS)[2:], strict=True),
         of=itertools.product(["tied", "untied"], LANGUAGE_MODELS),
     ),
 )
@@ -206,8 +206,7 @@ TRANSLATORS = named(
 )  # fmt: skip
 
 
-# Sinusoidal, rotary and learned positions.
-@pytest.mark.parametrize("name", first(*(list(TRANSLATORS)[i] for i in (1, 3, 4)), of=TRANSLATORS))
+@pytest.mark.parametrize("name", first(list(TRANSLATORS)[3], of=TRANSLATORS))
 def test_the_whole_translator_by_hand(name: str) -> None:
     """Total nats of the counted targets, their labels smoothed: the value, and the gradient at every parameter."""
     settings = TRANSLATORS[name]
@@ -293,7 +292,7 @@ def test_the_rows_of_a_language_model_can_be_reordered_and_repeated() -> None:
             same(logits, expected[:, t], settings)
 
 
-@pytest.mark.parametrize("context", first(1, 5, of=[1, 4, 5]))
+@pytest.mark.parametrize("context", first(5, of=[1, 4, 5]))
 @torch.no_grad()
 def test_past_its_context_a_language_model_reads_the_second_half_and_what_is_new(context: int) -> None:
     tokens = drawn(SIZE, 3 * context)
@@ -306,7 +305,7 @@ def test_past_its_context_a_language_model_reads_the_second_half_and_what_is_new
             same(logits, net(tokens[:, first : t + 1])[0][:, -1], settings)
 
 
-@pytest.mark.parametrize("context", first(1, 5, of=[1, 4, 5]))
+@pytest.mark.parametrize("context", first(5, of=[1, 4, 5]))
 @torch.no_grad()
 def test_what_a_language_model_begins_with_are_the_last_tokens_that_leave_room_for_one(context: int) -> None:
     """For every length up to three contexts: the state of reading those one by one, and all of a context with a further one."""

@@ -102,11 +102,9 @@ CUTS = [(model, option, cut) for model in RESUMED for option in OPTIONS for cut 
 @pytest.mark.parametrize(
     ("model", "option", "cut"),
     first(
-        *((model, "plain", 7) for model in RESUMED),
-        # mlp and dqn use them together, after each step: test_fault_04_stopped_after_each_step.
+        *((model, "plain", 7) for model in ("cnn", "seq2seq", "transformer_lm", "word2vec", "dqn", "actor_critic")),
+        # mlp uses them together, after each step: test_fault_04_stopped_after_each_step.
         *(("lstm_lm", option, 11) for option in OPTIONS),
-        ("dqn", "clipped and monitored", 11),
-        *((model, "plain", cut) for model in ("mlp", "dqn") for cut in (1, 4)),
         of=CUTS,
     ),
 )
@@ -132,7 +130,7 @@ def test_fault_04_every_model_is_among_the_resumed() -> None:
 
 @pytest.mark.faults
 @pytest.mark.half
-@pytest.mark.parametrize("model", first("mlp", "lstm_lm", "dqn", of=EVERY))
+@pytest.mark.parametrize("model", first("mlp", of=EVERY))
 def test_fault_04_stopped_after_each_step_it_is_the_uninterrupted_run(
     model: str, train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
@@ -152,7 +150,10 @@ PARTS = [(group, option) for group in ("optimizer", "schedule") for option in gr
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("group", "option"), PARTS)
+@pytest.mark.parametrize(
+    ("group", "option"),
+    first(*(("optimizer", o) for o in ("adam", "muon", "sgd_rows")), ("schedule", "cosine"), of=PARTS),
+)
 def test_fault_04_what_an_optimizer_and_a_schedule_remember_is_taken_up(
     group: str, option: str, train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

@@ -512,7 +512,7 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(
     assert "no C++ compiler" in said
 
 
-@pytest.mark.parametrize("model", ["lstm_lm", "transformer_lm", "seq2seq"])
+@pytest.mark.parametrize("model", first("lstm_lm", of=["lstm_lm", "transformer_lm", "seq2seq"]))
 @pytest.mark.parametrize("one", ["bf16", "float32"])
 def test_a_run_goes_on_in_another_precision(
     model: str, one: str, train: Callable[..., tuple[int, str]], tmp_path: Path

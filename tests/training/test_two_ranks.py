@@ -93,7 +93,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("model", first("lstm_lm", "word2vec", "dqn", of=MODELS))
+@pytest.mark.parametrize("model", first("word2vec", "dqn", of=MODELS))
 def test_two_ranks_with_accumulation_are_one_process(model: str, child: Callable[..., Child], tmp_path: Path) -> None:
     """Twenty steps in float64, with batches that divide neither by the ranks nor by the pass."""
     plugin = tmp_path / "recorded.py"
@@ -125,6 +125,7 @@ def test_two_ranks_with_accumulation_are_one_process(model: str, child: Callable
         assert two.manifest["metrics"] == pytest.approx(one.manifest["metrics"], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_two_processes_of_any_system(tmp_path: Path) -> None:
     """As a launcher starts them: not forked, and with nothing imported before."""
     line = ["train", *SMALL["mlp"], "~reports", "device=cpu", "threads=1", "trainer.max_steps=3"]
