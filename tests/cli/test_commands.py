@@ -31,6 +31,7 @@ def test_help_needs_no_torch() -> None:
     assert all(name in result.stdout for name in COMMANDS)
 
 
+@pytest.mark.slow
 def test_nobody_is_asked_and_nothing_is_sent(tmp_path: Path) -> None:
     """Training, evaluation, use and the doctor, with nothing to be downloaded; asking for a host's name would count, too."""
     code = """

@@ -83,7 +83,12 @@ ON_TEXT = ["train", *SMALL["lstm_lm"], "data=text", "data.train=text", "device=c
 
 @needs_linux
 @pytest.mark.parametrize(
-    "line", [[*SMALL_RUN, "run_dir=run"], ["doctor"], ON_TEXT], ids=["train", "doctor", "train on text"]
+    "line",
+    [
+        pytest.param([*SMALL_RUN, "run_dir=run"], id="train"),
+        pytest.param(["doctor"], id="doctor", marks=pytest.mark.slow),
+        pytest.param(ON_TEXT, id="train on text", marks=pytest.mark.slow),
+    ],
 )
 def test_a_user_whom_the_system_does_not_know(line: list[str], child: StartChild, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("one two three\n" * 500)

@@ -179,7 +179,7 @@ def test_fault_22_parts_that_cannot_be_combined_are_named(line: list[str], train
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        (["train", "model=mpl"], "there is no model 'mpl'; did you mean 'mlp'?"),
+        pytest.param(["train", "model=mpl"], "there is no model 'mpl'; did you mean 'mlp'?", marks=pytest.mark.slow),
         (["trian"], "there is no command 'trian'; did you mean 'train'?"),
         (["train", "model=mlp", "optimizer.lr=nan", "run_dir=x"], "optimizer.lr is nan"),
         (["evaluate"], "takes one run or checkpoint"),

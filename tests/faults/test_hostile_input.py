@@ -715,7 +715,7 @@ def test_fault_09_sizes_that_a_manifest_makes_up(
     [
         ("text", {"layers": 2**31 - 1}, "it takes at most 20,000"),
         ("text", {"layers": 10_000}, "more than 20,000 parts"),
-        ("table", {"widths": [1] * 30_000}, "more than 20,000 parts"),
+        pytest.param("table", {"widths": [1] * 30_000}, "more than 20,000 parts", marks=pytest.mark.slow),
     ],
     ids=["more than a list holds", "many", "listed"],
 )

@@ -82,6 +82,7 @@ def test_fault_28_a_signal_to_one_rank_saves_and_ends_all_and_they_resume_bit_fo
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_fault_28_another_number_of_ranks_is_refused(train_child: Train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train_child(*SMALL["mlp"], "trainer.max_steps=4", f"run_dir={run}").ended()[0] == 0

@@ -114,6 +114,7 @@ def test_fault_02_and_03_hold_for_every_further_model(
 MORE = ["trainer.accumulate=3", "trainer.precision=bf16", "trainer.ema=0.9", "trainer.clip_norm=0.5"]
 
 
+@pytest.mark.slow
 @pytest.mark.half
 @pytest.mark.parametrize("model", first("word2vec", of=EVERY))
 def test_fault_02_killed_then_terminated_with_all_that_is_kept_it_goes_on_bit_for_bit(

@@ -16,7 +16,6 @@ from dlref.models.recurrent import RecurrentLM
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.reports.attention_maps import AttentionMaps, SelfAttentionMaps, attended, drawn
-from tests.conftest import first
 from tests.reports.test_translation import LINES, SOURCE, TARGET, Dictionary, Narrow, data_of, untrained
 
 TEXT = "the cat sat\non the mat , the dog costs $ 5 or $ 6\n"
@@ -196,11 +195,14 @@ NAMES = [
 
 @pytest.mark.parametrize(
     ("grid", "across", "down"),
-    first(
-        ((), *NAMES[-1]),
-        ((3, 2), *NAMES[-1]),
-        of=[*((grid, *pair) for grid in ((), (2,), (3, 2)) for pair in NAMES), ((2, 11), ["a"], ["b"])],
-    ),
+    [
+        *(
+            pytest.param(grid, *pair, marks=[pytest.mark.slow] * (grid == (2,)))
+            for grid in ((), (2,), (3, 2))
+            for pair in NAMES
+        ),
+        ((2, 11), ["a"], ["b"]),
+    ],
 )
 def test_every_name_on_a_map_can_be_read(grid: tuple[int, ...], across: list[str], down: list[str]) -> None:
     shares = torch.rand(*grid, len(down), len(across), generator=torch.Generator().manual_seed(0)).softmax(-1)
