@@ -22,7 +22,7 @@ from dlref.models.table import Table
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
 from dlref.studies import temporal_difference
-from dlref.studies._decisions import Decisions, Move, grid
+from dlref.studies._decisions import Decisions, Move
 from dlref.training.adam import Adam
 from tests.crosschecks.rows import crosscheck
 
@@ -33,6 +33,7 @@ utils: Any = pytest.importorskip("stable_baselines3.common.utils")
 vec_env: Any = pytest.importorskip("stable_baselines3.common.vec_env")
 Agree = Callable[..., None]
 SB3 = "stable-baselines3"
+EPSILON = 0.3
 IN_DOUBLE = "same weights, in float64"
 DYADIC = 0.75  # a discount whose powers, like rewards in eighths, SB3 does not round to float32
 
@@ -363,13 +364,18 @@ def test_reinforce(normalized: bool, agree: Agree) -> None:
     agree(loss.value, model.logger.name_to_value["train/policy_loss"], atol=near)
 
 
-def small_rewards() -> Decisions:
-    """The 3 × 4 grid with a quarter of its rewards: no error exceeds 1, from where on DQN's loss is linear."""
-    outcomes = {
-        s: {a: [(p, after, reward / 4, over) for p, after, reward, over in list_] for a, list_ in actions.items()}
-        for s, actions in grid().outcomes.items()
-    }
-    return Decisions(outcomes, grid().starts, DYADIC)
+def some_process() -> Decisions:
+    """Six states in all of which episodes go on or end, so that a value that should not follow an end would be seen.
+
+    Its rewards are so small that no error exceeds 1, from where on DQN's loss is linear.
+    """
+    random = np.random.default_rng(10)
+
+    def outcome(over: bool) -> tuple[float, int, float, bool]:
+        return 0.5, int(random.integers(6)), float(random.integers(-8, 9)) / 64, over
+
+    outcomes = {s: {a: [outcome(False), outcome(bool(random.random() < 0.3))] for a in range(3)} for s in range(6)}
+    return Decisions(outcomes, np.full(6, 1 / 6), DYADIC)
 
 
 def recorded(decisions: Decisions, monkeypatch: pytest.MonkeyPatch) -> list[Move]:
@@ -390,9 +396,9 @@ def recorded(decisions: Decisions, monkeypatch: pytest.MonkeyPatch) -> list[Move
     "Q-learning of a table", SB3, "DQN with one affine layer of one-hot states without bias, batches of one, SGD"
 )
 def test_q_learning(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions, rate = small_rewards(), 0.8
+    decisions, rate = some_process(), 0.8
     moves = recorded(decisions, monkeypatch)
-    values = temporal_difference.control(decisions, "Q-learning", 20, rate, 0.3, 1000, np.random.default_rng(7))
+    values = temporal_difference.control(decisions, "Q-learning", 30, rate, 0.3, 1000, np.random.default_rng(7))
     model = their_dqn(
         States(decisions.states, decisions.actions),
         net=(),
@@ -434,8 +440,17 @@ def test_q_learning(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
     agree(table.values, learned, atol=1e-12)
 
 
-def critic_of(states: int, rate: float, discount: float, moves: list[tuple[int, float, int | None]]) -> np.ndarray:
-    """The values [S] that A2C's critic learns from single steps: a state, a reward, and the state after it, if any."""
+def critic_of(
+    states: int,
+    rate: float,
+    discount: float,
+    moves: list[tuple[int, float, int | None]],
+    ratio: Callable[[np.ndarray, int], float] = lambda values, after: 1.0,
+) -> np.ndarray:
+    """The values [S] that A2C's critic learns from single steps: a state, a reward, and the state after it, if any.
+
+    Reward and following value are multiplied by the `ratio` of the state after, given the values so far.
+    """
     model = sb3.A2C(
         "MlpPolicy",
         States(states, 2),
@@ -455,8 +470,10 @@ def critic_of(states: int, rate: float, discount: float, moves: list[tuple[int, 
     for state, reward, after in moves:
         weight = critic.weight[0].detach()
         model.rollout_buffer.reset()
-        value, following = weight[[state]], weight[[0 if after is None else after]]
-        model.rollout_buffer.add(np.array([state]), np.zeros(1), np.array([reward]), np.zeros(1), value, torch.zeros(1))
+        factor = 1.0 if after is None else ratio(weight.numpy(), after)
+        value, following = weight[[state]], factor * weight[[0 if after is None else after]]
+        one = [np.array([state]), np.zeros(1), np.array([factor * reward]), np.zeros(1)]
+        model.rollout_buffer.add(*one, value, torch.zeros(1))
         model.rollout_buffer.compute_returns_and_advantage(following, np.array([after is None]))
         model.train()
     return critic.weight[0].detach().numpy()
@@ -464,7 +481,7 @@ def critic_of(states: int, rate: float, discount: float, moves: list[tuple[int, 
 
 @crosscheck("TD(0) of a table", SB3, "the critic of A2C with λ = 0, one step at a time, affine in one-hot states, SGD")
 def test_td(agree: Agree) -> None:
-    decisions, draws = small_rewards(), [np.random.default_rng(8) for _ in range(2)]
+    decisions, draws = some_process(), [np.random.default_rng(8) for _ in range(2)]
     values = temporal_difference.predict(decisions, decisions.chance, 10, 0.3, 1000, draws[0])
     episodes = [move for _ in range(10) for move in decisions.episode(decisions.chance, 1000, draws[1])]
     moves = [(state, reward, None if over else after) for state, _, reward, after, over in episodes]
@@ -472,18 +489,34 @@ def test_td(agree: Agree) -> None:
     agree(values, critic_of(decisions.states, 0.3, decisions.discount, moves), atol=1e-12)
 
 
-@crosscheck("SARSA of a table", SB3, "as TD(0), whose states are pairs of a state and an action")
-def test_sarsa(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions = small_rewards()
+def sarsa(method: str, monkeypatch: pytest.MonkeyPatch, ratio: Callable[..., float]) -> tuple[np.ndarray, np.ndarray]:
+    """The values [S · A] of dlref, and of A2C's critic, whose states are the pairs of a state and an action."""
+    decisions = some_process()
     recording = recorded(decisions, monkeypatch)
-    values = temporal_difference.control(decisions, "SARSA", 20, 0.8, 0.3, 1000, np.random.default_rng(9))
+    values = temporal_difference.control(decisions, method, 30, 0.8, EPSILON, 1000, np.random.default_rng(9))
     pairs = [state * decisions.actions + action for state, action, *_ in recording] + [0]
     moves = [
         (pair, reward, None if over else following)
         for pair, (_, _, reward, _, over), following in zip(pairs, recording, pairs[1:], strict=False)
     ]
     assert values.any()
-    agree(values.flatten(), critic_of(values.size, 0.8, decisions.discount, moves), atol=1e-12)
+    return values.flatten(), critic_of(values.size, 0.8, decisions.discount, moves, ratio)
+
+
+@crosscheck("SARSA of a table", SB3, "as TD(0), whose states are pairs of a state and an action")
+def test_sarsa(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
+    agree(*sarsa("SARSA", monkeypatch, lambda values, after: 1.0), atol=1e-12)
+
+
+@crosscheck("off-policy SARSA of a table", SB3, "as SARSA; reward and next value times the ratio of the two policies")
+def test_off_policy_sarsa(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ratio(values: np.ndarray, after: int) -> float:
+        """The probability of an action by the greedy policy over that by the ε-greedy one."""
+        state, action = divmod(after, 3)
+        greedy = np.eye(3)[values.reshape(6, 3)[state].argmax()]
+        return float(greedy[action] / (EPSILON / 3 + (1 - EPSILON) * greedy[action]))
+
+    agree(*sarsa("SARSA off the policy", monkeypatch, ratio), atol=1e-12)
 
 
 @crosscheck("exploration rate", SB3, "`explore_steps` over the steps of training are SB3's `exploration_fraction`")
