@@ -1,5 +1,6 @@
 """SciPy's solvers and distributions: values of decision processes, draws by priority, and expected wins of bandits."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -115,41 +116,44 @@ def test_prioritized_replay(agree: Agree) -> None:
     agree(play.highest, max(1.0, probabilities.max()), atol=1e-14)
 
 
-def expected_wins(games: int, arms: int, epsilon: float, rate: float | None) -> list[float]:
-    """The probability of a win in each game, over all histories and machines whose chances are uniform on [0, 1].
+@functools.cache
+def next_result(win: bool, wins: int, games: int) -> float:
+    """The probability of a win, or a loss, of a machine with a chance from [0, 1] that has won so many games."""
+    return float(stats.betabinom.pmf(win, 1, 1 + wins, 1 + games - wins))
 
-    A machine that won w of n games wins the next one with the mean of a beta distribution.
-    """
-    wins = [0.0] * games
+
+def win_probabilities(games: int, arms: int, epsilon: float, rate: float | None) -> np.ndarray:
+    """The probability of each sequence of wins [2 ** games], over all histories."""
+    probabilities = np.zeros(2**games)
+
+    def value(own: Sequence[bool]) -> float:
+        if rate is None:
+            return float(np.mean(own)) if own else 0.0
+        return sum(rate * (1 - rate) ** (len(own) - 1 - k) * win for k, win in enumerate(own))
 
     def play(history: Sequence[tuple[int, bool]], probability: float) -> None:
         if len(history) == games:
+            probabilities[sum(win << game for game, (_, win) in enumerate(history))] += probability
             return
-        results = [[float(win) for arm, win in history if arm == machine] for machine in range(arms)]
-        values = [
-            float(np.mean(own or [0.0]))
-            if rate is None
-            else sum(rate * (1 - rate) ** (len(own) - 1 - k) * win for k, win in enumerate(own))
-            for own in results
-        ]
-        for arm in range(arms):
+        results = [[win for arm, win in history if arm == machine] for machine in range(arms)]
+        values = [value(own) for own in results]
+        for arm, own in enumerate(results):
             chosen = epsilon / arms + (1 - epsilon) * (arm == values.index(max(values)))
-            chance = stats.betabinom.mean(1, 1 + sum(results[arm]), 1 + len(results[arm]) - sum(results[arm]))
-            wins[len(history)] += probability * chosen * chance
-            for win, factor in ((True, chance), (False, 1 - chance)):
-                play([*history, (arm, win)], probability * chosen * factor)
+            for win in (False, True):
+                play([*history, (arm, win)], probability * chosen * next_result(win, sum(own), len(own)))
 
     play([], 1.0)
-    return wins
+    return probabilities
 
 
-@crosscheck(
-    "wins of ε-greedy bandits",
-    "scipy",
-    "betabinom's means over all histories; 400,000 runs, within five standard errors",
+@crosscheck("sequences of wins of ε-greedy bandits", "scipy", "betabinom over all histories; χ² of 2,000,000 runs")
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "games"), [(0.0, None, 5), (0.3, None, 5), (0.1, 0.8, 7), (0.1, 0.3, 7), (1.0, None, 5)]
 )
-@pytest.mark.parametrize(("epsilon", "rate"), [(0.0, None), (0.3, None), (0.3, 0.8), (1.0, None)])
-def test_bandits(epsilon: float, rate: float | None, agree: Agree) -> None:
-    runs = 400_000
-    wins = bandits.play(5, runs, 2, epsilon, rate, 0.0, seed=5)
-    agree(wins.mean(0), expected_wins(5, 2, epsilon, rate), atol=5 * 0.5 / runs**0.5)
+def test_bandits(epsilon: float, rate: float | None, games: int, agree: Agree) -> None:
+    runs = 2_000_000
+    wins = bandits.play(games, runs, 2, epsilon, rate, 0.0, seed=5)
+    seen = np.bincount((wins.long() @ (2 ** torch.arange(games))).numpy(), minlength=2**games)
+    expected = win_probabilities(games, 2, epsilon, rate)
+    assert stats.chisquare(seen, expected * runs).pvalue > 0.01
+    agree(seen / runs, expected, atol=5 * (0.25 / runs) ** 0.5)  # five standard errors of the largest that may be
