@@ -89,7 +89,7 @@ def test_draws_by_priority(rows: int, agree: Agree) -> None:
 @crosscheck(
     "prioritized replay: draws and importance weights",
     "scipy",
-    "p ∝ (|δ| + 10⁻⁶)^0.6; (N p)^-β over the largest; χ² of 40,000 draws",
+    "`rv_discrete` of p ∝ (abs δ + 10⁻⁶)^0.6; (N p)^-β over its maximum; χ² of 40,000 draws",
 )
 def test_prioritized_replay(agree: Agree) -> None:
     rows, count = 100, 400
