@@ -23,6 +23,7 @@ from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
 from dlref.studies import temporal_difference
 from dlref.studies._decisions import Decisions, Move
+from dlref.training import gradients as clipping
 from dlref.training.adam import Adam
 from tests.crosschecks.rows import crosscheck
 
@@ -90,6 +91,10 @@ def copy_linear(theirs: nn.Module, ours: nn.Module) -> None:
 
 def weights(*nets: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for net in nets for p in net.parameters()])
+
+
+def gradients(*nets: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for net in nets for p in net.parameters() if p.grad is not None])
 
 
 def in_double(model: Any, *extractors: nn.Module) -> Any:
@@ -192,6 +197,20 @@ def test_dqn(
         agree(loss.value, model.logger.name_to_value["train/loss"], atol=1e-12)
         agree(weights(net), weights(model.q_net), atol=1e-12)
         agree(weights(us.objective.target), weights(model.q_net_target), atol=1e-12)
+
+
+@crosscheck("DQN: clipped gradient", SB3, f"{IN_DOUBLE}; one replay memory, the same rows")
+@pytest.mark.parametrize("most", [0.05, 50.0], ids=["clipped", "kept"])
+def test_clipping(most: float, agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = their_dqn(Toy(), max_grad_norm=most)
+    us, rows = learner(model, 1, 80), np.arange(20)
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: model.replay_buffer._get_samples(rows))
+    model.train(gradient_steps=1, batch_size=20)
+    loss = us.objective(us.batch(rows))["loss"]
+    (loss.total / loss.count).backward()
+    gradient = clipping.values(us.objective.net.parameters())
+    clipping.scale_(gradient, clipping.clip_factor(clipping.norm(gradient), most))
+    agree(gradients(us.objective.net), gradients(model.q_net), rtol=1e-5)  # torch adds 1e-6 to the norm
 
 
 @crosscheck("double DQN targets", SB3, "no double DQN in SB3: computed from its two networks and its replay memory")
@@ -322,10 +341,6 @@ def test_advantages(trace: float, agree: Agree) -> None:
     advantages = objective.advantages(rollout, values, following)
     agree(advantages, model.rollout_buffer.advantages, atol=1e-12)
     agree(advantages + values, model.rollout_buffer.returns, atol=1e-12)
-
-
-def gradients(*nets: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for net in nets for p in net.parameters() if p.grad is not None])
 
 
 @crosscheck("actor–critic: gradient and update with Adam", SB3, f"{IN_DOUBLE}; one rollout; `critic` is 2 × `vf_coef`")
