@@ -122,6 +122,11 @@ def squared_relu(x: Tensor) -> Tensor:
     return elementwise(relu(x), lambda a: a**2)
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """a (1 + tanh(√(2 / π) (a + 0.044715 a³))) / 2, near a Φ(a) (Hendrycks & Gimpel 2016, section 2)."""
+    return elementwise(x, lambda a: a * (1 + torch.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))) / 2)
+
+
 def swiglu(x: Tensor) -> Tensor:  # [B, 2F] -> [B, F]
     """y_f = x_f σ(x_f) x_(F + f): Shazeer 2020, equation 5 with β = 1, where the two halves of x are xW + b and xV + c."""
     half = x.shape[1] // 2

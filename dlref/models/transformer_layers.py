@@ -17,7 +17,7 @@ from dlref.models.layers import Dropout
 
 Positions = Literal["sinusoidal", "learned", "rotary"]
 Norm = Literal["layer", "rms"]
-Activation = Literal["relu", "relu2", "gelu", "swiglu"]
+Activation = Literal["relu", "relu2", "gelu", "gelu_tanh", "swiglu"]
 Pair = tuple[Tensor, Tensor]  # keys and values [B, H, S, K] each, or cosines and sines [T, K / 2] each
 WAVE = 10_000.0  # the longest wave of positions is 2π times as many tokens long
 
@@ -154,7 +154,8 @@ class MultiHeadAttention(nn.Module):
 
 class FeedForward(nn.Module):
     """Two affine layers with an activation between (Vaswani et al. 2017, section 3.3): `relu`, `relu2`, its square (So et
-    al. 2021), `gelu` (Hendrycks & Gimpel 2016), or `swiglu`, whose units are multiplied by others (Shazeer 2020)."""
+    al. 2021), `gelu` and `gelu_tanh`, its approximation by tanh (Hendrycks & Gimpel 2016, section 2), which GPT-2 has, or
+    `swiglu`, whose units are multiplied by others (Shazeer 2020)."""
 
     def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
         super().__init__()
@@ -167,8 +168,8 @@ class FeedForward(nn.Module):
         if self.activation == "swiglu":
             gate, x = x.chunk(2, 2)
             return self.down(F.silu(gate) * x)
-        if self.activation == "gelu":
-            return self.down(F.gelu(x))
+        if self.activation in ("gelu", "gelu_tanh"):
+            return self.down(F.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
         x = F.relu(x)
         return self.down(x.square() if self.activation == "relu2" else x)
 

@@ -29,6 +29,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": layers.relu,
     "relu2": transformer.squared_relu,
     "gelu": layers.gelu,
+    "gelu_tanh": transformer.gelu_tanh,
     "swiglu": transformer.swiglu,
 }
 
@@ -183,6 +184,11 @@ def activation_is_trained(name: Activation, equation: Callable[[Tensor], Tensor]
 @proves(transformer.squared_relu)
 def squared_relu(equation: Any) -> None:
     activation_is_trained("relu2", equation)
+
+
+@proves(transformer.gelu_tanh)
+def gelu_tanh(equation: Any) -> None:
+    activation_is_trained("gelu_tanh", equation)
 
 
 @proves(transformer.swiglu)
