@@ -109,8 +109,11 @@ def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], agree: 
     (net, theirs), pairs = made(prenorm, activation), batch()
     logits = net.out(features(net, theirs, pairs))[pairs.counted]
     agree(net.eval()(pairs.source, pairs.visible, pairs.tokens)[pairs.counted], logits, **FLOAT64)
+    evaluated = Translation(net).eval()(pairs)["loss"]
+    expected = nn.functional.cross_entropy(logits, pairs.targets[pairs.counted])
+    agree(evaluated.total / evaluated.count, expected, **FLOAT64)
     for smoothing in (0.0, 0.1):
-        loss = Translation(net.train(), smoothing)(pairs)["loss"]
+        loss = Translation(net, smoothing)(pairs)["loss"]
         ours = loss.total / loss.count
         expected = nn.functional.cross_entropy(logits, pairs.targets[pairs.counted], label_smoothing=smoothing)
         agree(ours, expected, **FLOAT64)
