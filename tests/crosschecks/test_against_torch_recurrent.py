@@ -1,4 +1,4 @@
-"""Recurrent language models against plain modules of torch."""
+"""Recurrent language models, and the encoder of seq2seq, against plain modules of torch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dlref.data import Shard
 from dlref.models.recurrent import RecurrentLM
 from dlref.models.recurrent_layers import Cell
+from dlref.models.seq2seq import Encoder
 from dlref.objectives.language_modelling import LanguageModelling
 from tests.crosschecks.recurrent_models import HIDDEN, LAYERS, WIDTH, perplexity, random_network, shakespeare
 from tests.crosschecks.rows import crosscheck
@@ -82,3 +83,39 @@ def test_training(cell: Cell, datasets: Path, agree: Agree) -> None:
             optimizer.step()
     for name, weight in plain.weights(net).items():
         agree(weight, plain.get_parameter(name), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@CELLS
+@crosscheck(
+    "encoder of seq2seq, one way and bidirectional, of sources of different lengths: outputs, last states, gradients",
+    "torch",
+    "weights to `nn.RNN`, `nn.GRU` or `nn.LSTM`, which read a `PackedSequence`",
+)
+def test_encoder(cell: Cell, bidirectional: bool, agree: Agree) -> None:
+    encoder = Encoder(cell, [WIDTH] + [HIDDEN] * LAYERS, [0.0] * LAYERS, False, bidirectional, reversed=False).double()
+    ways = ["", "_reverse"][: 1 + bidirectional]
+    theirs = KINDS[cell](WIDTH, HIDDEN // len(ways), LAYERS, batch_first=True, bidirectional=bidirectional).double()
+    weights = {
+        f"{name.removesuffix('0')}{number}{way}": parameter
+        for number, layers in enumerate(encoder.layers)
+        for way, layer in zip(ways, layers, strict=True)
+        for name, parameter in layer.layers[0].named_parameters()
+    }
+    lengths = torch.tensor([3, 8, 1, 5])
+    visible = torch.arange(8) < lengths[:, None]
+    x = torch.randn(4, 8, WIDTH, dtype=torch.float64, requires_grad=True)
+    outputs, ends = encoder(x, visible)
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    found, last = torch.func.functional_call(theirs, weights, (packed,))
+    expected = nn.utils.rnn.pad_packed_sequence(found, batch_first=True)[0]
+    last = (last[0] if cell == "lstm" else last).unflatten(0, (LAYERS, len(ways)))
+    agree(outputs[visible], expected[visible], rtol=1e-12)
+    for end, other in zip(ends, last, strict=True):
+        agree(end, torch.cat([*other], 1), rtol=1e-12)
+    wanted = [x, *encoder.parameters()]
+    ours = torch.autograd.grad(outputs[visible].square().sum() + sum(end.sum() for end in ends), wanted)
+    for mine, other in zip(
+        ours, torch.autograd.grad(expected[visible].square().sum() + last.sum(), wanted), strict=True
+    ):
+        agree(mine, other, rtol=1e-12)
