@@ -1,5 +1,6 @@
 """The rows of docs/crosschecks.md: what a test compares with which library."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ def crosscheck(what: str, library: str, mapping: str) -> Callable[[Callable[...,
     """Decorates a test: what is compared, with which distributions (`nltk, scipy`), and how weights or data are mapped."""
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        code = test.__code__
+        code = inspect.unwrap(test).__code__  # not that of another decorator, such as torch.no_grad()
         row = Row(what, library, mapping, Path(code.co_filename).name, code.co_firstlineno)
         test.row = row  # type: ignore[attr-defined]
         return pytest.mark.slow(test)

@@ -17,6 +17,9 @@ def test_the_page_has_a_row_for_each_crosscheck() -> None:
         rows += [test.row for test in vars(module).values() if isinstance(getattr(test, "row", None), Row)]
     rows.sort(key=lambda row: (row.file, row.line))
     assert len({row.what for row in rows}) == len(rows), "two tests have one title"
+    assert all(Path(__file__).with_name(row.file).is_file() for row in rows), (
+        "the order of a row is that of a decorator"
+    )
     table = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     printed = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]]
     assert printed == [row.what for row in rows], "`make crosschecks` writes the table anew"
