@@ -1,4 +1,4 @@
-"""Scores of translations against sacrebleu's own commands and, for the 13a tokens, NLTK."""
+"""Scores of translations against sacrebleu's functions and, for BLEU, NLTK."""
 
 import gzip
 import json
@@ -38,8 +38,8 @@ def changed(line: str, seed: int) -> str:
 
 @crosscheck(
     "BLEU (13a tokens; also lower-cased) and chrF of real captions",
-    "sacrebleu",
-    "the commands `sacrebleu -m bleu chrf` and `-lc`, in the library's words",
+    "sacrebleu, torchtext",
+    "`corpus_bleu` and `corpus_chrf`; lower-cased: of what torchtext's `basic_english` makes first",
 )
 def test_scores(datasets: Path, agree: Agree) -> None:
     references = captions(datasets, "test_2016_flickr.en.gz")
@@ -47,6 +47,9 @@ def test_scores(datasets: Path, agree: Agree) -> None:
     found = scores_of(texts, references)
     agree(found["bleu"], sacrebleu.corpus_bleu(texts, [references], tokenize="13a").score, atol=EXACT)
     agree(found["chrf"], sacrebleu.corpus_chrf(texts, [references]).score, atol=EXACT)
+    english = get_tokenizer("basic_english")
+    ours, theirs = ([" ".join(english(line)) for line in lines] for lines in (texts, references))
+    agree(found["bleu_lower"], sacrebleu.corpus_bleu(ours, [theirs], tokenize="13a", lowercase=True).score, atol=EXACT)
     assert 20 < found["bleu"] < found["bleu_lower"] < 95
     for name, case in (("bleu", "mixed"), ("bleu_lower", "lc")):
         assert f"{name:<10} {SIGNATURE.format(case=case)}" in found["signatures"]
