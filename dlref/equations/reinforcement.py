@@ -17,6 +17,21 @@ def returns(rewards: Tensor, discount: float) -> Tensor:  # [T] of one episode -
     return tensor([total(discount**k * rewards[t + k] for k in range(len(rewards) - t)) for t in range(len(rewards))])
 
 
+def per_decision_returns(rewards: Tensor, ratios: Tensor, discount: float) -> Tensor:  # [T], [T] of one episode -> [T]
+    """Off-policy returns of state-action pairs, G_t = Σ_k γ^k ρ_(t+1) … ρ_(t+k) r_(t+k), with ρ = π(a|s) / b(a|s).
+
+    A reward carries the ratios of the actions after a_t that led to it, each once (section 5.9).
+    """
+    found = []
+    for t in range(len(rewards)):
+        sum_, weight = rewards[t], torch.ones_like(rewards[t])
+        for later in range(t + 1, len(rewards)):
+            weight = weight * ratios[later]
+            sum_ = sum_ + discount ** (later - t) * weight * rewards[later]
+        found.append(sum_)
+    return tensor(found)
+
+
 def advantages(
     rewards: Tensor, values: Tensor, next_values: Tensor, terminated: bool, discount: float, trace: float
 ) -> Tensor:

@@ -61,17 +61,29 @@ def predict(
 def control(
     decisions: Decisions, episodes: int, rate: float, epsilon: float, off: bool, longest: int, draw: np.random.Generator
 ) -> np.ndarray:
-    """Values of actions [S, A] (sections 5.4 and 5.7)."""
+    """Action values [S, A] from ε-greedy episodes: of the ε-greedy policy itself (Sutton & Barto 2018, section 5.4), or, `off`
+    the policy, of the greedy one by per-decision importance sampling (section 5.9).
+
+    The ratios of an episode are those of the two policies at its beginning: its own returns do not choose among them.
+    """
     q = np.zeros((decisions.states, decisions.actions))
-    target, behaviour = decisions.chance.copy(), decisions.chance.copy()
+    target, behavior = decisions.chance.copy(), decisions.chance
     for _ in range(episodes):
-        gain, weight = 0.0, 1.0
-        for state, action, reward, *_ in reversed(list(decisions.episode(behaviour, longest, draw))):
-            gain = reward + decisions.discount * weight * gain
+        states, actions, rewards, *_ = map(np.array, zip(*decisions.episode(behavior, longest, draw), strict=True))
+        ratios = target[states, actions] / behavior[states, actions] if off else np.ones(len(states))
+        gains = returns(rewards, ratios, decisions.discount)
+        for state, action, gain in zip(states[::-1], actions[::-1], gains[::-1], strict=True):
             q[state, action] += rate * (gain - q[state, action])
-            if off:  # of what follows this step: how much likelier the greedy policy is to do it
-                weight *= target[state, action] / behaviour[state, action]
-            best = np.eye(decisions.actions)[q[state].argmax()]
-            target[state] = best
-            behaviour[state] = (1 - epsilon) * best + epsilon * decisions.chance[state]
+        target[states] = np.eye(decisions.actions)[q[states].argmax(1)]
+        behavior = (1 - epsilon) * target + epsilon * decisions.chance
     return q
+
+
+def returns(rewards: np.ndarray, ratios: np.ndarray, discount: float) -> np.ndarray:  # [T], [T] -> [T]
+    """G_t = r_t + γ ρ_(t+1) G_(t+1): each later action's importance ratio once; that of the action itself is not part of its
+    value. `equations.reinforcement.per_decision_returns`."""
+    gains, after = np.zeros(len(rewards)), 0.0
+    for t in reversed(range(len(rewards))):
+        gains[t] = rewards[t] + discount * after
+        after = ratios[t] * gains[t]
+    return gains

@@ -64,6 +64,24 @@ def test_monte_carlo_finds_the_values_of_chance_and_the_best_way() -> None:
         assert float(found["3 × 4 grid", way]["of its policy"]) == pytest.approx(0.9**4)
 
 
+def test_off_policy_values_are_those_of_the_greedy_policy() -> None:
+    """A corridor of 12 in which both actions lead on, and the last one wins 1: every action is worth 1 by every policy."""
+    length, draw = 12, np.random.default_rng(0)
+    outcomes = {s: {a: [(1.0, s + 1, 0.0, False)] for a in (0, 1)} for s in range(length - 1)}
+    outcomes[length - 1] = {a: [(1.0, length - 1, 1.0, True)] for a in (0, 1)}
+    corridor = Decisions(outcomes, np.eye(length)[0], discount=1.0)
+    q = monte_carlo.control(corridor, 2000, 0.01, 0.1, True, 100, draw)
+    # Of the action that is taken more often: the other's average has not settled.
+    np.testing.assert_allclose(q.max(1), 1, atol=0.2)
+
+
+@pytest.mark.slow
+def test_off_policy_monte_carlo_comes_to_the_optimal_values() -> None:
+    draw, best = np.random.default_rng(0), grid().solve()[grid().start]
+    values = [monte_carlo.control(grid(), 2000, 0.02, 0.1, True, 1000, draw)[grid().start].max() for _ in range(5)]
+    assert np.mean(values) == pytest.approx(best, abs=0.05)
+
+
 def test_single_steps_find_the_values_of_chance_and_the_best_way() -> None:
     found = rows(temporal_difference.study(episodes=2000, prediction_episodes=3000).table)
     assert float(found["3 × 4 grid", "TD(0), chance"]["error"]) < 0.1

@@ -17,6 +17,7 @@ from dlref.interfaces import HasCritic
 from dlref.models.layers import Dueling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
+from dlref.studies import monte_carlo
 from tests.proofs.harness import EXACT, agree, proves, random
 
 GAMMA = 0.9
@@ -40,6 +41,13 @@ def learner(**settings: Any) -> QLearning:
 
 
 ENDS = torch.tensor([False, True, False, False, True, False])
+
+
+@proves(reinforcement.per_decision_returns)
+def per_decision_returns(equation: Any) -> None:
+    rewards, ratios = random(6), random(6, seed=1).abs()
+    found = monte_carlo.returns(rewards.numpy(), ratios.numpy(), GAMMA)
+    torch.testing.assert_close(torch.from_numpy(found), equation(rewards, ratios, GAMMA), **EXACT)
 
 
 @proves(reinforcement.bellman_target)
