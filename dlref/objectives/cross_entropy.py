@@ -16,6 +16,29 @@ def cross_entropy(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # 
     return F.cross_entropy(scores, targets, reduction="sum"), (scores.argmax(1) == targets).sum()
 
 
+def correct(logits: Tensor, targets: Tensor) -> Tensor:  # [N, V], [N] -> scalar int64
+    """How many targets are the argmax of their logits; of equal logits that is the first.
+
+    The logits are changed for a moment. On a CPU `amax` takes a tenth of the time of `argmax`, which is then left for the rows
+    in which the target's logit equals the largest of the others.
+    """
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+        return (logits.argmax(1) == targets).sum()
+    places = row_starts(logits) + targets
+    own = logits.view(-1)[places]
+    # `scatter_` on bfloat16 reads the whole tensor.
+    others = logits.put_(places, own.new_full(own.shape, -torch.inf)).amax(1)
+    logits.put_(places, own)
+    tied = (own == others).nonzero().squeeze(1)
+    first = at_least_float32(logits.index_select(0, tied)).argmax(1) == targets.index_select(0, tied)
+    return (own > others).sum() + first.sum()
+
+
+def row_starts(x: Tensor) -> Tensor:  # [N, V] -> [N]
+    """The index of each row's first element in the flattened tensor."""
+    return torch.arange(0, x.numel(), x.shape[1], device=x.device)
+
+
 class LinearCrossEntropy(torch.autograd.Function):
     """`cross_entropy` of the scores x Wᵀ + b.
 
@@ -34,12 +57,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         scores = F.linear(x, weight, bias)
         if scores.shape[1] < FEW:
             scores = at_least_float32(scores)
+        hits = correct(scores, targets)  # chances that round to the same number may have different scores
         chances = torch.softmax(scores, 1, out=scores)
-        places = targets + torch.arange(0, chances.numel(), chances.shape[1], device=x.device)
+        places = row_starts(chances) + targets
         right = chances.flatten()[places]
-        # Chances are not negative, so their bits are in the same order, and whole numbers are compared faster.
-        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[chances.element_size()]
-        hits = (right.view(bits) == chances.view(bits).amax(1)).sum()
         chances.put_(places, right - 1)  # p - 1 of the target, p of the others: the slopes by the scores
         ctx.save_for_backward(x, weight, chances.to(x.dtype))
         ctx.mark_non_differentiable(hits)

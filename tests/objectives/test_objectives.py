@@ -436,6 +436,28 @@ def test_a_chance_near_1_is_told_from_1_in_half_precision() -> None:
     torch.testing.assert_close(x.grad, torch.full((3, 1), -expected), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [3, 2500], ids=["a small vocabulary", "a large one"])
+def test_a_target_is_right_where_it_is_the_argmax_of_the_logits(dtype: torch.dtype, size: int) -> None:
+    """Not where it equals an earlier logit, nor where the probabilities of two logits round to one number."""
+    logits = torch.full((8, size), -1.0, dtype=dtype)
+    logits[0, :2], logits[1, :2], logits[2, :2], logits[3] = 1.0, 1.0, torch.tensor([0.0, 1e-20]), 0.0
+    logits[4], logits[5, 2], logits[6, 1:3] = 0.0, 3.0, 2.0
+    targets = torch.tensor([0, 1, 0, 0, size - 1, 2, 2, 1])
+    x, bias = torch.eye(8, dtype=dtype), torch.zeros(size, dtype=dtype)
+    _, hits = LinearCrossEntropy.apply(x, logits.T.contiguous().requires_grad_(), bias, targets)
+    assert int(hits) == 3  # rows 0, 3 and 5
+    assert int(hits) == int((logits.argmax(1) == targets).sum())
+
+
+def test_an_untrained_network_is_as_often_right_in_training_as_in_evaluation() -> None:
+    net = TransformerLM(vocab_size=7, context=6, width=8, layers=1, heads=2, tied=False)
+    tokens = torch.randint(1, 7, (3, 6))
+    objective = LanguageModelling(net)
+    accuracies = [objective.train(mode)(Piece(tokens, tokens, True))["accuracy"].value for mode in (True, False)]
+    assert accuracies == [0.0, 0.0]  # all logits are equal, and word 0 is the first
+
+
 def test_advantages_that_differ_by_rounding_alone_teach_nothing() -> None:
     states, never = torch.randn(40, 5, 3), torch.zeros(40, 5).bool()
     rewards = torch.full((40, 5), 0.3)
