@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m]
   --no-recorded-paths           with resume=, read no data file that only the checkpoint names"""
 
 WENT_ON = "another process trained in {} just now; give the command again, to go on from what it saved"
+FITTED_AT_ONCE = 2**20  # tokens
 logger = logging.getLogger("dlref")
 
 
@@ -144,7 +145,6 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
 
     from dlref import build
     from dlref.cli.reporting import begin_reports, run_reports
-    from dlref.data import Shard
     from dlref.training import distributed, gradients
     from dlref.training.checkpoint import Checkpoints
     from dlref.training.log import Log
@@ -180,7 +180,7 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
         trainer.limit_steps(lambda: data.batches_per_pass)
         clock = time.perf_counter()
         if checkpoint is None:
-            objective.fit(data.batches("train", objective.net, Shard()))
+            objective.fit(training_set(data, objective.net, device))
         fitted = time.perf_counter() - clock
         trainer.prepare(objective, data, optimizer, schedule, shard, device)
         if gradients.none(objective):  # so that was the training
@@ -341,6 +341,16 @@ def open_run(start: Start, config: dict[str, Any], RunFolder: Any, new_folder: A
         for old in [*written, *home.path.glob(".*.json*.*")]:
             home.remove(old)
     return home
+
+
+def training_set(data: Any, net: Any, device: Any) -> Iterable[Any]:
+    """All training data once, for `Objective.fit`: a text in consecutive parts, whatever its batches are; else the batches."""
+    from dlref.data import Shard
+    from dlref.interfaces import TokenizedText, declares
+
+    if not declares(data, TokenizedText):
+        return data.batches("train", net, Shard())
+    return (part.to(device) for part in data.split("train").split(FITTED_AT_ONCE))
 
 
 def require_rows(config: dict[str, Any], data: Any, ranks: int) -> None:

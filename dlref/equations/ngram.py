@@ -1,22 +1,21 @@
 """An n-gram model with interpolated Kneser-Ney smoothing, from dictionaries: Chen & Goodman 1999.
 
-An n-gram is a tuple of n words, the newest last. A text is a list of columns, each a list of words that follow each other.
+An n-gram is a tuple of n words, the newest last, and a text a list of words.
 """
 
 Counts = dict[tuple[int, ...], int]
 
 
-def occurrences(text: list[list[int]], length: int) -> Counts:
+def occurrences(text: list[int], length: int) -> Counts:
     """c(w_1 … w_n): how often each n-gram of this length stands in a text."""
     counts: Counts = {}
-    for column in text:
-        for end in range(length, len(column) + 1):
-            gram = tuple(column[end - length : end])
-            counts[gram] = counts.get(gram, 0) + 1
+    for end in range(length, len(text) + 1):
+        gram = tuple(text[end - length : end])
+        counts[gram] = counts.get(gram, 0) + 1
     return counts
 
 
-def continuations(text: list[list[int]], length: int) -> Counts:
+def continuations(text: list[int], length: int) -> Counts:
     """N_1+(• w_1 … w_n): after how many different words each n-gram of this length stands (Kneser & Ney 1995)."""
     counts: Counts = {}
     for gram in occurrences(text, length + 1):

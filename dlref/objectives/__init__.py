@@ -1,11 +1,12 @@
 """Objectives: each owns a network and turns a batch into totals and counts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlref.errors import ConfigError
 from dlref.metrics import Totals, perplexity
 
 
@@ -25,7 +26,10 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def fit(self, batches: Iterable[Any]) -> None:
-        """What is computed in closed form from one pass over the training data, before the first step."""
+        """What is computed in closed form from one pass over the training data, before the first step.
+
+        The batches of one epoch; of a text (`interfaces.TokenizedText`) its consecutive parts, tensors of ids [N].
+        """
 
     def after_step(self) -> None:
         """The weights have just been updated."""
@@ -63,6 +67,17 @@ class Carrying(Objective):
         if state is not None:
             device = next(self.parameters()).device
             self.states[True] = tuple(part.to(device) for part in state)
+
+
+def text_parts(batches: Iterable[Any]) -> Iterator[Tensor]:  # int64 [N] each
+    """The parts of a text that `fit` was given; raises ConfigError for batches of other data."""
+    for part in batches:
+        if not isinstance(part, Tensor):
+            raise ConfigError(
+                "this objective is fitted to a text as a whole, and the data have batches only; let their class inherit "
+                "dlref.interfaces.TokenizedText, or choose another objective"
+            )
+        yield part.long()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

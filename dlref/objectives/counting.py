@@ -1,6 +1,6 @@
 """Word vectors from counts: co-occurrence, positive pointwise mutual information, singular values (Levy & Goldberg 2014)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import CountTable, declares
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective
-
-CHUNK = 2**20  # tokens that are counted at once
+from dlref.objectives import Objective, text_parts
 
 
 class Counting(Objective):
@@ -41,7 +39,7 @@ class Counting(Objective):
         from scipy.sparse.linalg import svds
 
         table = self.net.table
-        matrix = ppmi(co_occurrence(batches, self.window, len(table)))
+        matrix = ppmi(co_occurrence(text_parts(batches), self.window, len(table)))
         if not matrix.count_nonzero():
             raise DataError(
                 "no two words of the training text stand together more often than by chance, so there is nothing to make "
@@ -55,35 +53,25 @@ class Counting(Objective):
         return {"unknown": Mean((batch.tokens == 0).sum(), batch.tokens.numel())}
 
 
-def co_occurrence(batches: Iterable[Any], window: int, vocabulary: int) -> Any:
-    """How often word j stands at most `window` words before or after word i, as a sparse matrix [V, V] in float64."""
+def co_occurrence(parts: Iterable[Tensor], window: int, vocabulary: int) -> Any:  # [N] each
+    """How often word j stands at most `window` words before or after word i, as a sparse matrix [V, V] in float64.
+
+    The parts of the text follow each other; each is counted with the last words of those before it.
+    """
     from scipy.sparse import coo_array, csr_array
 
-    counts = csr_array((vocabulary, vocabulary))
-    for words, fresh in chunks(batches, window):
+    counts, before = csr_array((vocabulary, vocabulary)), np.empty(0, np.int64)
+    for part in parts:
+        words = np.concatenate([before, part.cpu().numpy()])
         earlier, later = [], []
         for distance in range(1, window + 1):
-            start = max(fresh - distance, 0)  # a pair is counted where its later word is fresh
-            earlier.append(words[:, start:-distance].ravel())
-            later.append(words[:, start + distance :].ravel())
+            start = max(len(before) - distance, 0)  # a pair is counted where its later word is new
+            earlier.append(words[start:-distance])
+            later.append(words[start + distance :])
         pairs = np.concatenate(earlier), np.concatenate(later)
         counts = counts + coo_array((np.ones(len(pairs[0])), pairs), shape=counts.shape).tocsr()
+        before = words[-window:]
     return counts + counts.T
-
-
-def chunks(batches: Iterable[Any], window: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Long pieces [B, T] of the columns of a text, which begin with the last words of the piece before; how many those are."""
-    waiting: list[Tensor] = []
-    carried = 0
-    for batch in batches:
-        if waiting and (batch.begins or sum(part.numel() for part in waiting) > CHUNK):
-            words = torch.cat(waiting, 1)
-            yield words.cpu().numpy(), carried
-            waiting = [] if batch.begins else [words[:, -window:]]
-            carried = 0 if batch.begins else waiting[0].shape[1]
-        waiting.append(batch.tokens)
-    if waiting:
-        yield torch.cat(waiting, 1).cpu().numpy(), carried
 
 
 def ppmi(counts: Any) -> Any:

@@ -1,6 +1,6 @@
 """An n-gram model from counts, by interpolated Kneser-Ney smoothing (Kneser & Ney 1995, Chen & Goodman 1999)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from dlref import operators
 from dlref.errors import ConfigError
 from dlref.interfaces import NGramTables, declares
+from dlref.objectives import text_parts
 from dlref.objectives.language_modelling import LanguageModelling
 
 Discounts = Literal["one", "three"]
 FALLBACK: dict[Discounts, list[float]] = {"one": [0.5, 0.5, 0.5], "three": [0.5, 1.0, 1.5]}
-NOTHING = -1  # stands before every column
+NOTHING = -1  # stands before the first word
 
 
 class KneserNey(LanguageModelling):
@@ -22,9 +23,8 @@ class KneserNey(LanguageModelling):
 
     After order - 1 words it counts how often w follows, after fewer how many different words stand before c w. What is
     discounted of all words after c together is rest(c); at the end of the chain all words share it equally. `discounts` is
-    `one` D for each length, or `three`: for counts of 1, 2 and more; for short texts see `discounts_of`. In a text the words
-    of one column follow each other, over ends of sentences too. Raises ConfigError for a network with nothing to fill, and
-    for columns shorter than the order.
+    `one` D for each length, or `three`: for counts of 1, 2 and more; for short texts see `discounts_of`. N-grams reach over
+    ends of sentences. Raises ConfigError for a network with nothing to fill, and for a text shorter than the order.
     """
 
     net: Any  # NGram
@@ -37,7 +37,7 @@ class KneserNey(LanguageModelling):
 
     def fit(self, batches: Iterable[Any]) -> None:
         net = self.net
-        text = torch.cat([F.pad(column, (1, 0), value=NOTHING).flatten() for column in columns(batches)])
+        text = F.pad(torch.cat(list(text_parts(batches))), (1, 0), value=NOTHING)
         keys, pairs, counts = count(text, net.order, net.vocab_size)
         where = torch.cat(pairs) // net.vocab_size  # number of the context, 1 more; 0 for no context
         words = torch.cat(pairs) % net.vocab_size
@@ -57,17 +57,6 @@ class KneserNey(LanguageModelling):
         kind = net.unigrams.dtype
         net.unigrams, net.keys, net.rest, net.ends = unigrams.to(kind), keys, rest[1:].to(kind), ends[1:] - alone
         net.words, net.shares = words[alone:].int(), shares[alone:].to(kind)
-
-
-def columns(batches: Iterable[Any]) -> Iterator[Tensor]:
-    """All columns of a text from their first word to their last [B, T + 1]."""
-    pieces: list[Tensor] = []
-    for batch in batches:
-        if batch.begins and pieces:
-            yield torch.cat(pieces, 1)
-            pieces = []
-        pieces += [batch.targets] if pieces else [batch.tokens[:, :1], batch.targets]
-    yield torch.cat(pieces, 1)
 
 
 def count(text: Tensor, order: int, vocabulary: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -16,7 +16,7 @@ from dlref import operators
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import InputOutputVectors, declares
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Carrying, at_least_float32
+from dlref.objectives import Carrying, at_least_float32, text_parts
 from dlref.objectives.rows import look_up
 
 TABULATED = 64  # words to a side, up to which there is a table of all windows
@@ -115,8 +115,7 @@ class Word2Vec(Carrying):
     def fit(self, batches: Iterable[Any]) -> None:
         """How often each word occurs."""
         self.counts.zero_()
-        for batch in batches:
-            words = batch.tokens.flatten()
+        for words in text_parts(batches):
             self.counts.index_add_(0, words, torch.ones_like(words))
         self.drawing = None
 

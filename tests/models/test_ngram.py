@@ -19,8 +19,8 @@ def drawn(rows: int, length: int, seed: int) -> Tensor:
 
 
 def fitted(order: int, length: int = 80) -> NGram:
-    net, text = NGram(WORDS, order), drawn(2, length, seed=1)
-    KneserNey(net).fit([Piece(text[:, :-1], text[:, 1:], True)])
+    net, text = NGram(WORDS, order), drawn(1, 2 * length, seed=1)
+    KneserNey(net).fit([text[0]])
     return net
 
 

@@ -10,11 +10,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 import dlref
 from dlref.cli.main import main
-from dlref.data.language import Piece
 from dlref.errors import ConfigError
 from dlref.models.mlp import MLP
 from dlref.models.ngram import NGram
@@ -22,14 +20,9 @@ from dlref.models.recurrent import RecurrentLM
 from dlref.objectives.kneser_ney import Discounts, KneserNey
 
 
-def pieces(text: Tensor, length: int) -> list[Piece]:
-    parts = zip(text[:, :-1].split(length, 1), text[:, 1:].split(length, 1), strict=True)
-    return [Piece(tokens, targets, number == 0) for number, (tokens, targets) in enumerate(parts)]
-
-
 def fitted(text: list[int], words: int, order: int, discounts: Discounts, length: int = 99) -> NGram:
     net = NGram(words, order).double()
-    KneserNey(net, discounts).fit(pieces(torch.tensor([text]), length))
+    KneserNey(net, discounts).fit(torch.tensor(text).split(length))
     return net
 
 
@@ -84,18 +77,8 @@ def test_single_precision_is_enough() -> None:
     text = (50 * torch.rand(1, 5000, generator=torch.Generator().manual_seed(0)) ** 3).long()
     single, double = NGram(50, 4), NGram(50, 4).double()
     for net in (single, double):
-        KneserNey(net).fit(pieces(text, 256))
+        KneserNey(net).fit(text[0].split(256))
     torch.testing.assert_close(single(text)[0].double(), double(text)[0], rtol=1e-5, atol=1e-5)
-
-
-def test_columns_do_not_follow_each_other() -> None:
-    rows = torch.tensor([[0, 1, 0, 1, 3], [2, 0, 2, 2, 0]])  # nothing follows 3
-    together, one_by_one = NGram(4, 3), NGram(4, 3)
-    KneserNey(together).fit(pieces(rows, 2))
-    KneserNey(one_by_one).fit([*pieces(rows[:1], 3), *pieces(rows[1:], 1)])
-    assert all(torch.equal(a, b) for a, b in zip(together.buffers(), one_by_one.buffers(), strict=True))
-    KneserNey(one_by_one).fit(pieces(rows.view(1, -1), 3))
-    assert len(together.keys) < len(one_by_one.keys)
 
 
 @pytest.mark.parametrize("net", [MLP(4, 4, [3]), RecurrentLM(4, 3)], ids=["mlp", "recurrent"])

@@ -61,7 +61,7 @@ def test_every_pair_of_a_sentence_is_seen_once_however_a_text_is_cut(
     """Words 0 are left out, and sentences end with word 1; what is missing at last, the next batch would bring."""
     text = torch.tensor(columns).T
     objective = made(window=window)
-    objective.fit([Piece(text, text, True)])
+    objective.fit([text.flatten()])
     after = torch.full((len(text), 1), END).expand(-1, 1)
     behind = torch.cat([text, after, torch.arange(2, 2 + window).expand(len(text), -1)], 1)
     objective.counts += 1  # those of the words behind too
@@ -82,7 +82,7 @@ def test_every_pair_of_a_sentence_is_seen_once_however_a_text_is_cut(
 def test_words_like_any_other_and_windows_across_sentences() -> None:
     text = torch.tensor([[0, 1, 2, 0, 0]])
     objective = made(unknown=None, end=None, window=1)
-    objective.fit([Piece(text, text, True)])
+    objective.fit([text.flatten()])
     assert pairs_of(objective, [Piece(text, text, True)]) == Counter(
         [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2), (0, 0)]
     )
@@ -105,7 +105,7 @@ def test_windows_are_the_same_with_and_without_a_table(window: int, monkeypatch:
 def test_windows_are_drawn_from_the_shortest_to_the_window_alike(shortest: int) -> None:
     text = torch.arange(6000).remainder(7)[None] + 2
     objective = made(window=5, dynamic=True, shortest=shortest)
-    objective.fit([Piece(text, text, True)])
+    objective.fit([text.flatten()])
     windows = objective.windows(Piece(text, text, True))
     reach = windows.pairs[windows.counts[..., 0] > 0][:, 6:].sum(1)  # after each word; before the first stands nobody
     drawn = Counter(reach.tolist())
@@ -116,7 +116,7 @@ def test_windows_are_drawn_from_the_shortest_to_the_window_alike(shortest: int) 
 def test_training_and_evaluation_carry_their_own_words() -> None:
     text = torch.arange(2, 9)[None]
     objective = made()
-    objective.fit([Piece(text, text, True)])
+    objective.fit([text.flatten()])
     one = pieces(text, 3)
     alone = [objective.windows(batch) for batch in one]
     objective.eval()
@@ -128,7 +128,7 @@ def test_training_and_evaluation_carry_their_own_words() -> None:
 def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
     text = torch.cat([torch.full((1, 9000), 2), torch.full((1, 1000), 3), torch.full((1, 200), END)], 1)
     objective = made(subsample=1e-2, window=1)
-    objective.fit([Piece(text, text, True)])
+    objective.fit([text.flatten()])
     torch.manual_seed(0)
     kept = sum(
         torch.bincount(objective.windows(Piece(text, text, True)).words.flatten(), minlength=9) for _ in range(20)
@@ -141,7 +141,7 @@ def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
 def test_noise_follows_the_power_of_frequency() -> None:
     text = torch.tensor([[2] * 16 + [3] * 1 + [0] * 50])
     objective = made(shared=64)
-    objective.fit([Piece(text, text, True)])
+    objective.fit([text.flatten()])
     drawn = torch.bincount(objective.noise(2000).flatten(), minlength=9)
     assert drawn[2] / drawn[3] == pytest.approx(8, rel=0.05)  # 16^0.75
     assert drawn.sum() == drawn[2] + drawn[3]
@@ -169,7 +169,7 @@ def test_sparse_rows_train_as_dense_ones(kind: type[Word2Vec]) -> None:
     trained = []
     for sparse in (True, False):
         objective = made(kind, sparse)
-        objective.fit([Piece(text, text, True)])
+        objective.fit([text.flatten()])
         optimizer = torch.optim.SGD(objective.parameters(), lr=0.5)
         for batch in pieces(text, 10):
             optimizer.zero_grad()
@@ -198,7 +198,7 @@ def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
     }
     for kind, plain in judged.items():
         objective = made(kind, sparse=False, negatives=None)
-        objective.fit([batch])
+        objective.fit([batch.tokens.flatten()])
         torch.testing.assert_close(objective(batch)["loss"].total, plain(objective.net))
 
 

@@ -6,30 +6,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dlref.data.language import Piece
 from dlref.equations import ngram
 from dlref.models.ngram import NGram
-from dlref.objectives.kneser_ney import Discounts, KneserNey, columns, count, discounts_of
+from dlref.objectives.kneser_ney import Discounts, KneserNey, count, discounts_of
 from tests.proofs.harness import proves
 
-# 6 words, of which 0 is not in the text, in 3 columns.
-WORDS, ROWS = 6, 3
-DRAWN = torch.rand(ROWS, 70, generator=torch.Generator().manual_seed(5))
-TEXT = 1 + (5 * DRAWN**2).long()
-COLUMNS: list[list[int]] = TEXT.tolist()
+# 6 words, of which 0 is not in the text.
+WORDS = 6
+TEXT = 1 + (5 * torch.rand(210, generator=torch.Generator().manual_seed(5)) ** 2).long()
+LIST: list[int] = TEXT.tolist()
 KINDS: tuple[Discounts, ...] = ("one", "three")
-
-
-def pieces(length: int = 70) -> list[Piece]:
-    """The text cut into pieces of this many words."""
-    tokens, targets = TEXT[:, :-1].split(length, 1), TEXT[:, 1:].split(length, 1)
-    return [Piece(x, y, number == 0) for number, (x, y) in enumerate(zip(tokens, targets, strict=True))]
 
 
 def counted(order: int) -> list[ngram.Counts]:
     """What is counted on the fast road, with its numbers spelled as words, for n-grams of 1, 2 … words."""
-    marked = torch.cat([torch.nn.functional.pad(part, (1, 0), value=-1).flatten() for part in columns(pieces(11))])
-    keys, pairs, counts = count(marked, order, WORDS)
+    keys, pairs, counts = count(torch.nn.functional.pad(TEXT, (1, 0), value=-1), order, WORDS)
 
     def spelled(number: int) -> tuple[int, ...]:
         """The words of a context, the newest last, by its number and 1."""
@@ -49,12 +40,12 @@ def contexts(length: int) -> Tensor:
 @proves(ngram.occurrences)
 def occurrences(equation: Any) -> None:
     for order in (1, 2, 3, 4):
-        assert equation(COLUMNS, order) == counted(order)[-1]
+        assert equation(LIST, order) == counted(order)[-1]
 
 
 @proves(ngram.continuations)
 def continuations(equation: Any) -> None:
-    assert [equation(COLUMNS, length) for length in (1, 2, 3)] == counted(4)[:-1]
+    assert [equation(LIST, length) for length in (1, 2, 3)] == counted(4)[:-1]
 
 
 @proves(ngram.discounts)
@@ -74,10 +65,10 @@ def discounts(equation: Any) -> None:
 def kneser_ney(equation: Any) -> None:
     """After every context of up to 3 words, known or not, by models that look at 0 to 3 of them."""
     for kind, order in itertools.product(KINDS, (1, 2, 3, 4)):
-        grams = [ngram.continuations(COLUMNS, n) for n in range(1, order)] + [ngram.occurrences(COLUMNS, order)]
+        grams = [ngram.continuations(LIST, n) for n in range(1, order)] + [ngram.occurrences(LIST, order)]
         orders = [(counts, ngram.discounts(counts, kind)) for counts in grams]
         net = NGram(WORDS, order).double()
-        KneserNey(net, kind).fit(pieces(11))
+        KneserNey(net, kind).fit(TEXT.split(11))
         for length in (1, 2, 3):
             tokens = contexts(length)
             seen = [tuple(words[max(length - order + 1, 0) :]) for words in tokens.tolist()]

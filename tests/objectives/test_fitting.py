@@ -1,0 +1,63 @@
+"""Models that are fitted see the training text once, whole and in order, however evaluation reads it."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from dlref.cli.train import training_set
+from dlref.data.markov_chain import MarkovChain
+from dlref.errors import ConfigError
+from dlref.models.count_vectors import CountVectors
+from dlref.models.ngram import NGram
+from dlref.models.word_vectors import WordVectors
+from dlref.objectives.counting import Counting, co_occurrence
+from dlref.objectives.kneser_ney import KneserNey
+from dlref.objectives.word2vec import SkipGram
+
+WORDS = [2, 4, 2, 3, 4, 4, 2, 3, 3, 5]  # word 5 stands only last
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 3, 6])
+def data(request: Any, monkeypatch: pytest.MonkeyPatch) -> MarkovChain:
+    monkeypatch.setattr("dlref.cli.train.FITTED_AT_ONCE", 4)
+    data = MarkovChain(words=4, tokens=300, eval_columns=request.param)
+    data.splits["train"] = torch.tensor(WORDS, dtype=torch.int32)
+    return data
+
+
+def test_every_pair_of_words_is_counted_once(data: MarkovChain) -> None:
+    net = CountVectors(6, 3)
+    found = co_occurrence(training_set(data, net, CPU), 9, 6)
+    pairs = Counter(pair for i, j in itertools.combinations(WORDS, 2) for pair in ((i, j), (j, i)))
+    assert {(i, j): int(found[i, j]) for i, j in pairs} == pairs
+    assert found.sum() == 2 * 45
+    Counting(net, window=2).fit(training_set(data, net, CPU))
+    assert net.vectors()[5].norm() > 0.1
+
+
+def test_every_word_is_counted_once(data: MarkovChain) -> None:
+    net = WordVectors(6, 3)
+    objective = SkipGram(net, window=1)
+    objective.fit(training_set(data, net, CPU))
+    assert objective.counts.tolist() == [0, 0, 3, 3, 3, 1]
+
+
+def test_n_grams_reach_over_all_of_the_text(data: MarkovChain) -> None:
+    """Of one word: counts 3, 3, 3 and 1 of 10, less ½, 1 and 1½ (no word stands twice), which all 6 words share."""
+    net = NGram(6, order=1)
+    KneserNey(net).fit(training_set(data, net, CPU))
+    given_up = (3 * 1.5 + 0.5) / 10 / 6
+    expected = torch.tensor([0, 0, 1.5 / 10, 1.5 / 10, 1.5 / 10, 0.5 / 10]) + given_up
+    torch.testing.assert_close(net.unigrams, expected)
+    longest = NGram(6, order=10)
+    KneserNey(longest).fit(training_set(data, longest, CPU))  # refused if the text were cut anywhere
+
+
+def test_data_without_a_text_are_refused() -> None:
+    for objective in (Counting(CountVectors(6, 3)), SkipGram(WordVectors(6, 3)), KneserNey(NGram(6))):
+        with pytest.raises(ConfigError, match="class inherit"):
+            objective.fit([object()])
