@@ -13,7 +13,7 @@ class Settings:
 
     `monitor` names a metric and its better direction (`eval/loss min`): its best weights are kept, and `patience`
     evaluations without a new best end the run. With `ema` the weights that are evaluated and kept are a moving average,
-    ema of the old one and 1 - ema of the trained weights at each step.
+    ema of the old one and 1 - ema of the trained weights at each step; batch norm's running statistics are averaged alike.
     """
 
     max_steps: int | None = None

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dlref.errors import ConfigError
 from dlref.metrics import Totals, add, plain
 from dlref.objectives import Objective
 from dlref.signals import StopSignals
 from dlref.training import devices, distributed, gradients
+from dlref.training.averaging import ExponentialAverage
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import LossScale, autocast, resolve, run_in_float32
@@ -43,8 +43,7 @@ class Trainer(Settings):
         self.loss_scale = LossScale() if self.computes_in == "fp16" else None
         # A scale that is to be adapted, and sums over ranks, are read at each step anyway.
         self.window = Window(deferred=device.type != "cpu" and shard.ranks == 1 and not self.loss_scale)
-        average = get_ema_multi_avg_fn(self.ema) if self.ema is not None else None
-        self.average = AveragedModel(objective, multi_avg_fn=average) if average else None
+        self.average = ExponentialAverage(objective, self.ema) if self.ema is not None else None
 
     @property
     def shown(self) -> Any:
