@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
@@ -80,7 +81,7 @@ class Noise(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Srivastava et al. 2014, the share of dropped units rounded to a 256th.
+    """Srivastava et al. 2014. The probability of dropping a unit is rounded to a 256th, except where that would be 0.
 
     If `variational`, one mask serves all time steps, the second dimension (Gal & Ghahramani 2016, section 4). One random
     number of 64 bits decides for eight units: drawing one for each takes a quarter of a step on a CPU.
@@ -90,15 +91,17 @@ class Dropout(nn.Module):
         super().__init__()
         if not 0 <= share <= 0.99:
             raise ConfigError(f"a dropout of the network is {share}; it takes a share from 0 to 0.99")
-        self.dropped, self.variational = round(256 * share), variational
+        self.share, self.dropped, self.variational = share, round(256 * share), variational
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.dropped):
+        if not (self.training and self.share):
             return x
         return x * self.mask(x[:, :1]) if self.variational else x * self.mask(x)
 
     def mask(self, x: Tensor) -> Tensor:
         """What a tensor of this shape is multiplied by: 0, or what makes up for the share that is dropped."""
+        if not self.dropped:
+            return F.dropout(torch.ones_like(x), self.share)
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         # Compared straight into floating point: by way of booleans it takes five times as long.
         # Contiguous, as `out` interrupts a compiled graph else, and torch 2.13 rebuilds the view of another type wrongly.

@@ -41,6 +41,26 @@ def test_principal_components_are_the_leading_singular_directions_and_do_not_kno
     torch.testing.assert_close(shuffled(x[:, order]).abs(), layer(x).abs())  # a direction has no sign of its own
 
 
+@pytest.mark.parametrize(
+    ("probability", "applied"),
+    [(0.0005, 0.0005), (0.0019, 0.0019), (1 / 512, 1 / 512), (0.002, 1 / 256), (0.1, 26 / 256)],
+)
+@pytest.mark.parametrize("variational", [False, True])
+def test_dropout_is_rounded_to_a_256th_but_not_to_0(probability: float, applied: float, variational: bool) -> None:
+    torch.manual_seed(0)
+    kept = Dropout(probability, variational)(torch.ones(1000, 2, 500))
+    deviation = (applied / 500_000) ** 0.5
+    assert float((kept[:, 0] == 0).double().mean()) == pytest.approx(applied, abs=4 * deviation)
+    assert float(kept.max()) == pytest.approx(1 / (1 - applied))
+    assert torch.equal(kept[:, 0], kept[:, 1]) == variational
+
+
+def test_rare_dropout_of_words_is_applied() -> None:
+    torch.manual_seed(0)
+    vectors = RecurrentLM(20_000, 3, word_dropout=0.0015).embedded(torch.arange(20_000)[None])
+    assert float((vectors == 0).all(-1).sum()) == pytest.approx(30, abs=4 * 30**0.5)
+
+
 def test_an_mlp_is_fitted_by_its_objective_to_all_training_inputs() -> None:
     torch.manual_seed(0)
     images = torch.randn(40, 2, 3)
