@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def load(run: "str | Path", plugins: "Sequence[str]" = ()) -> "nn.Module":
-    """The trained network of a run or checkpoint, in evaluation mode, on the CPU.
+    """The trained network of a run or checkpoint, in evaluation mode, on the CPU, in float64 if it was trained in it.
 
     `plugins` names imported modules of your own that the network may come from.
     Its attribute `description` holds what using it needs: vocabulary, normalisation, names of classes.
     Raises CheckpointError for anything but a whole checkpoint.
     """
-    from dlref.build import make_network  # imported here, so that `dlref --help` need not wait for torch
+    from dlref.build import make_network, weights_dtype  # imported here, so that `dlref --help` need not wait for torch
     from dlref.training.checkpoint import as_data, find
     from dlref.training.run import warn_of_other_plugins
     from dlref.training.state import load_weights
@@ -24,7 +24,8 @@ def load(run: "str | Path", plugins: "Sequence[str]" = ()) -> "nn.Module":
     checkpoint = find(run)
     warn_of_other_plugins(checkpoint.manifest, plugins)
     with as_data(checkpoint):
-        net = make_network(checkpoint.manifest["config"], checkpoint.manifest["sizes"], plugins)
+        config = checkpoint.manifest["config"]
+        net = make_network(config, checkpoint.manifest["sizes"], plugins).to(dtype=weights_dtype(config))
     saved = checkpoint.read("weights.pt")
     load_weights(
         net, {k.removeprefix("net."): v for k, v in saved.items() if k.startswith("net.")}, str(checkpoint.path)

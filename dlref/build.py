@@ -71,7 +71,7 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     torch.manual_seed(config["seed"])
     net = make_network(config, data.sizes, plugins, device)
     objective: Objective = make(config["objective"], "objective", plugins, net=net)
-    dtype = torch.float64 if config["trainer"].get("precision") == "float64" else None
+    dtype = weights_dtype(config)
     if device.type == "mps":  # which has no float64, not even for buffers
         if dtype is not None:
             raise ConfigError("device=mps has no float64; set trainer.precision=float32, or device=cpu")
@@ -79,6 +79,11 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     objective = objective.to(device, dtype)
     reports = {name: section for name, section in (config.get("reports") or {}).items() if section is not None}
     return Model(data, objective, {name: make(section, "reports", plugins) for name, section in reports.items()})
+
+
+def weights_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
+    """The type of all weights of a run in float64; None for other precisions, which keep each weight in its own type."""
+    return torch.float64 if config["trainer"].get("precision") == "float64" else None
 
 
 def build_trainer(

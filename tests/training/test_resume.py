@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import dlref
 from dlref.cli.configs import configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import SMALL, first
@@ -361,7 +362,6 @@ def test_auto_starts_and_then_goes_on(train: Callable[..., tuple[int, str]], tmp
 
 def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """What `dlref.load` gives is the network whose figures the run logged."""
-    import dlref
     from dlref.data import Shard
     from dlref.data.spiral import Spiral
     from dlref.objectives.supervised import Classification
@@ -375,3 +375,14 @@ def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Pa
         Classification(dlref.load(run)), Spiral(points=50), "eval", Shard(), autocast("float32", cpu), cpu
     )
     assert figures == {k: v for k, v in logged(run)[-1].items() if k not in ("step", "split")}
+
+
+def test_a_network_trained_in_float64_is_loaded_in_float64(train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["trainer.precision=float64", "trainer.max_steps=3", "trainer.monitor=null", "~reports"]
+    assert train(*SMALL["mlp"], *settings, f"run_dir={run}")[0] == 0
+    net = dlref.load(run)
+    saved = everything(run)["weights.pt"]
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, saved[f"net.{name}"])
+    assert {value.dtype for value in net.parameters()} == {torch.float64}
