@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlref.errors import ConfigError
-from dlref.metrics import Mean, Totals, add, plain, read
+from dlref.metrics import Mean, Totals, add, plain, read, text_metrics
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=60), st.integers(1, 9))
@@ -45,3 +45,10 @@ def test_sums_of_what_was_read_stay_exact_where_float32_would_round() -> None:
 def test_a_figure_that_is_no_number_is_named(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^the figure 'b' is "):
         plain({"a": torch.tensor(1.0), "b": value, "c": 2})
+
+
+def test_perplexity_per_word_and_bits_per_character_by_hand() -> None:
+    """6 subwords of probability ½ each are 6 bits, for 4 words of 12 characters in all; and the example in docs/data.md."""
+    found = text_metrics(Mean(6 * math.log(2), 6), tokens=6, words=4, characters=12)
+    assert found == pytest.approx({"word_perplexity": 2 * 2**0.5, "bits_per_character": 0.5})
+    assert text_metrics(Mean(3 * math.log(20), 3), tokens=3, words=2)["word_perplexity"] == pytest.approx(89.4427191)
