@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlref.data import Shard
 from dlref.data.corpora import TextFiles
 from dlref.data.language import Piece
 from dlref.data.text import UNKNOWN, Vocabulary
@@ -19,7 +18,7 @@ from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
 from dlref.reports.word_vectors import Analogies, Words, WordSimilarity
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
-from tests.crosschecks.texts import treebank
+from tests.crosschecks.texts import parts, treebank
 
 pytest.importorskip("gensim")
 from gensim.models import KeyedVectors
@@ -37,7 +36,7 @@ def sentences(data: TextFiles) -> list[list[str]]:
 
 def fitted(data: TextFiles, **settings: Any) -> Word2Vec:
     objective = SkipGram(WordVectors(len(data.vocabulary), 4), **settings)
-    objective.fit(data.batches("train", objective.net, Shard()))
+    objective.fit(parts(data))
     return objective
 
 

@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from dlref.data import Shard
 from dlref.data.corpora import TextFiles
 from dlref.data.text import UNKNOWN
-from dlref.models.count_vectors import CountVectors
 from dlref.models.ngram import NGram
 from dlref.objectives.counting import co_occurrence
 from dlref.objectives.kneser_ney import KneserNey
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
-from tests.crosschecks.texts import treebank
+from tests.crosschecks.texts import parts, treebank
 
 pytest.importorskip("nltk")
 from nltk.collocations import BigramCollocationFinder
@@ -33,7 +31,7 @@ from nltk.util import everygrams
 @pytest.mark.parametrize("window", [1, 5])
 def test_co_occurrence(window: int, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data = treebank(datasets, tmp_path, 300)
-    ours = co_occurrence(data.batches("train", CountVectors(1, 1), Shard()), window, len(data.vocabulary))
+    ours = co_occurrence(parts(data), window, len(data.vocabulary))
     found = BigramCollocationFinder.from_words(data.split("train").tolist(), window_size=window + 1).ngram_fd
     theirs = torch.zeros(ours.shape)
     for (earlier, later), times in found.items():
@@ -101,7 +99,7 @@ def test_kneser_ney(level: Any, order: int, datasets: Path, tmp_path: Path, agre
     (tmp_path / "text").write_text(join(learned), encoding="utf-8")
     data = TextFiles(tmp_path / "text", level=level, eval_share=0.0, test_share=0.0)
     net = NGram(len(data.vocabulary), order).double()
-    KneserNey(net, discounts="one").fit(data.batches("train", net, Shard()))
+    KneserNey(net, discounts="one").fit(parts(data))
     theirs = fitted(learned, data.vocabulary.words, order)
     ours = net(torch.tensor([data.vocabulary.lookup_indices(unseen)]))[0][0].exp()
     expected = [theirs.score(word, unseen[max(t - order + 1, 0) : t]) for t, word in enumerate(unseen) if t]

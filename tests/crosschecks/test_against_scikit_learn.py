@@ -9,7 +9,6 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from dlref.data import Shard
 from dlref.data.supervised import Examples
 from dlref.models.count_vectors import CountVectors
 from dlref.models.mlp import MLP
@@ -18,7 +17,7 @@ from dlref.objectives.counting import Counting, co_occurrence, ppmi
 from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
-from tests.crosschecks.texts import treebank
+from tests.crosschecks.texts import parts, treebank
 from tests.crosschecks.trained import train
 
 pytest.importorskip("sklearn")
@@ -298,7 +297,7 @@ def test_principal_components(agree: Agree) -> None:
 @pytest.mark.parametrize("window", [1, 4])
 def test_ppmi(window: int, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data = treebank(datasets, tmp_path, 500)
-    ours = co_occurrence(data.batches("train", CountVectors(1, 1), Shard()), window, len(data.vocabulary))
+    ours = co_occurrence(parts(data), window, len(data.vocabulary))
     theirs = co_occurrences(data.split("train").numpy(), window, len(data.vocabulary))
     agree(ours.toarray(), theirs.toarray(), atol=0)
     agree(ppmi(ours).toarray(), positive_information(theirs).toarray(), atol=1e-12)
@@ -313,7 +312,7 @@ def test_ppmi(window: int, datasets: Path, tmp_path: Path, agree: Agree) -> None
 def test_truncated_svd(power: float, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data, width = treebank(datasets, tmp_path, 500), 8
     net = CountVectors(len(data.vocabulary), width).double()
-    Counting(net, window=3, power=power).fit(data.batches("train", net, Shard()))
+    Counting(net, window=3, power=power).fit(parts(data))
     matrix = positive_information(co_occurrences(data.split("train").numpy(), 3, len(data.vocabulary)))
     theirs = TruncatedSVD(width, algorithm="arpack", random_state=0)
     vectors = theirs.fit_transform(matrix)

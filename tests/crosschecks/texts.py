@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from dlref.data.corpora import TextFiles
 
 
@@ -11,3 +13,8 @@ def treebank(datasets: Path, folder: Path, sentences: int, minimum: int = 1) -> 
     path = folder / "treebank.txt"
     path.write_text("".join(lines[:sentences]), encoding="utf-8")
     return TextFiles(path, minimum=minimum, eval_share=0.0, test_share=0.0)
+
+
+def parts(data: TextFiles) -> list[Tensor]:
+    """The training text as `Objective.fit` gets it, though in more parts; n-grams and windows reach over their borders."""
+    return [part.long() for part in data.split("train").split(700)]
