@@ -1,4 +1,4 @@
-"""gensim learns word vectors by the same losses and probabilities, and judges them by the same metrics."""
+"""gensim learns word vectors by the same losses and probabilities, and evaluates them by the same metrics."""
 
 import functools
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_subsampling(sample: float, datasets: Path, tmp_path: Path, agree: Agree
 
 
 def negatives(model: Any, seed: int, count: int) -> list[int]:
-    """The words that gensim draws when its generator was seeded with this: a linear congruential generator of 48 bits."""
+    """The words that gensim samples when its generator was seeded with this: a linear congruential generator of 48 bits."""
     random = np.random.RandomState(seed)
     state = 2**24 * int(random.randint(0, 2**24)) + int(random.randint(0, 2**24))
     found = []
@@ -83,16 +83,16 @@ def negatives(model: Any, seed: int, count: int) -> list[int]:
 
 
 class Sentence:
-    """Real words, the negatives that gensim draws for each, and vectors whose scores its table of the sigmoid has.
+    """Real words, the negatives that gensim samples for each, and vectors whose scores its table of the sigmoid has.
 
     gensim's σ(x) is that of 0.012 i - 6 with i = ⌊83 (x + 6)⌋, and dlref gets the latter as scores. The two differ in the
     last coordinate of the output vectors; that of every input vector is 1.
     """
 
     def __init__(self, model: Any, words: list[int], seed: int) -> None:
-        drawn = negatives(model, seed, len(words) * model.negative)
+        sampled = negatives(model, seed, len(words) * model.negative)
         self.model, self.words, self.seed = model, words, seed
-        self.noise = np.reshape(drawn, (len(words), -1)).tolist()
+        self.noise = np.reshape(sampled, (len(words), -1)).tolist()
         self.outputs = [[word, *noise] for word, noise in zip(words, self.noise, strict=True)]
         self.contexts = [[*words[max(i - 1, 0) : i], *words[i + 1 : i + 2]] for i in range(len(words))]
         random = np.random.RandomState(seed)
@@ -215,7 +215,7 @@ def test_word_similarity(datasets: Path, agree: Agree) -> None:
 
 
 @crosscheck(
-    "analogies: how many of Google's are answered rightly",
+    "analogies: the fraction of Google's that is answered correctly",
     "gensim",
     "`evaluate_word_analogies` of the same vectors, all words or the first 3,000",
 )

@@ -31,7 +31,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 @crosscheck(
     "MLP and CNN: outputs of the exported network",
     "onnxruntime, onnx, onnxscript",
-    "`torch.onnx.export`; drawn digits, float32; after training steps, which move batch norm's statistics",
+    "`torch.onnx.export`; generated digits, float32; after three updates, which change batch norm's statistics",
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_export(name: str, tmp_path: Path, agree: Agree) -> None:
