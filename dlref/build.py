@@ -341,7 +341,7 @@ def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> 
     for number in leaves(value):
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{path} is {number}; it takes a finite number")
-        if no_negatives and isinstance(number, (int, float)) and number < 0:
+        if no_negatives and isinstance(number, (int, float)) and number < 0 and not takes_text(hint):
             raise ConfigError(f"{path} is {number}; it takes no negative number")
         if isinstance(number, int) and number >= 2**63:
             raise ConfigError(f"{path} is {number}; it takes a number below 2**63")
@@ -413,6 +413,11 @@ def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set
             hints = type_hints(resolve(section["_target_"], group, plugins))
             found |= {f"{group}.{name}" for name, hint in hints.items() if holds_path(hint)}
     return found
+
+
+def takes_text(hint: Any) -> bool:
+    """Whether text may stand for it, or for a part of it; a number there is a code, not an amount."""
+    return hint is str or any(map(takes_text, typing.get_args(hint)))
 
 
 def holds_path(hint: Any) -> bool:

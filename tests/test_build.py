@@ -93,6 +93,16 @@ def test_a_wrong_setting_is_named_with_its_value(override: str, said: str) -> No
         built(compose(["model=mlp", override]))
 
 
+def test_a_number_that_may_be_text_is_a_code_and_may_be_negative() -> None:
+    """As a file of configs has it."""
+    config = compose(["model=mlp", "data=table", "data.file=a.csv", "data.targets=[y]", "data.kind=numbers"])
+    config["data"]["na_values"] = [-999, -0.5, "NA"]
+    build.check(config)
+    config["data"]["batch_size"] = -1
+    with pytest.raises(ConfigError, match=r"data\.batch_size is -1; it takes no negative number"):
+        build.check(config)
+
+
 def built(config: dict[str, Any]) -> None:
     model = build.build(config, CPU)
     build.build_trainer(config, model.objective)[2].limit_steps(lambda: model.data.batches_per_pass)

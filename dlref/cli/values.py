@@ -26,7 +26,7 @@ PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[A-Za-z_/][\w./-]*", re.ASC
 def read(text: str, hint: Any = Any) -> Any:
     """The value that `text` stands for, where a signature says `hint`; `${…}` is left for OmegaConf to resolve.
 
-    A path is what was typed: 007, `a #b (1).txt`. So is any text where a setting takes text and not what Hydra reads.
+    A path is what was typed: 007, `a #b (1).txt`. So is text, and a number, where a setting takes text.
     """
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     item = next((found for option in options if (found := item_of(option)) is not None), None)
@@ -40,7 +40,8 @@ def read(text: str, hint: Any = Any) -> Any:
     if hint is not Any and not isinstance(value, str):
         from dlref.build import matches  # which imports torch
 
-        if not matches(value, hint) and matches(text, hint):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (is_number and str in options) or (not matches(value, hint) and matches(text, hint)):
             return literal(text)
     return value
 

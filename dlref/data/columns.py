@@ -42,13 +42,35 @@ class Rules(NamedTuple):
 
 
 def absent(column: Column, rules: Rules) -> np.ndarray:
-    """Which cells hold no value [N]: empty ones, NaN, and those of `na_values`, in capitals or not."""
+    """Which cells hold no value [N]: empty ones, NaN, and those of `na_values`.
+
+    Text is compared without regard to case, a number by its value: -999 is also -999.0 and -9.99e2.
+    """
+    written = {text.strip().lower() for text in rules.na_values}
+    read = [number(text, decimal) for text in written for decimal in ("point", rules.decimal)]
+    numbers = {value for value in read if value is not None}
     if column.cells.dtype.kind not in "OU":
-        numbers = [value for text in rules.na_values if (value := number(text, "point")) is not None]
-        return np.isnan(column.cells) | np.isin(column.cells, numbers)
-    texts, none = column.texts().tolist(), {"", *(text.lower() for text in rules.na_values)}
-    found = {text for text in set(texts) if text.lower() in none}
+        coded = np.array(list(numbers), dtype=np.float64)
+        if column.cells.dtype.kind == "f":  # 0.1 in single precision is another number than in double
+            with np.errstate(over="ignore"):
+                coded = coded.astype(column.cells.dtype)
+        return np.isnan(column.cells) | np.isin(column.cells, coded)
+    texts, none = column.texts().tolist(), {"", *written}
+    found = {
+        text for text in set(texts) if text.lower() in none or (numbers and number(text, rules.decimal) in numbers)
+    }
     return np.array([text in found for text in texts], dtype=bool) if found else np.zeros(len(texts), dtype=bool)
+
+
+def or_a_value(column: Column, gone: np.ndarray) -> str:
+    """The end of a sentence about missing cells [N] bool: how to read the first that is neither empty nor NaN as a value."""
+    texts = (text for text in column.texts()[gone].tolist() if text.lower() not in ("", "nan", "-nan"))
+    found = next(texts, None)
+    return (
+        ""
+        if found is None
+        else f"; if '{shown(found)}' is a value, leave it out of data.na_values, as in data.na_values=[]"
+    )
 
 
 def require_values(column: Column, gone: np.ndarray, remedy: str) -> None:
@@ -93,20 +115,15 @@ def spelled_otherwise(cell: str, rules: Rules, settings: str) -> str | None:
 
 
 def holds(column: Column, rules: Rules, categories: Collection[str]) -> Holds:
-    """Whether an input column holds numbers or categories; raises DataError where it may be either, or has no values.
+    """Whether an input column, which has a value in some row, holds numbers or categories.
 
     Text of an NPZ file is text; that of a CSV file is numbers where any cell is one.
     """
-    present = column.take(np.flatnonzero(~absent(column, rules)))
-    if not len(present.cells):
-        raise DataError(
-            f"{column.path}: column '{shown(column.name)}' has no value in any row; leave it out by data.inputs=[…]"
-        )
     if column.name in categories or column.cells.dtype.kind == "U":
         return "categories"
     if column.cells.dtype.kind != "O":
         return "numbers"
-    texts = set(present.cells.tolist())
+    texts = set(column.cells[~absent(column, rules)].tolist())
     some = any(number(text, rules.decimal) is not None or spelled_otherwise(text, rules, "") for text in texts)
     return "numbers" if some else "categories"
 

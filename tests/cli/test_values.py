@@ -106,6 +106,8 @@ def test_a_value_is_what_hydra_reads_where_its_setting_takes_that() -> None:
     assert (config["network"]["dropout"], config["seed"], config["threads"]) == (0.5, 7, None)
     assert config["name"] == "7"  # which takes text
     assert compose([*TABLE[:2], "data.targets=[2020, a b, 007]"])["data"]["targets"] == ["2020", "a b", "007"]
+    codes = compose([*TABLE[:2], "data.na_values=[-999, 1.10, NA, NaN, null]"])["data"]["na_values"]
+    assert codes == ["-999", "1.10", "NA", "NaN", "null"]  # which takes text and numbers
     assert compose(["model=cnn", "network.blocks=[[3],[4, 5]]"])["network"]["blocks"] == [[3], [4, 5]]
     assert compose(["model=mlp", "trainer.monitor=eval/loss min"])["trainer"]["monitor"] == "eval/loss min"
 
