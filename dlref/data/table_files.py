@@ -63,15 +63,20 @@ def spelled(cell: Any) -> str:
     return str(cell)
 
 
-def read_table(path: Path, choose: Choose = list) -> dict[str, Column]:
+def read_table(path: Path, choose: Choose = list, instead: str = "") -> dict[str, Column]:
     """The columns that `choose` picks among the file's names; nothing else of the file is looked at.
 
     An array [N, K] of an NPZ file is the columns name.0 … name.K-1. Raises DataError for a file that cannot be read, for a
-    column that is not there or there twice, and where there are no rows.
+    column that is not there or there twice, and where there are no rows. `instead` says what else can be done about a
+    column than to rename it.
     """
     if not os.path.isfile(path):
-        raise DataError(f"{path} is not a file; data.file takes a .csv or .npz")
-    columns = (read_npz if path.suffix.lower() == ".npz" else read_csv)(path, choose)
+        raise DataError(f"{path} is not a file; bring a .csv or .npz")
+
+    def picked(names: Sequence[str]) -> Sequence[str]:
+        return require_one_each(choose(names), names, path, instead)
+
+    columns = (read_npz if path.suffix.lower() == ".npz" else read_csv)(path, picked)
     lengths = {len(column.cells): name for name, column in columns.items()}
     if len(lengths) > 1:
         (one, name), (other, another) = list(lengths.items())[:2]
@@ -83,19 +88,16 @@ def read_table(path: Path, choose: Choose = list) -> dict[str, Column]:
     return columns
 
 
-def picked(names: Sequence[str], choose: Choose, path: Path) -> Sequence[str]:
-    """The names that are chosen, each of which must be that of one column."""
-    chosen, counts = choose(names), Counter(names)
+def require_one_each(chosen: Sequence[str], names: Sequence[str], path: Path, instead: str) -> Sequence[str]:
+    """The chosen names; raises DataError for one that is not the name of exactly one column."""
+    counts = Counter(names)
     if absent := [shown(name) for name in chosen if name not in counts]:
         raise DataError(f"{path} has no column {', '.join(absent[:20])}; it has {', '.join(map(shown, names[:20]))}")
     for name in chosen:
         if counts[name] > 1:
-            raise DataError(
-                f"{path} has {counts[name]} columns called '{shown(name)}'; rename them, or choose others by data.inputs=[…]"
-            )
+            raise DataError(f"{path} has {counts[name]} columns called '{shown(name)}'; rename them{instead}")
         if not name and path.suffix.lower() != ".npz":
-            place = list(names).index(name) + 1
-            raise DataError(f"{path}, line 1: column {place} has no name; name it, or choose others by data.inputs=[…]")
+            raise DataError(f"{path}, line 1: column {list(names).index(name) + 1} has no name; name it{instead}")
     return chosen
 
 
@@ -134,7 +136,7 @@ def read_csv(path: Path, choose: Choose) -> dict[str, Column]:
     if not header:
         raise DataError(f"{path} is empty, so it holds no rows; the first line of a CSV file names its columns")
     columns, places = {}, np.array(lines)
-    for name in picked(header, choose, path):
+    for name in choose(header):
         index = header.index(name)
         cells = np.array([row[index].strip() for row in rows], dtype=object)
         columns[name] = Column(name, cells, path, places, "line")
@@ -192,7 +194,7 @@ def read_npz(path: Path, choose: Choose) -> dict[str, Column]:
                 count += len(names_of[entry])
                 if count > MOST_NAMES:
                     raise ValueError(f"it has more than {MOST_NAMES:,} columns")
-            chosen = picked(list(itertools.chain(*names_of.values())), choose, path)
+            chosen = choose(list(itertools.chain(*names_of.values())))
             wanted, found = set(chosen), dict[str, np.ndarray]()
             for entry, own in names_of.items():
                 if not wanted.isdisjoint(own):

@@ -24,6 +24,7 @@ from dlref.data.columns import (
     encode,
     holds,
     learn,
+    or_a_value,
     ordered,
     require_values,
     summary,
@@ -37,6 +38,7 @@ from dlref.interfaces import HeldOut, NamedTargets, Summarized
 Kind = Literal["numbers", "classes", "labels"]
 HELD: dict[Kind, Holds] = {"numbers": "numbers", "classes": "categories", "labels": "labels"}
 MOST_SUMMARIZED = 20  # columns
+OTHERS = ", or choose others by data.inputs=[…]"
 PLAIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
 logger = logging.getLogger("dlref")
 
@@ -64,7 +66,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
         inputs: Sequence[str] | None = None,
         categories: Sequence[str] = (),
         missing: Missing | None = None,
-        na_values: Sequence[str] = NA_VALUES,
+        na_values: Sequence[str | float] = NA_VALUES,
         decimal: Decimal = "point",
         test_file: Path | None = None,
         eval_share: float = 0.1,
@@ -81,9 +83,9 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
             if not 0 <= share < 1:
                 raise ConfigError(f"data.{name}_share is {share}; it takes a share from 0 to below 1")
         self.kind: Kind = kind
-        self.rules = Rules(decimal, missing, list(na_values))
+        self.rules = Rules(decimal, missing, [str(value) for value in na_values])
         path = Path(os.path.expanduser(file))
-        every = read_table(path, lambda names: [*(inputs or [n for n in names if n not in targets]), *targets])
+        every = read_table(path, lambda names: [*(inputs or [n for n in names if n not in targets]), *targets], OTHERS)
         self.inputs, self.targets = [name for name in every if name not in targets], list(targets)
         if not self.inputs:
             raise DataError(f"{path} has no column besides those of data.targets; it takes one or more to predict from")
@@ -92,6 +94,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
                 f"data.categories names '{shown(unknown[0])}', which is not among the inputs; these are "
                 f"{', '.join(map(shown, self.inputs[:20]))}"
             )
+        require_learnable(every, targets, self.rules)
         columns = complete(every, targets, self.rules)
         self.held: dict[str, Holds] = {name: holds(columns[name], self.rules, categories) for name in self.inputs}
         self.held |= dict.fromkeys(targets, HELD[kind])
@@ -140,7 +143,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
         return found
 
     def read_test(self, path: Path) -> tuple[Tensor, Tensor]:
-        whole = read_table(path, lambda _: list(self.held))
+        whole = read_table(path, lambda _: list(self.held), OTHERS)
         columns = complete(whole, self.targets, self.rules)
         values = self.read(columns)
         found, used = (len(table[self.targets[0]].cells) for table in (whole, columns))
@@ -185,25 +188,36 @@ def typed(name: str) -> str:
     return shown(name) if PLAIN_NAME.fullmatch(name) else f'"{shown(name)}"'
 
 
+def require_learnable(columns: Mapping[str, Column], targets: Sequence[str], rules: Rules) -> None:
+    """Raise DataError for a column of the training table without a value, or with values only where a target is missing."""
+    present = {name: ~absent(column, rules) for name, column in columns.items()}
+    has_targets = np.all([present[name] for name in targets], axis=0)
+    for name, column in columns.items():
+        said, way = f"{column.path}: column '{shown(name)}'", "leave it out by data.inputs=[…]"
+        if not present[name].any():
+            way = "choose another by data.targets" if name in targets else way
+            raise DataError(f"{said} has no value in any row; {way}{or_a_value(column, ~present[name])}")
+        if has_targets.any() and not present[name][has_targets].any():
+            raise DataError(f"{said} has values only in rows whose target is missing; fill in their targets, or {way}")
+
+
 def complete(columns: Mapping[str, Column], targets: Sequence[str], rules: Rules) -> Mapping[str, Column]:
     """The columns without the rows that are left out; raises DataError for a missing value where none may be missing."""
     gone = {name: absent(column, rules) for name, column in columns.items()}
-    for name, column in columns.items():
-        if gone[name].all():
-            way = "choose another by data.targets" if name in targets else "leave it out by data.inputs=[…]"
-            raise DataError(f"{column.path}: column '{shown(name)}' has no value in any row; {way}")
     if rules.missing is None:
         for name, column in columns.items():
             fill = "" if name in targets else "data.missing=mean to fill in the mean or the most frequent category, or "
-            require_values(column, gone[name], f"fill it in, or set {fill}data.missing=drop to leave such rows out")
+            remedy = f"fill it in, or set {fill}data.missing=drop to leave such rows out"
+            require_values(column, gone[name], remedy + or_a_value(column, gone[name]))
     dropped = [cells for name, cells in gone.items() if name in targets or rules.missing == "drop"]
     kept = np.flatnonzero(~np.any(dropped, axis=0))
     rows = len(dropped[0])
     if not len(kept):
         path = columns[targets[0]].path
+        what, choice = ("value", "inputs") if rules.missing == "drop" else ("target", "targets")
         raise DataError(
-            f"{path} has a missing value in each of its {rows:,} rows, so that data.missing={rules.missing} leaves none; "
-            f"choose columns by data.{'inputs' if rules.missing == 'drop' else 'targets'}=[…]"
+            f"{path} has a missing {what} in each of its {rows:,} rows, so that data.missing={rules.missing} leaves none; "
+            f"fill them in, or choose other columns by data.{choice}=[…]"
         )
     return columns if len(kept) == rows else {name: column.take(kept) for name, column in columns.items()}
 

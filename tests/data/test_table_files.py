@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlref.data.table_files import read_table
+from dlref.data.tables import Table, read_inputs
 from dlref.errors import DataError
 
 
@@ -95,3 +96,18 @@ def test_cells_of_an_array_are_spelled_as_in_a_text(tmp_path: Path) -> None:
         "flag": ["True", "False"],
         "text": ["01", "1.10"],
     }
+
+
+def test_only_training_is_told_to_choose_other_columns(tmp_path: Path) -> None:
+    """The settings of training are none of `dlref predict`, which reads the columns that the model was trained on."""
+    train, new = tmp_path / "train.csv", tmp_path / "new.csv"
+    train.write_text("x,y\n" + "\n".join(f"{i},{i}" for i in range(20)))
+    description = Table(train, ["y"], "numbers").describe()
+    for content in ("x,x\n1,2\n", "z\n1\n", "x\n", "x\none\n", "x\n?\n1\n", None):
+        new.unlink(missing_ok=True) if content is None else new.write_text(content)
+        with pytest.raises(DataError, match=r"new\.csv") as refused:
+            read_inputs(new, description)
+        assert "data." not in str(refused.value)
+    new.write_text("x,x,y\n1,2,3\n")
+    with pytest.raises(DataError, match=r"2 columns called 'x'; rename them, or choose others by data\.inputs="):
+        Table(new, ["y"], "numbers")

@@ -1,5 +1,6 @@
 """Tables: what is learned of a column, what is refused, and that training and prediction read alike."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -328,7 +329,11 @@ TOO_LITTLE: list[tuple[list[str], dict[str, Any], str]] = [
     (["1,a", "2,b"], {"test_share": 0.0}, "leave none for eval; bring more rows of these classes"),
     (["1,a", "2,a", "3,a", "4,a"], {}, "holds only the class 'a'; it takes two or more"),
     (["1,a", ",b", "?,a"], {"missing": "drop"}, "1 usable rows; 1 for eval"),
-    (["1,", ",b", "?,a"], {"missing": "drop"}, "each of its 3 rows, so that data.missing=drop leaves none"),
+    (
+        ["1,", ",b", "?,a"],
+        {"missing": "drop"},
+        "'x' has values only in rows whose target is missing; fill in their targets",
+    ),
     *[
         ([",a", ",b", "?,a"], {"missing": how}, "column 'x' has no value in any row; leave it out")
         for how in (None, "drop")
@@ -346,6 +351,69 @@ def test_a_table_with_too_little_in_it_is_refused(
     with pytest.raises(DataError) as refused:
         Table(written(tmp_path / "a.csv", "x,k", rows), ["k"], "classes", **settings)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", [None, "mean", "drop"])
+def test_a_column_with_values_only_where_the_target_is_missing_is_named(
+    missing: Missing | None, tmp_path: Path
+) -> None:
+    """It has values, so it is not said that it has none."""
+    file = written(tmp_path / "a.csv", "x,age,y", [f"{i},{i if i < 5 else ''},{'' if i < 5 else i}" for i in range(20)])
+    with pytest.raises(
+        DataError, match=r"column 'age' has values only in rows whose target is missing; .* data.inputs="
+    ):
+        Table(file, ["y"], "numbers", missing=missing)
+    assert Table(file, ["y"], "numbers", ["x"], missing="mean").sizes["inputs"] == 1
+
+
+def test_where_no_row_is_complete_the_missing_setting_is_named(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.csv", "x,z,y", ["1,,1", ",2,2", "3,,3"])
+    with pytest.raises(
+        DataError, match=r"missing value in each of its 3 rows, so that data.missing=drop .* data.inputs="
+    ):
+        Table(file, ["y"], "numbers", missing="drop")
+    file = written(tmp_path / "a.csv", "x,z,y", ["1,,1", "2,2,", "3,,3"])
+    with pytest.raises(
+        DataError, match=r"missing target in each of its 3 rows, so that data.missing=mean .* data.targets="
+    ):
+        Table(file, ["z", "y"], "numbers", missing="mean")
+
+
+@pytest.mark.parametrize("colour", ["", "NA"])
+def test_a_column_without_values_in_the_test_file_is_filled_in_from_training(colour: str, tmp_path: Path) -> None:
+    rows = [f"{i},{'red' if i % 3 else 'blue'},{2 * i}" for i in range(30)]
+    file = written(tmp_path / "a.csv", "x,colour,y", rows)
+    test = written(tmp_path / "test.csv", "x,colour,y", [f",{colour},4", f"?,{colour},6"])
+    data = Table(file, ["y"], "numbers", missing="mean", test_file=test)
+    assert data.columns[1]["values"] == ["blue", "red"]
+    assert data.split("test")[0].tolist() == [[0, 0, 1], [0, 0, 1]]
+    assert torch.equal(data.split("test")[0], read_inputs(test, data.describe()))
+    with pytest.raises(DataError, match=r"test.csv, line 2: '' in column 'x' is a missing value"):
+        Table(file, ["y"], "numbers", test_file=test)
+    with pytest.raises(DataError, match=r"test.csv has a missing value in each of its 2 rows"):
+        Table(file, ["y"], "numbers", missing="drop", test_file=test)
+
+
+def test_a_text_that_is_taken_for_missing_can_be_read_as_a_value(tmp_path: Path) -> None:
+    rows = [f"{i},{['NA', 'DE', 'FR'][i % 3]}" for i in range(30)]
+    file = written(tmp_path / "a.csv", "y,country", rows)
+    for targets, inputs in ((["y"], ["country"]), (["country"], ["y"])):
+        with pytest.raises(DataError, match=r"'NA' in column 'country' .*; if 'NA' is a value, .* data.na_values=\[\]"):
+            Table(file, targets, "classes", inputs)
+    assert Table(file, ["country"], "classes", na_values=[]).classes == ["DE", "FR", "NA"]
+    for cell, said in (("-", True), ("", False), ("nan", False)):
+        written(file, "y,country", [f"{i},{cell}" for i in range(30)])
+        with pytest.raises(DataError, match="'country' has no value in any row") as refused:
+            Table(file, ["y"], "numbers")
+        assert (f"if '{cell}' is a value" in str(refused.value)) == said
+
+
+def test_numbers_for_missing_values_may_be_given_as_numbers(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.csv", "x,y", [f"{i if i % 2 else -999.0},{i}" for i in range(20)])
+    for codes in ([-999], [-999.0], ["-999"], [np.float32(-999)]):
+        data = Table(file, ["y"], "numbers", missing="mean", na_values=codes)
+        assert data.summary()[0] == "x: numbers from 1 to 19; 10 missing"
+        json.dumps(data.describe())
 
 
 @pytest.mark.parametrize(
