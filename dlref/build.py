@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import inspect
 import itertools
+import json
 import math
 import types
 import typing
@@ -292,7 +293,11 @@ def check_section(path: str, section: Any, group: str, plugins: Sequence[str]) -
     if not isinstance(section, Mapping) or "_target_" not in section:
         raise ConfigError(f"{path} has no _target_; choose a model= or an experiment= that sets it (dlref list)")
     arguments = {name: value for name, value in section.items() if name != "_target_"}
-    check_arguments(path, arguments, resolve(section["_target_"], group, plugins), SUPPLIED.get(group, set()))
+    cls, supplied = resolve(section["_target_"], group, plugins), SUPPLIED.get(group, set())
+    if group != "network":  # to which the data give the sizes that are not set
+        unset = [name for name, p in inspect.signature(cls).parameters.items() if needed(p) and name not in supplied]
+        arguments = dict.fromkeys(unset, "???") | arguments
+    check_arguments(path, arguments, cls, supplied)
 
 
 def check_arguments(path: str, given: Mapping[str, Any], cls: type, supplied: set[str] = frozenset()) -> None:  # type: ignore[assignment]
@@ -337,7 +342,7 @@ def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str] = ()) -> An
 
 def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> None:
     if value == "???":
-        raise ConfigError(f"{path} has no value; set {path}=…")
+        raise ConfigError(f"{path} has no value; set {path}=…, which takes {spelled(hint)}")
     for number in leaves(value):
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{path} is {number}; it takes a finite number")
@@ -346,7 +351,7 @@ def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> 
         if isinstance(number, int) and number >= 2**63:
             raise ConfigError(f"{path} is {number}; it takes a number below 2**63")
     if not matches(value, hint):
-        raise ConfigError(f"{path} is {value!r:.200}; it takes {spelled(hint)}")
+        raise ConfigError(f"{path} is {value!r:.200}; it takes {spelled(hint)}{as_list(path, value, hint)}")
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -369,7 +374,7 @@ def matches(value: Any, hint: Any) -> bool:
         return value in arguments
     if origin is tuple and Ellipsis not in arguments:
         return isinstance(value, list) and len(value) == len(arguments) and all(map(matches, value, arguments))
-    if origin in (list, tuple) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
+    if is_list(hint):
         return isinstance(value, list) and all(matches(item, arguments[0]) for item in value)
     plain: dict[Any, Any] = {
         bool: bool,
@@ -385,24 +390,49 @@ def matches(value: Any, hint: Any) -> bool:
     return isinstance(value, plain[hint]) and (hint is bool or not isinstance(value, bool))
 
 
-def spelled(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(str(choice) for choice in typing.get_args(hint))
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    lists = [option for option in options if typing.get_origin(option) not in (None, Literal)]
-    if lists:
-        return " or ".join(["a list, as [1, 2]", *(spelled(option) for option in options if option not in lists)])
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        Path: "a path",
-        type(None): "null",
-    }
+def is_list(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    return inspect.isclass(origin) and issubclass(origin, Sequence)
+
+
+def options_of(hint: Any) -> list[Any]:
+    """The parts of a union, without tensors, which no config holds; of any other hint itself."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [option for option in (typing.get_args(hint) if is_union else (hint,)) if option is not torch.Tensor]
+
+
+def spelled(hint: Any, many: bool = False) -> str:
+    """What a setting takes, in words; `many` of it, in a list."""
+    options = options_of(hint)
     if len(options) > 1:
-        return " or ".join(spelled(option) for option in options if option is not torch.Tensor)
-    return names.get(hint, str(hint).replace("collections.abc.", ""))
+        return " or ".join(spelled(option, many) for option in options)
+    if typing.get_origin(options[0]) is Literal:
+        return " or ".join(str(choice) for choice in typing.get_args(options[0]))
+    if is_list(options[0]):
+        items = [item for item in typing.get_args(options[0]) if item is not ...]
+        count = f"{len(items)} " if len(items) > 1 else ""
+        return f"{'lists' if many else 'a list'} of {count}{spelled(items[0], many=True)}"
+    names = {
+        Any: ("a value", "values"),
+        bool: ("true or false", "true or false"),
+        int: ("a whole number", "whole numbers"),
+        float: ("a number", "numbers"),
+        str: ("text", "text"),
+        Path: ("a path", "paths"),
+        type(None): ("null", "null"),
+    }
+    return names[options[0]][many] if options[0] in names else str(options[0]).replace("collections.abc.", "")
+
+
+def as_list(path: str, value: Any, hint: Any) -> str:
+    """The end of a sentence about a value that would fit as a list: how that is typed."""
+    lists = [[value]]
+    if isinstance(value, str):
+        lists.append(value.split(","))
+        with contextlib.suppress(ValueError, RecursionError):
+            lists.append(json.loads(f"[{value}]"))
+    fits = any(matches(one, hint) for one in lists)
+    return f", as {path}=[{brief(value)}]" if fits else ""
 
 
 def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set[str]:

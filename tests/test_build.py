@@ -93,6 +93,62 @@ def test_a_wrong_setting_is_named_with_its_value(override: str, said: str) -> No
         built(compose(["model=mlp", override]))
 
 
+TABLE = ["model=mlp", "data=table", "data.file=a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            [*TABLE, "data.targets=[y]"],
+            "data.kind has no value; set data.kind=…, which takes numbers or classes or labels",
+        ),
+        (TABLE, "data.targets has no value; set data.targets=…, which takes a list of text"),
+        (["model=mlp", "data=idx"], "data.folder has no value; set data.folder=…, which takes a path"),
+        (["model=mlp", "trainer.precision=???"], "which takes auto or float32 or bf16 or fp16 or float64"),
+    ],
+)
+def test_a_value_that_is_missing_is_asked_for_with_its_choices(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build.check(compose(overrides))
+    assert said in str(refused.value)
+
+
+def test_a_setting_that_a_class_needs_and_no_config_names_is_asked_for() -> None:
+    config = compose([*TABLE, "data.targets=[y]"])
+    del config["data"]["kind"]
+    with pytest.raises(ConfigError, match=r"data\.kind has no value; .* which takes numbers or classes or labels"):
+        build.check(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.targets=label", "data.targets is 'label'; it takes a list of text, as data.targets=[label]"),
+        ("data.targets=a b,c", "it takes a list of text, as data.targets=[a b,c]"),
+        ("data.inputs=x", "it takes a list of text or null, as data.inputs=[x]"),
+        ("data.na_values=-1", "it takes a list of text or numbers, as data.na_values=[-1]"),
+        ("network.widths=3", "network.widths is 3; it takes a list of whole numbers, as network.widths=[3]"),
+        ("network.widths=200,100", "it takes a list of whole numbers, as network.widths=[200,100]"),
+        ("network.widths=[3.5]", "network.widths is [3.5]; it takes a list of whole numbers"),
+        ("network.widths=wide", "network.widths is 'wide'; it takes a list of whole numbers"),
+        ("optimizer.betas=0.9", "optimizer.betas is 0.9; it takes a list of 2 numbers"),
+        ("optimizer.betas=0.9,0.99", "it takes a list of 2 numbers, as optimizer.betas=[0.9,0.99]"),
+    ],
+)
+def test_a_value_that_should_be_a_list_is_shown_as_one(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build.check(compose([*TABLE, "optimizer=adam", "data.targets=[y]", "data.kind=classes", override]))
+    assert str(refused.value).endswith(said)
+
+
+def test_lists_in_lists_are_shown_as_such() -> None:
+    with pytest.raises(
+        ConfigError, match=r"it takes a list of lists of whole numbers, as network.blocks=\[\[3, 4\]\]$"
+    ):
+        build.check(compose(["model=cnn", "network.blocks=[3,4]"]))
+
+
 def test_a_number_that_may_be_text_is_a_code_and_may_be_negative() -> None:
     """As a file of configs has it."""
     config = compose(["model=mlp", "data=table", "data.file=a.csv", "data.targets=[y]", "data.kind=numbers"])

@@ -15,7 +15,7 @@ from dlref.data.encoding import FORMAT, digest, lines_of
 from dlref.data.packed import Texts
 from dlref.data.parallel import ParallelText, encode_pairs
 from dlref.data.text import Level, sentencepiece_version
-from dlref.errors import ConfigError, DataError
+from dlref.errors import ConfigError, DataError, brief
 from dlref.interfaces import DataRoot, HeldOut
 
 Language = Literal["de", "en", "fr"]
@@ -147,7 +147,10 @@ class Multi30k(TranslatedFiles, DataRoot):
 def checked(files: Sequence[Path], split: str) -> list[Path]:
     """The paths of two files that are there."""
     if len(files) != 2:
-        raise ConfigError(f"data.{split} names {len(files)} files; it takes two, as [a.de,a.en]")
+        first = files[0] if files else "SOURCE"
+        raise ConfigError(
+            f"data.{split} names {len(files)} files; it takes two, as data.{split}=[{brief(first)},TARGET]"
+        )
     paths = [Path(os.path.expanduser(file)) for file in files]
     for path in paths:
         if not os.path.isfile(path):
