@@ -30,5 +30,5 @@ def load(run: "str | Path", plugins: "Sequence[str]" = ()) -> "nn.Module":
     load_weights(
         net, {k.removeprefix("net."): v for k, v in saved.items() if k.startswith("net.")}, str(checkpoint.path)
     )
-    net.description = checkpoint.manifest["data"]
+    net.description = checkpoint.describes()  # type: ignore[assignment]
     return net.eval()

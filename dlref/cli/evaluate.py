@@ -89,6 +89,8 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     require_held_out(model.data, checkpoint.manifest["config"], config, files)
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
+    if lacking := here.keys() - described.keys():
+        raise checkpoint.of_another_version(lacking)
     if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
         raise CheckpointError(
             f"{checkpoint.path} was trained with another {LEARNED[other[0]]} than these data have; bring its own data, and "

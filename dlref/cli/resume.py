@@ -181,8 +181,10 @@ def has_other_data(
                 "leave them out, or train in another run_dir"
             )
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
-    sizes = {name: data.sizes.get(name) for name in manifest["sizes"]}
-    if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(json.dumps([sizes, data.describe()])):
+    sizes, here = {name: data.sizes.get(name) for name in manifest["sizes"]}, data.describe()
+    if not data_changes and (lacking := here.keys() - manifest["data"].keys()):
+        raise checkpoint.of_another_version(lacking)
+    if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(json.dumps([sizes, here])):
         data_changes = ["its files or its vocabulary"]
     if data_changes and not trainer.allow_other_data:
         raise CheckpointError(

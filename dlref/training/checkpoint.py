@@ -16,9 +16,10 @@ import pickletools
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -40,6 +41,27 @@ KEPT = 2  # a broken newest checkpoint leaves one to go on from
 logger = logging.getLogger("dlref")
 
 
+class Description(dict[str, Any]):
+    """What a checkpoint says of its data, as a plain dictionary; a key that it lacks raises CheckpointError."""
+
+    def __init__(self, checkpoint: "Checkpoint", content: Mapping[str, Any]) -> None:
+        super().__init__({key: described(checkpoint, value) for key, value in content.items()})
+        self.checkpoint = checkpoint
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise self.checkpoint.of_another_version([key])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, (), None, None, iter(self.items())  # a copy of it is plain, so that torch.load reads that
+
+
+def described(checkpoint: "Checkpoint", content: Any) -> Any:
+    """Plain values in which each dictionary is a `Description`."""
+    if isinstance(content, dict):
+        return Description(checkpoint, content)
+    return [described(checkpoint, one) for one in content] if isinstance(content, list) else content
+
+
 class Checkpoint(NamedTuple):
     """One that is whole: every file has the hash that the manifest names."""
 
@@ -49,6 +71,24 @@ class Checkpoint(NamedTuple):
     @property
     def step(self) -> int:
         return self.manifest["step"]
+
+    def describes(self) -> Description:
+        """What using the network requires: vocabulary, normalization, names of classes."""
+        try:
+            return Description(self, self.manifest["data"])
+        except RecursionError:
+            raise CheckpointError(
+                f"{self.path / MANIFEST} describes its data by values nested too deeply; use another checkpoint"
+            ) from None
+
+    def of_another_version(self, lacking: Iterable[str]) -> CheckpointError:
+        """The error for a checkpoint whose description of its data lacks keys that are read or compared."""
+        names = ", ".join(brief(name, 40) for name in sorted(lacking))
+        version = brief(self.manifest["versions"].get("dlref"), 40)
+        return CheckpointError(
+            f"{self.path} does not say {names} of its data, which this dlref reads; use the dlref that wrote it ({version}), "
+            "or train again"
+        )
 
     def read(self, name: str) -> Any:
         """Tensors and plain values of one file; raises CheckpointError for anything else, without running it."""

@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import dlref
 from dlref.cli.main import main
 from dlref.data.sides import Side
 from dlref.reports.translation import translated
+from dlref.training.checkpoint import find, manifest_digest
 from tests.conftest import SMALL, assert_one_sentence, start
 
 Train = Callable[..., tuple[int, str]]
@@ -254,3 +257,14 @@ def test_dlref_evaluate_translates_every_line_of_a_split(
     assert main(["evaluate", str(run), "split=eval"]) == 0
     assert counts == [20]
     assert "exact_match" in capsys.readouterr().out
+
+
+def test_a_translator_of_another_version_is_refused_in_a_sentence(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(find(run).path, tmp_path / "old")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["data"]["source"]["lowercase"]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
+    assert main(["translate", str(folder), os.devnull]) == 4
+    assert "does not say lowercase of its data, which this dlref reads" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from PIL import Image
 import dlref
 from dlref import build
 from dlref.cli.configs import compose, load_plugins, one_limit, plugin_files
+from dlref.cli.evaluate import evaluate
 from dlref.cli.main import COMMANDS, main
 from dlref.cli.predict import predict
 from dlref.data import encoding, reading, table_files
@@ -959,7 +960,6 @@ SENSELESS: list[tuple[str, dict[str, Any]]] = [
     ("images", {"permutation": "x"}),
     ("table", {"columns": []}),
     ("table", {"columns": [3]}),
-    ("table", {"columns": [{"name": "x", "mean": 0.0}]}),
     ("table", {"columns": [{"name": "x", "values": [["a"]]}]}),
     ("table", {"targets": []}),
     ("table", {"kind": "numbers", "targets": [{"name": "y", "deviation": "x"}] * 2}),
@@ -974,6 +974,64 @@ def test_fault_29_a_description_that_makes_no_sense(
     say(folder, honest | {"data": honest["data"] | said})
     given = str(folder), [file_for(name, tmp_path)], False, ()
     assert_refused("does not describe what its network reads", predict, *given, kinds=[CheckpointError])
+
+
+READ = {
+    "table": ["decimal", "missing", "na_values", "columns", "targets", "kind", "classes", "columns 0 deviation"],
+    "images": ["shape", "mean", "deviation", "classes"],
+    "text": ["tokenizer level", "tokenizer model"],
+}
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in READ.items() for place in places])
+def test_fault_29_what_an_older_checkpoint_did_not_say(name: str, place: str, copy: Copy, tmp_path: Path) -> None:
+    folder, manifest = copy(name)
+    about, (*outer, key) = manifest["data"], place.split()
+    for part in outer:
+        about = about[int(part) if part.isdecimal() else part]
+    del about[key]
+    say(folder, manifest)
+    said = f"does not say {key} of its data, which this dlref reads; use the dlref that wrote it"
+
+    def generate() -> None:
+        Tokenizer.described(dlref.load(folder).description["tokenizer"])  # type: ignore[index]
+
+    def evaluate_it() -> None:
+        evaluate(str(folder), [])
+
+    if name == "text":
+        assert_refused(said, generate, kinds=[CheckpointError])
+    else:
+        assert_refused(said, predict, str(folder), [file_for(name, tmp_path)], False, (), kinds=[CheckpointError])
+    if not outer:
+        assert_refused(said, evaluate_it, kinds=[CheckpointError])
+
+
+def test_fault_29_a_run_that_an_older_dlref_began_is_not_said_to_have_other_data(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(trained["table"].parents[1], tmp_path / "run", symlinks=True)
+    folder = find(run).path
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["data"]["decimal"]
+    say(folder, manifest)
+    assert main(["train", f"resume={folder}", "trainer.max_steps=2"]) == 4
+    assert "does not say decimal of its data, which this dlref reads" in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_says_is_plain_values(copy: Copy, tmp_path: Path) -> None:
+    folder, manifest = copy("table")
+    description: Any = dlref.load(folder).description
+    assert description == manifest["data"]
+    assert description.get("nothing") is None
+    torch.save(description, tmp_path / "about.pt")
+    plain = torch.load(tmp_path / "about.pt", weights_only=True)
+    assert plain == manifest["data"]
+    nested = manifest["data"]
+    for _ in range(900):
+        nested["in"] = nested = {}
+    say(folder, manifest)
+    assert refusal_of(lambda: dlref.load(folder).description, CheckpointError)  # which asks for too much
 
 
 @pytest.mark.parametrize("objective", [None, 3, {"_target_": None}, {"_target_": "os.system"}, {"a\nb": 3}], ids=repr)
