@@ -85,10 +85,7 @@ class IDX(Supervised, HeldOut):
         if (beyond := int(self.splits["test"][1].max())) > most:
             raise DataError(f"{folder}: the t10k labels go up to {beyond}, those to train on only to {most}")
         self.classes = [str(c) for c in range(most + 1)]
-        histogram = torch.bincount(images[:cut].flatten(), minlength=256).double() / images[:cut].numel()
-        values = torch.arange(256).double()
-        self.mean = float(histogram @ values)
-        self.deviation = math.sqrt(max(float(histogram @ values**2) - self.mean**2, 1.0))
+        self.mean, self.deviation = mean_and_std(images[:cut])
 
     def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
         return inputs.to(dtype).sub_(self.mean).div_(self.deviation)
@@ -124,6 +121,16 @@ class MNIST(IDX):
     ) -> None:
         paths = [fetch(file, data_root(root)) for file in FILES]
         super().__init__(paths[0].parent, eval_size, permutation, turn, zoom, shift, batch_size, seed)
+
+
+def mean_and_std(images: Tensor) -> tuple[float, float]:
+    """Of all pixels of uint8 images; the standard deviation is 1 where they are all alike."""
+    counts = torch.bincount(images.flatten(), minlength=256)
+    values = torch.arange(256).double()
+    frequencies = counts.double() / images.numel()
+    mean = float(frequencies @ values)
+    std = math.sqrt(float(frequencies @ (values - mean) ** 2))
+    return mean, std if int((counts > 0).sum()) > 1 else 1.0
 
 
 def moved(images: Tensor, degrees: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:

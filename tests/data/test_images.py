@@ -1,6 +1,7 @@
 """IDX files: what is written is read, what is broken is named, and MNIST is what was published."""
 
 import gzip
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlref.data import Shard
-from dlref.data.images import IDX, MNIST, moved, read_idx
+from dlref.data.images import IDX, MNIST, mean_and_std, moved, read_idx
 from dlref.errors import DataError
 
 
@@ -40,6 +41,28 @@ def test_a_folder_of_four_files_is_normalised_by_its_training_pixels(folder: Pat
     assert batch.inputs.shape == (24, 4, 5)
     torch.testing.assert_close(batch.inputs.mean(), torch.tensor(0.0, dtype=torch.float64), atol=1e-9, rtol=0)
     torch.testing.assert_close(batch.inputs.std(correction=0), torch.tensor(1.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("white", [1, 2, 255])
+def test_pixels_of_any_contrast_are_normalised(white: int, tmp_path: Path) -> None:
+    """Black and white may be 0 and 1; no standard deviation is too small for what it divides."""
+    images = torch.zeros(10, 4, 5)
+    images[:, 0] = white
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", torch.arange(10) % 2)
+    data = IDX(tmp_path, eval_size=2)
+    assert data.mean == pytest.approx(white / 4)
+    assert data.deviation == pytest.approx(white * math.sqrt(3 / 16))
+
+
+@pytest.mark.parametrize(
+    ("level", "odd", "std"), [(0, 0, 1.0), (255, 0, 1.0), (254, 1, math.sqrt(1 / 200 * 199 / 200))]
+)
+def test_only_pixels_that_are_all_alike_are_not_scaled(level: int, odd: int, std: float) -> None:
+    images = torch.full((10, 4, 5), level, dtype=torch.uint8)
+    images[0, 0, 0] += odd
+    assert mean_and_std(images) == (pytest.approx(level + odd / 200), pytest.approx(std, rel=1e-9))
 
 
 @pytest.mark.parametrize(
