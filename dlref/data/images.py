@@ -242,6 +242,13 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             header = file.read(4 + 4 * dimensions)
+            if header[:3] == bytes([0, 0, 8]) and header[3:4] and header[3] != dimensions:
+                what = (
+                    "a label for each image"
+                    if dimensions == 1
+                    else "gray images [images, rows, columns], without channels"
+                )
+                raise DataError(f"{path} has {header[3]} dimensions, and {dimensions} are read: {what}; convert it")
             if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
                 raise DataError(
                     f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions; it begins {header[:4].hex()}"

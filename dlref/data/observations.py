@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,7 +20,8 @@ class Observations:
     """Turns what an environment gives into arrays of `shape` and `dtype`.
 
     Pictures stay uint8 (what a network is given of them is divided by 255): 8 bits with bounds 0 and 255, in two or more
-    dimensions. Other arrays become float32 whatever their type, with the values that they have; a single number is a
+    dimensions. Those with the channels last, as of shape [96, 96, 3], get them first, as networks read planes. Other arrays
+    become float32 whatever their type, with the values that they have; a single number is a
     vector of one. Discrete observations become one-hot vectors.
     Raises ValueError for a space of another kind, WrongObservation for what does not belong to it.
     """
@@ -36,28 +38,36 @@ class Observations:
             return
         if not isinstance(space, spaces.Box) or not math.prod(space.shape) or space.dtype.kind not in "fiu":
             raise ValueError(f"{space} is neither an array nor discrete")
-        self.shape = space.shape or (1,)
+        self.is_channels_last = has_channels_last(space.shape)
+        self.shape = self.arranged(np.empty(space.shape or (1,), bool)).shape
         self.given = space.dtype, space.shape  # which the space computes each time
         is_byte = space.dtype == np.uint8 and not space.low.any() and bool((space.high == 255).all())
         self.dtype = np.uint8 if is_byte and len(self.shape) > 1 else np.float32
         self.is_whole = self.dtype == np.uint8
-        low, high = (np.asarray(bound, np.float64).reshape(self.shape) for bound in (space.low, space.high))
+        low, high = (
+            self.arranged(np.asarray(bound, np.float64).reshape(space.shape or (1,)))
+            for bound in (space.low, space.high)
+        )
         if bounded and not is_byte and (np.isfinite(low).any() or np.isfinite(high).any()):
             self.bounds = low - ROUNDING * np.maximum(1, abs(low)), high + ROUNDING * np.maximum(1, abs(high))
+
+    def arranged(self, array: np.ndarray) -> np.ndarray:
+        """Observations [..., rows, columns, channels] with the channels first; others as they are."""
+        return np.moveaxis(array, -1, -3) if self.is_channels_last else array
 
     def one(self, observation: Any) -> Any:
         """A single observation, which fits a row of an array of `shape` and `dtype`."""
         if self.is_discrete:
             return self.one_hot(np.array([observation]))[0]
         if type(observation) is np.ndarray and (observation.dtype, observation.shape) == self.given:
-            return observation
+            return self.arranged(observation)
         return self.converted(observation)
 
     def several(self, observations: np.ndarray) -> np.ndarray:
         """Those of an environment in vectorized form, [N, ...]."""
         if self.is_discrete:
             return self.one_hot(observations)
-        array = np.asarray(observations, self.dtype)
+        array = self.arranged(np.asarray(observations, self.dtype))
         return array if array.ndim > 1 else array[:, None]
 
     def one_hot(self, numbers: np.ndarray) -> np.ndarray:
@@ -84,7 +94,7 @@ class Observations:
             raise WrongObservation(
                 f"an observation of type {array.dtype}, {brief(array, 60)},", f"and its space has {self.space.dtype}"
             )
-        return cast.reshape(self.shape)
+        return self.arranged(cast.reshape(self.space.shape or (1,)))
 
     def check(self, rows: np.ndarray) -> None:
         """Raise WrongObservation for a value that is not finite or, where it is `bounded`, outside of its space."""
@@ -102,3 +112,9 @@ class Observations:
         """Raise WrongObservation for the first wrong value."""
         place = tuple(np.argwhere(wrong)[0].tolist())
         raise WrongObservation(f"{rows[place]} at {list(place[1:])} of an observation", why)
+
+
+def has_channels_last(shape: Sequence[int]) -> bool:
+    """Whether an array is most likely [rows, columns, channels]: gray, in color or in color with transparency."""
+    channels = (1, 3, 4)
+    return len(shape) == 3 and shape[2] in channels and shape[0] not in channels

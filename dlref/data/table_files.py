@@ -243,7 +243,8 @@ def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, mos
         size = math.prod(shape) * dtype.itemsize
         if not readable(shape):
             most_said = f"[rows] or [rows, up to {MOST_COLUMNS:,} columns]"
-            raise ValueError(f"array {entry.filename} is of shape {shape}; it takes {most_said}")
+            flat = f": reshape it to ({shape[0]}, {math.prod(shape[1:])})" if len(shape) > 2 else ""
+            raise ValueError(f"array {entry.filename} is of shape {shape}; it takes {most_said}{flat}")
         if size > most:
             raise ValueError(f"array {entry.filename} unpacks to {size:,} bytes, and {most:,} may be left to unpack")
         raw = taken(file, size + 1)  # one more than there should be

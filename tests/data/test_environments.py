@@ -163,6 +163,29 @@ def test_only_pictures_are_divided_by_255() -> None:
         torch.testing.assert_close(inputs, torch.full((1, *space.shape), given, dtype=torch.float32))
 
 
+@pytest.mark.parametrize(
+    ("shape", "planes"),
+    [((5, 7, 3), 3), ((5, 7, 1), 1), ((5, 7, 4), 4), ((3, 7, 5), 3), ((4, 7, 3), 4), ((5, 7, 2), 5)],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_channels_come_first_in_each_observation(shape: tuple[int, ...], planes: int, dtype: Any) -> None:
+    """Of pictures [rows, columns, channels] the network gets planes; what may have its planes first stays as it is."""
+    low = np.arange(np.prod(shape), dtype=dtype).reshape(shape) % 200
+    space = spaces.Box(low * 0 if dtype is np.uint8 else low, np.full(shape, 255, dtype), shape, dtype)
+    given = low + dtype(1)
+    name = scripted(space, given, given.tolist(), first=given)
+    expected = given.transpose(2, 0, 1) if shape[2] == planes else given
+    environments = Environments(name)
+    assert environments.shape == expected.shape
+    environments.begin([0])
+    assert np.array_equal(environments.observations, expected[None])
+    for _ in range(2):  # an array of the space's type, and one of another
+        assert np.array_equal(environments.step(np.array([0])).observations, expected[None])
+    sizes = Play(name, warmup_steps=2, replay=20).sizes
+    assert [sizes[name] for name in ("planes", "rows", "columns")] == list(expected.shape)
+    assert np.array_equal(environments.read.several(np.stack([given, given])), np.stack([expected, expected]))
+
+
 def test_bytes_that_are_no_picture_are_learned_from_as_numbers_of_another_type() -> None:
     """The numbers of a space of 0 and 1 reach the network whole, whatever their type."""
     rows = []

@@ -100,6 +100,21 @@ def test_fault_17_test_labels_that_training_never_had_are_refused(folder: Path) 
         IDX(folder, eval_size=1)
 
 
+def test_arrays_of_other_dimensions_are_named(folder: Path) -> None:
+    write_idx(folder / "t10k-images-idx3-ubyte", torch.zeros(11, 4, 5, 3))
+    with pytest.raises(
+        DataError, match=r"t10k-images.* has 4 dimensions, and 3 are read: gray images .* without channels"
+    ):
+        IDX(folder, eval_size=1)
+    write_idx(folder / "t10k-images-idx3-ubyte", torch.zeros(11, 20))
+    with pytest.raises(DataError, match="has 2 dimensions, and 3 are read"):
+        IDX(folder, eval_size=1)
+    write_idx(folder / "t10k-images-idx3-ubyte", torch.zeros(11, 4, 5))
+    write_idx(folder / "t10k-labels-idx1-ubyte", torch.zeros(11, 3))
+    with pytest.raises(DataError, match=r"t10k-labels.* has 2 dimensions, and 1 are read: a label for each image"):
+        IDX(folder, eval_size=1)
+
+
 def test_images_without_their_labels_are_refused(folder: Path) -> None:
     write_idx(folder / "t10k-labels-idx1-ubyte", torch.zeros(10))
     with pytest.raises(DataError, match="11 t10k images and 10 labels"):

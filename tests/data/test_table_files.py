@@ -77,6 +77,11 @@ def test_columns_that_nobody_reads_are_not_looked_at(tmp_path: Path) -> None:
     assert read_table(path, lambda _: ["x"])["x"].cells.tolist() == [0, 1, 2]
     with pytest.raises(DataError, match=r"array objects.npy holds object"):
         read_table(path)
+    np.savez(path, y=np.arange(6), images=np.ones((6, 8, 8, 3)))
+    with pytest.raises(
+        DataError, match=r"images.npy is of shape \(6, 8, 8, 3\); it takes .*: reshape it to \(6, 192\)"
+    ):
+        read_table(path)
 
 
 def test_cells_of_an_array_are_spelled_as_in_a_text(tmp_path: Path) -> None:
