@@ -8,7 +8,7 @@ from dlref.cli.configs import load_plugins, plugin_files
 from dlref.cli.loading import load
 from dlref.cli.main import as_text, take_flags
 from dlref.cli.play import whole
-from dlref.errors import CheckpointError, ConfigError
+from dlref.errors import CheckpointError, ConfigError, brief
 
 HELP = """usage: dlref generate RUN_OR_CHECKPOINT [--prompt TEXT] [--length 100] [--temperature 1] [--top-k K] [--top-p P]
                       [--seed 0] [--count 1] [--unknown] [--device cpu] [plugins=my.py]
@@ -75,7 +75,7 @@ def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bo
     if declares(net, LimitedContext) and len(tokens) > net.context:
         told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
         logger.warning(told, f"{len(tokens):,}", f"{net.context:,}")
-    if lacking := [repr(word) for word in dict.fromkeys(tokens) if word not in vocabulary]:
+    if lacking := [brief(repr(word), 40) for word in dict.fromkeys(tokens) if word not in vocabulary]:
         named = ", ".join(lacking[:MOST]) + (f" and {len(lacking) - MOST} more" if len(lacking) > MOST else "")
         logger.warning("the vocabulary of %d lacks %s, read as <unk>", len(vocabulary), named)
     for text in range(count):

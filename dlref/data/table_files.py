@@ -23,6 +23,7 @@ from dlref.data.encoding import decoded
 from dlref.data.reading import room, taken, unpackable
 from dlref.errors import DataError, DlrefError, brief
 
+ZERO_WIDTH = "\u200b\u2060\ufeff"  # spaces that Python does not count as such
 SEPARATORS = ",;\t|"
 MOST_COLUMNS = 100_000  # of an array
 MOST_NAMES = 1_000_000  # of all arrays of a file
@@ -94,10 +95,10 @@ def require_one_each(chosen: Sequence[str], names: Sequence[str], path: Path, in
     if absent := [shown(name) for name in chosen if name not in counts]:
         raise DataError(f"{path} has no column {', '.join(absent[:20])}; it has {', '.join(map(shown, names[:20]))}")
     for name in chosen:
-        if counts[name] > 1:
-            raise DataError(f"{path} has {counts[name]} columns called '{shown(name)}'; rename them{instead}")
         if not name and path.suffix.lower() != ".npz":
             raise DataError(f"{path}, line 1: column {list(names).index(name) + 1} has no name; name it{instead}")
+        if counts[name] > 1:
+            raise DataError(f"{path} has {counts[name]} columns called '{shown(name)}'; rename them{instead}")
     return chosen
 
 
@@ -112,16 +113,18 @@ def read_csv(path: Path, choose: Choose) -> dict[str, Column]:
     rows: list[list[str]] = []
     lines: list[int] = []
     skipped: list[int] = []  # empty lines since the last row
+    line = 1  # in which a row begins; text in quotes may go on over several
     try:
         for row in reader:
+            begun, line = line, reader.line_num + 1
             if not holds_text(row):
-                skipped.append(reader.line_num)
+                skipped.append(begun)
                 continue
             if not header:
-                header = [name.strip() for name in row]
+                header = list(map(stripped, row))
             elif len(row) != len(header):
                 raise DataError(
-                    f"{path}, line {reader.line_num}: {len(row)} cells under {len(header)} names; a cell that holds the "
+                    f"{path}, line {begun}: {len(row)} cells under {len(header)} names; a cell that holds the "
                     f"separator '{shown(repr(separator)[1:-1])}' is written in quotes"
                 )
             else:
@@ -129,16 +132,16 @@ def read_csv(path: Path, choose: Choose) -> dict[str, Column]:
                     rows += [[""]] * len(skipped)
                     lines += skipped
                 rows.append(row)
-                lines.append(reader.line_num)
+                lines.append(begun)
             skipped.clear()
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {brief(error)}; correct its quotes or separators") from None
+        raise DataError(f"{path}, line {line}: {brief(error)}; correct its quotes or separators") from None
     if not header:
         raise DataError(f"{path} is empty, so it holds no rows; the first line of a CSV file names its columns")
     columns, places = {}, np.array(lines)
     for name in choose(header):
         index = header.index(name)
-        cells = np.array([row[index].strip() for row in rows], dtype=object)
+        cells = np.array([stripped(row[index]) for row in rows], dtype=object)
         columns[name] = Column(name, cells, path, places, "line")
     return columns
 
@@ -167,6 +170,11 @@ def content_of(path: Path) -> bytes:
 def records(content: bytes, separator: str) -> Any:
     lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
     return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
+
+
+def stripped(text: str) -> str:
+    """Text without the space around it, that of no width included, which web pages and editors leave."""
+    return text.strip().strip(ZERO_WIDTH).strip()
 
 
 def holds_text(row: Sequence[str]) -> bool:

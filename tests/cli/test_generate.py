@@ -133,6 +133,8 @@ def test_fault_19_a_prompt_longer_than_the_context_is_said_to_be_and_goes_on_for
         "the prompt has 12 tokens",
         f"the vocabulary of {len(net.description['vocabulary'])} lacks 'zebra'",
     ]
+    assert main(["generate", str(run), "--prompt", "x" * 3000, "--length", "1"]) == 0
+    assert len(capsys.readouterr().err) < 120  # however long a word is
 
 
 @pytest.mark.faults

@@ -33,6 +33,7 @@ def read(tmp_path: Path, content: str) -> dict[str, list[str]]:
         ("x\n3.5\n\n4\n\n\n", {"x": ["3.5", "", "4"]}),  # with one column an empty line is a cell
         ("\n\nx,y\n\n1,2\n  \n", {"x": ["1"], "y": ["2"]}),
         ('x, "y"\n 1 , "a,b" \n'.replace('" \n', '"\n'), {"x": ["1"], "y": ["a,b"]}),
+        ("\u200bx,y\ufeff\n\u200b 1 \u2060,a\u200bb\n", {"x": ["1"], "y": ["a\u200bb"]}),
         ('x,y\n"say ""yes""",2\n', {"x": ['say "yes"'], "y": ["2"]}),
     ],
 )
@@ -116,3 +117,20 @@ def test_only_training_is_told_to_choose_other_columns(tmp_path: Path) -> None:
     new.write_text("x,x,y\n1,2,3\n")
     with pytest.raises(DataError, match=r"2 columns called 'x'; rename them, or choose others by data\.inputs="):
         Table(new, ["y"], "numbers")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('x,y\n"a\nb",2\n"c\nd",3,4\n', r"line 4: 3 cells under 2 names"),
+        ('x,y\n1,2\n"3,4\n5,6\n7,8\n', r"line 3: unexpected end of data"),
+        ('x,y\n\n"a\n\nb",2\n1,"2"0\n', r"line 6: "),
+        ("x,y,,\n1,2,,\n", r"line 1: column 3 has no name"),
+    ],
+)
+def test_a_row_over_several_lines_is_named_by_its_first(content: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, content)
+    path = tmp_path / "b.csv"
+    path.write_text('x,y\n\n"a\n\nb",2\n1,2\n')
+    assert read_table(path)["y"].places.tolist() == [3, 6]

@@ -267,7 +267,7 @@ SAID_OF_CSV = {
     b"x,y\n1e308,1\n1e308,1\n1e308,2\n1e308,2\n": "column 'x' holds numbers too large",
     b"y\n1\n2\n3\n4\n": "no column besides those of data.targets",
     b'x,y\n1,"' + b"a" * 140_000 + b'"\n': "line 2: field larger than field limit",
-    b'x,y\n1,2\n2,"a\nb\r\n\x1b[2J"\n3,4\n4,5\n': "line 5: 'a b ?[2J' in column 'y' is not a number",
+    b'x,y\n1,2\n2,"a\nb\r\n\x1b[2J"\n3,4\n4,5\n': "line 3: 'a b ?[2J' in column 'y' is not a number",
     b"x,y\n" + b"".join(b"t%d,1\n" % i for i in range(2000)): "column 'x' has 1200 different texts; leave it out",
 }
 
