@@ -91,17 +91,17 @@ class Dropout(nn.Module):
         super().__init__()
         if not 0 <= share <= 0.99:
             raise ConfigError(f"a dropout of the network is {share}; it takes a share from 0 to 0.99")
-        self.share, self.dropped, self.variational = share, round(256 * share), variational
+        self.probability, self.dropped, self.variational = share, round(256 * share), variational
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.share):
+        if not (self.training and self.probability):
             return x
         return x * self.mask(x[:, :1]) if self.variational else x * self.mask(x)
 
     def mask(self, x: Tensor) -> Tensor:
         """What a tensor of this shape is multiplied by: 0, or what makes up for the share that is dropped."""
         if not self.dropped:
-            return F.dropout(torch.ones_like(x), self.share)
+            return F.dropout(torch.ones_like(x), self.probability)
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         # Compared straight into floating point: by way of booleans it takes five times as long.
         # Contiguous, as `out` interrupts a compiled graph else, and torch 2.13 rebuilds the view of another type wrongly.

@@ -72,7 +72,7 @@ class RecurrentLM(nn.Module, HiddenStates, Generates):
         return self.recurrent(self.embedded(tokens), self.recurrent.start(len(tokens)) if state is None else state)
 
     def embedded(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, T, D]
-        if not (self.training and self.word_drop.share):
+        if not (self.training and self.word_drop.probability):
             return self.embed(tokens)
         return self.embed(tokens) * self.word_drop(self.embed.weight.new_ones(self.embed.num_embeddings, 1))[tokens]
 

@@ -111,11 +111,11 @@ def test_pieces_of_any_text_are_in_the_vocabulary_and_give_it_back(model: str, t
 
 def test_pieces_are_learned_beside_the_bytes_and_none_is_a_special_token() -> None:
     for model, specials in zip(MODELS, (2, 4, 2), strict=True):
-        words = Vocabulary.of_text(Tokenizer("bpe", model), {}, 1, ()).words
+        words = Vocabulary.of_text(Tokenizer("bpe", MODELS[model]()), {}, 1, ()).words
         assert len(words) == len(set(words))
         assert words[:specials] == [["<unk>", "<eos>"], ["<pad>", "<unk>", "<bos>", "<eos>"]][specials // 4]
         assert words[specials : specials + 256] == [f"<0x{byte:02X}>" for byte in range(256)]
-    assert len(Vocabulary.of_text(Tokenizer("bpe", MODELS[0]), {}, 1, ())) == 60 + 256 + 1
+    assert len(Vocabulary.of_text(Tokenizer("bpe", MODELS["text"]()), {}, 1, ())) == 60 + 256 + 1
 
 
 @pytest.mark.parametrize(("size", "advice"), [(5000, "choose {} or fewer"), (3, "choose {} or more")])
