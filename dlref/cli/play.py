@@ -1,5 +1,6 @@
 """dlref play: greedy episodes of a model that was trained on play, counted and filmed."""
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,14 +49,15 @@ def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> No
 
     if "env" not in net.description:
         raise CheckpointError(f"{run} was not trained on play; dlref evaluate and dlref predict look at other models")
-    environments = Environments(net.description["env"], vectorized=False, render=video is not None)
     returns: list[float] = []
     frames: list[Any] = []
-    watch = None if video is None else lambda: frames.append(frame(environments))
-    for number in range(episodes):
-        [episode] = greedy_episodes(net, environments, [seed + number], watch)
-        returns.append(episode.returns)
-        print(f"episode {number + 1}: return {episode.returns:g}, {episode.length} steps")
+    made = Environments(net.description["env"], vectorized=False, render=video is not None)
+    with contextlib.closing(made) as environments:
+        watch = None if video is None else lambda: frames.append(frame(environments))
+        for number in range(episodes):
+            [episode] = greedy_episodes(net, environments, [seed + number], watch)
+            returns.append(episode.returns)
+            print(f"episode {number + 1}: return {episode.returns:g}, {episode.length} steps")
     if episodes > 1:
         print(f"mean return {statistics.mean(returns):g} ± {statistics.stdev(returns):.3g}")
     if video is not None:

@@ -1,5 +1,6 @@
 """Environments of gymnasium: several at once, without the step that only resets, and frozen between two of their steps."""
 
+import contextlib
 import math
 import os
 import random
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 
-from dlref.data.frozen import Fingerprint, freeze, set_generators, spaces_of, thaw
-from dlref.data.observations import Observations, WrongObservation
+from dlref.data.frozen import Fingerprint, freeze, set_generators, spaces_of, thaw, variables_kept
+from dlref.data.observations import Observations, WrongObservation, all_finite
 from dlref.errors import ConfigError, DataError, DlrefError, brief
 
 API = (
@@ -153,8 +154,8 @@ class Environments:
             given, actions = actions, np.zeros(self.count, np.int64)
             actions[asked] = given
         observations, rewards, terminated, truncated, _ = self.together.step(actions + self.first_action)
-        observations, rewards = self.read.several(observations), rewards.astype(np.float32, copy=False)
-        if not math.isfinite(rewards.dot(rewards)) and not np.isfinite(rewards).all():
+        observations, rewards = self.read.several(observations), np.asarray(rewards, np.float32)
+        if not all_finite(rewards):
             raise WrongObservation(f"reward {rewards[~np.isfinite(rewards)][0]}", "which is not finite")
         self.read.check(observations)
         who = asked
@@ -229,6 +230,14 @@ class Environments:
             remedy = f"{API}; adapt the environment" if is_api else "fix the environment"
         raise DataError(f"{self.name} failed {when}: {said}; {remedy}") from error
 
+    def close(self) -> None:
+        """Have them give back what they hold: windows, simulators, files."""
+        try:
+            for env in self.held():
+                env.close()
+        except Exception as error:
+            self.fail(error, "while it was closed")
+
     def held(self) -> list[Any]:
         """What gymnasium made: one environment of them all, or each."""
         return self.each if self.together is None else [self.together]
@@ -264,25 +273,16 @@ class Environments:
 
     @torch.random.fork_rng(devices=[])
     def is_restorable(self) -> bool:
-        """Whether two others do the same from a state of one of them on.
+        """Whether two others, which are closed afterwards, do the same from a state of one of them on.
 
-        What an environment keeps outside of its attributes (a simulator, another module) has no fingerprint, and a
-        checkpoint does not hold the process's own random numbers.
+        The variables of classes and modules are then as before. What an environment keeps outside of its attributes (a
+        simulator, another module) has no fingerprint, and a checkpoint does not hold the process's own random numbers.
         """
         before = random.getstate(), np.random.get_state(legacy=False), torch.random.get_rng_state()
-        actions = np.arange(REPLAYED)[:, None] * np.ones(min(self.count, 2), np.int64) % self.actions
         try:
-            one, other = (Environments(self.name, actions.shape[1], self.together is not None) for _ in range(2))
-            one.begin(range(one.count))
-            for row in actions:
-                one.step(row)
-            state = one.state_dict(prove=False)
-            steps = [one.step(row) for row in actions]
-            alike = other.load_state_dict(state) and all(
-                np.array_equal(a, b)
-                for row, step in zip(actions, steps, strict=True)
-                for a, b in zip(step, other.step(row), strict=True)
-            )
+            with variables_kept(self.held()[0]), contextlib.ExitStack() as stack:
+                one, other = (self.another(stack) for _ in range(2))
+                alike = goes_on_alike(one, other)
             after = random.getstate(), np.random.get_state(legacy=False), torch.random.get_rng_state()
             return alike and Fingerprint()(before) == Fingerprint()(after)
         except DlrefError:  # of one that there may be no second of
@@ -290,6 +290,26 @@ class Environments:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+    def another(self, stack: contextlib.ExitStack) -> "Environments":
+        """One or two more of the same kind, closed at the end of the stack."""
+        made = Environments(self.name, min(self.count, 2), self.together is not None)
+        return stack.enter_context(contextlib.closing(made))
+
+
+def goes_on_alike(one: Environments, other: Environments) -> bool:
+    """Whether `other`, restored to a state of `one`, then does the same."""
+    actions = np.arange(REPLAYED)[:, None] * np.ones(one.count, np.int64) % one.actions
+    one.begin(range(one.count))
+    for row in actions:
+        one.step(row)
+    state = one.state_dict(prove=False)
+    steps = [one.step(row) for row in actions]
+    return other.load_state_dict(state) and all(
+        np.array_equal(a, b)
+        for row, step in zip(actions, steps, strict=True)
+        for a, b in zip(step, other.step(row), strict=True)
+    )
 
 
 def has_vectorized_form(name: str) -> bool:

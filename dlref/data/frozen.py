@@ -1,6 +1,8 @@
 """Freezing an environment between two of its steps, and proof that the thawed one is the same."""
 
 import collections
+import contextlib
+import copy
 import hashlib
 import logging
 import pickle
@@ -118,12 +120,65 @@ def fingerprint(env: Any) -> str:
         for layer in (*wrappers(env), inner)
     ]
     parts = [read(own)]
-    classes = [cls for cls in type(inner).__mro__ if cls.__module__.partition(".")[0] not in LIBRARIES]
-    for place in dict.fromkeys([*classes, *(sys.modules.get(cls.__module__) for cls in classes)]):
-        for name, value in vars(place).items() if place else ():
-            if isinstance(value, VARIABLES) and not name.startswith("__"):
-                parts += [name.encode(), read(value)]
+    for place in places(env):
+        for name, value in variables(place).items():
+            parts += [name.encode(), read(value)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def places(env: Any) -> list[Any]:
+    """The classes of an environment and their modules, but for those of libraries."""
+    classes = [cls for cls in type(env.unwrapped).__mro__ if cls.__module__.partition(".")[0] not in LIBRARIES]
+    modules = [sys.modules[cls.__module__] for cls in classes if cls.__module__ in sys.modules]
+    return [*dict.fromkeys([*classes, *modules])]
+
+
+def variables(place: Any) -> dict[str, Any]:
+    """The variables of a class or a module that a step may change."""
+    return {n: value for n, value in vars(place).items() if isinstance(value, VARIABLES) and not n.startswith("__")}
+
+
+@contextlib.contextmanager
+def variables_kept(env: Any) -> Iterator[None]:
+    """A context that ends with the class and module variables of an environment as they were.
+
+    Each object remains the one that it was, since others may hold it too. What cannot be copied stays changed.
+    """
+    before = []
+    for place in places(env):
+        for name, value in variables(place).items():
+            with contextlib.suppress(Exception):  # an object of the user's that cannot be copied or read
+                before.append((place, name, value, copy.deepcopy(value), Fingerprint()(value)))
+    try:
+        yield
+    finally:
+        for place, name, value, copied, read in before:
+            with contextlib.suppress(Exception):
+                if Fingerprint()(value) != read:
+                    put_back(value, copied)
+            if vars(place).get(name) is not value:
+                setattr(place, name, value)
+
+
+def put_back(value: Any, copied: Any) -> None:
+    """Give an object that may be changed the contents that a copy of it has."""
+    match value:
+        case list():
+            value[:] = copied
+        case np.ndarray():
+            value[...] = copied
+        case dict() | set():
+            value.clear()
+            value.update(copied)
+        case collections.deque():
+            value.clear()
+            value.extend(copied)
+        case np.random.Generator():
+            value.bit_generator.state = copied.bit_generator.state
+        case np.random.RandomState():
+            value.set_state(copied.get_state())
+        case random.Random():
+            value.setstate(copied.getstate())
 
 
 class Fingerprint:

@@ -1,5 +1,6 @@
 """What all data from play have in common: environments, random numbers, and whole greedy episodes for evaluation."""
 
+import contextlib
 import copy
 import itertools
 import logging
@@ -110,7 +111,10 @@ class Playing:
         numbers = range(mine.start, mine.stop)
         starts = [int(torch.randint(2**31, (), generator=generator(self.seed, stream, number))) for number in numbers]
         if starts:  # a rank's share of few episodes may be none
-            yield from greedy_episodes(net, Environments(self.environments.name, len(starts), vectorized=False), starts)
+            with contextlib.closing(
+                Environments(self.environments.name, len(starts), vectorized=False)
+            ) as environments:
+                yield from greedy_episodes(net, environments, starts)
 
     def state_dict(self) -> dict[str, Any]:
         assert self.random is not None

@@ -1,5 +1,8 @@
 """Environments: each step is a transition of an episode, whichever form it is stepped in, and a frozen one goes on."""
 
+import collections
+import random
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -14,7 +17,8 @@ from torch import nn
 
 from dlref.data import Shard
 from dlref.data.environments import Environments, Step
-from dlref.data.frozen import freeze, thaw
+from dlref.data.frozen import Fingerprint, freeze, thaw, variables_kept
+from dlref.data.observations import all_finite
 from dlref.data.play import Play
 from dlref.data.playing import as_input
 from dlref.errors import ConfigError, DataError, DlrefError
@@ -129,6 +133,87 @@ def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatc
     state = one.state_dict()
     Counting.shared[0] = odd.COUNTER[0] = 0  # as in another process
     assert not other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("place", ["class", "module"])
+def test_a_proof_leaves_the_variables_of_classes_and_modules_as_they_were(place: str) -> None:
+    one = Environments(registered(lambda: Counting(place)), 2)
+    one.begin([1, 2])
+    before = rollout(one, 4)[-1][1].rewards[-1]
+    assert not one.is_restorable()
+    assert rollout(one, 1)[0][1].rewards.tolist() == [before + 1, before + 2]
+
+
+def test_each_kind_of_variable_is_put_back_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: dict[str, Any] = {
+        "a": [1, [2]],
+        "b": {"x": [1]},
+        "c": {1, 2},
+        "d": collections.deque([1, 2]),
+        "e": np.arange(3),
+        "f": np.random.default_rng(1),
+        "g": np.random.RandomState(1),
+        "h": random.Random(1),
+        "i": 5,
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(odd, f"KEPT_{name}", value, raising=False)
+    expected = {name: Fingerprint()(value) for name, value in values.items()}
+    with variables_kept(Counting("steps")):
+        values["a"][1].append(3)
+        values["b"]["y"] = 1
+        values["c"].add(3)
+        values["d"].popleft()
+        values["e"][:] = 0
+        for name in "fgh":
+            values[name].random()
+        monkeypatch.setattr(odd, "KEPT_i", 6)
+    for name, value in values.items():
+        assert getattr(odd, f"KEPT_{name}") is value
+        assert Fingerprint()(value) == expected[name], name
+
+
+class Closing(Counting):
+    """Notes what is made and closed."""
+
+    def __init__(self, place: str = "steps") -> None:
+        super().__init__(place)
+        NOTED["made"] += 1
+
+    def step(self, action: int) -> Any:
+        observation, reward, *_ = super().step(action)
+        return observation, reward, self.steps == 3, False, {}
+
+    def close(self) -> None:
+        NOTED["closed"] += 1
+
+
+NOTED: Any = collections.Counter()
+
+
+def test_environments_of_proofs_and_evaluations_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A mapping that is no dictionary is no variable that is put back.
+    monkeypatch.setattr(sys.modules[__name__], "NOTED", noted := collections.UserDict(made=0, closed=0))
+    name = registered(Closing)
+    one = Environments(name, 2)
+    one.begin([1, 2])
+    assert one.is_restorable()
+    assert noted == {"made": 6, "closed": 4}
+    data = Play(name, episodes=3)
+    list(data.batches("eval", nn.Linear(1, 2), Shard()))
+    assert noted == {"made": 6 + 1 + 3, "closed": 4 + 3}
+    one.close()
+    assert noted["closed"] == 9
+
+
+def test_an_environment_that_cannot_be_closed_is_named() -> None:
+    class Stuck(Counting):
+        def close(self) -> None:
+            raise RuntimeError("the door is stuck")
+
+    one = Environments(registered(lambda: Stuck("steps")))
+    with pytest.raises(DataError, match="failed while it was closed: RuntimeError: the door is stuck"):
+        one.close()
 
 
 def test_a_new_episode_begins_where_the_old_one_cannot_be_restored(caplog: pytest.LogCaptureFixture) -> None:
@@ -275,6 +360,18 @@ def test_fault_26_an_observation_that_is_none_of_its_space_is_named(space: Any, 
     assert name in str(raised.value)
     with pytest.raises(DataError, match="in the reset before step 0"):
         Environments(scripted(space, first=observation)).begin([0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 24, 25, 300])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_number_that_is_not_finite_is_found_among_few_and_many(count: int) -> None:
+    largest = np.full(count, np.finfo(np.float32).max, np.float32)
+    assert all_finite(largest)
+    for odd_one in (np.nan, np.inf, -np.inf):
+        for place in {0, count // 2, count - 1}:
+            numbers = largest.copy()
+            numbers[0], numbers[place] = np.inf, odd_one  # which together may be NaN
+            assert not all_finite(numbers)
 
 
 def test_numbers_of_another_type_are_taken_where_their_values_fit() -> None:
