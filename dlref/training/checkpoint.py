@@ -298,18 +298,22 @@ class Checkpoints:
         if not distributed.all_succeeded(failure is None, self.device):
             if self.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
-            if failure and not isinstance(failure, OSError | RuntimeError):
-                raise ConfigError(
-                    "a checkpoint takes tensors and plain values, and something in this one is neither "
-                    f"({type(failure).__name__}: {brief(failure)}); the checkpoint before it is whole"
-                ) from failure
-            reason = str(failure).splitlines()[0] if failure else "on another rank"
-            is_open = isinstance(failure, PermissionError) and filesystem.WINDOWS
-            remedy = "close the program that has a file of it open" if is_open else "make room there"
-            raise ResourceError(
-                f"the checkpoint could not be written to {self.folder} ({reason}); {remedy} and resume: the checkpoint "
-                "before it is whole"
-            ) from failure
+            with distributed.together():
+                if failure:
+                    raise self.unsaved(failure) from failure
+
+    def unsaved(self, failure: Exception) -> DlrefError:
+        if not isinstance(failure, OSError | RuntimeError):
+            return ConfigError(
+                "a checkpoint takes tensors and plain values, and something in this one is neither "
+                f"({type(failure).__name__}: {brief(failure)}); the checkpoint before it is whole"
+            )
+        is_open = isinstance(failure, PermissionError) and filesystem.WINDOWS
+        remedy = "close the program that has a file of it open" if is_open else "make room there"
+        return ResourceError(
+            f"the checkpoint could not be written to {self.folder} ({str(failure).splitlines()[0]}); {remedy} and resume: the "
+            "checkpoint before it is whole"
+        )
 
     def numbered(self, kind: str) -> list[Path]:
         """Those of a kind by rising step."""

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dlref.errors import ConfigError, LostRankError, brief
+from dlref.errors import ConfigError, DlrefError, LostRankError, brief
 from dlref.metrics import Mean, Totals
 from dlref.training import gradients
 
@@ -152,6 +152,27 @@ def all_succeeded(mine: bool, device: torch.device) -> bool:
     failures = torch.tensor(int(not mine), device=device)
     dist.all_reduce(failures)
     return int(failures) == 0
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A context, in which the ranks do not meet, that raises on every rank what was wrong on one of them.
+
+    Only sentences travel: a bug ends its own rank, and the others when they miss it.
+    """
+    mine: DlrefError | None = None
+    try:
+        yield
+    except DlrefError as error:
+        mine = error
+    failures: list[Any] = []
+    if dist.is_initialized():
+        failures = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, mine and (type(mine), str(mine)))
+    if mine is not None:
+        raise mine
+    for kind, said in filter(None, failures):
+        raise kind(said)
 
 
 def agreed(what: str, value: T) -> T:

@@ -26,13 +26,13 @@ def evaluate(
 ) -> dict[str, float]:
     """The objective's figures over one pass of a split, over all ranks; random state and training mode are put back.
 
-    Raises EvaluationStopped, on every rank, where `stop` becomes true on one.
+    Raises, on every rank, EvaluationStopped where `stop` becomes true on one, and a DlrefError that one of them meets.
     """
     distributed.share_buffers(objective)
     totals: Totals = {}
     was_training = objective.training
     objective.eval()
-    with torch.no_grad(), devices.forked_random(device):
+    with distributed.together(), torch.no_grad(), devices.forked_random(device):
         for batch in data.batches(split, objective.net, shard):
             if stop():
                 break

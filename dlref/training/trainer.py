@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlref.errors import ConfigError
+from dlref.errors import ConfigError, DataError
 from dlref.metrics import Totals, add, plain
 from dlref.objectives import Objective
 from dlref.signals import StopSignals
@@ -87,8 +87,10 @@ class Trainer(Settings):
                     except EvaluationStopped:
                         stopped = True
                     except Exception as error:
-                        # Of several ranks another one may not fail, and would not come to save; all meet a ConfigError.
-                        if progress.step > saved[0] and (self.shard.ranks == 1 or isinstance(error, ConfigError)):
+                        # Of several ranks another one may not fail, and would not come to save.
+                        if progress.step > saved[0] and (
+                            self.shard.ranks == 1 or isinstance(error, ConfigError | DataError)
+                        ):
                             save("last")
                         raise
                 last = self.ended() or stopped

@@ -219,6 +219,62 @@ def test_fault_28_uneven_batches_of_two_ranks_are_those_of_one_process(
         assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
 
+ALONE = """
+from dlref.data.spiral import Spiral
+from dlref.errors import ConfigError, DataError
+
+class OnOneRank(Spiral):
+    def __init__(self, wrong: str, points: int = 20, batch_size: int = 5, seed: int = 0) -> None:
+        super().__init__(points, batch_size=batch_size, seed=seed)
+        self.wrong, self.state = {"config": ConfigError, "data": DataError}.get(wrong), {}
+
+    def batches(self, split, net, shard):
+        batches = super().batches(split, net, shard)
+        yield next(batches)
+        if shard.rank == 1:
+            if self.wrong:
+                raise self.wrong("the rows of rank 1 have moved; say where they are")
+            self.state = {"no value": lambda: 0}
+        yield from batches
+
+    def state_dict(self):
+        return self.state
+"""
+
+
+@pytest.mark.parametrize(("wrong", "code"), first(("config", 2), of=[("config", 2), ("data", 3)]))
+def test_fault_28_what_is_wrong_on_one_rank_in_evaluation_is_said_by_all_and_the_steps_are_saved(
+    wrong: str, code: int, train_child: Train, tmp_path: Path
+) -> None:
+    plugin, run = tmp_path / "alone.py", tmp_path / "run"
+    plugin.write_text(ALONE)
+    settings = ["model=mlp", "network.widths=[4]", "data._target_=alone.OnOneRank", f"data.wrong={wrong}", "~reports"]
+    settings += [f"plugins={plugin}", "trainer.max_steps=4", "trainer.eval_every=2", "trainer.save_every=null"]
+    ended = [rank.ended(timeout=120) for rank in two_ranks(train_child, *settings, f"run_dir={run}")]
+    assert [one for one, _ in ended] == [code, code], ended
+    for _, said in ended:
+        assert refusal(said) == "dlref: the rows of rank 1 have moved; say where they are"
+    last = Checkpoints(run / "checkpoints").newest("step")
+    assert last is not None
+    assert (last.step, last.manifest["ranks"]) == (2, 2)
+
+
+def test_fault_28_what_one_rank_cannot_save_is_said_by_all(train_child: Train, tmp_path: Path) -> None:
+    (tmp_path / "alone.py").write_text(ALONE)
+    settings = ["model=mlp", "network.widths=[4]", "data._target_=alone.OnOneRank", "data.wrong=state", "~reports"]
+    settings += [
+        f"plugins={tmp_path / 'alone.py'}",
+        "trainer.max_steps=4",
+        "trainer.eval_every=2",
+        "trainer.save_every=2",
+    ]
+    ended = [rank.ended(timeout=120) for rank in two_ranks(train_child, *settings, f"run_dir={tmp_path / 'run'}")]
+    assert [code for code, _ in ended] == [2, 2], ended
+    said = {refusal(said) for _, said in ended}
+    assert len(said) == 1
+    assert "a checkpoint takes tensors and plain values" in said.pop()
+
+
 def child_of(process: int, rank: str) -> int:
     """The process that torchrun has started as this rank."""
     for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split():
