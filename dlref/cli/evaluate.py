@@ -11,7 +11,7 @@ from typing import Any
 
 from dlref.cli.configs import flatten, hint, load_plugins, plugin_files, split_key, typed_value
 from dlref.cli.main import take_flags
-from dlref.cli.recorded import NO_PATHS, found_again, in_shell_all, say_used, typed_again
+from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 from dlref.filesystem import file_name
@@ -66,7 +66,7 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     from dlref.training.state import load_weights
 
     checkpoint = find(path)
-    command = ["evaluate", *([] if recorded else [NO_PATHS]), path, *settings]
+    command = command_line("evaluate", [path, *settings], recorded=recorded)
     with code_named(checkpoint, command):
         config, split, plugins = amended(checkpoint, path, settings, recorded)
     warn_of_other_plugins(checkpoint.manifest, plugins)
@@ -152,7 +152,7 @@ def amended(
         raise ConfigError(f"split={split} is unknown{did_you_mean(split, ['train', 'eval', 'test'])}")
     typed.pop("plugins", None)
     plugins = load_plugins(plugin_files(settings))
-    command = ["evaluate", path, *([] if recorded else [NO_PATHS]), *settings]
+    command = command_line("evaluate", [path, *settings], recorded=recorded)
     missing = dict[str, Any]()
     for key in typed:
         if not any(key == name or key.startswith(f"{name}.") for name in OPEN) or key == "data":

@@ -54,5 +54,13 @@ def typed_again(command: Sequence[str], missing: Mapping[str, Any], allowed: boo
     return f"{named}, which {why}: {in_shell_all(again)}"
 
 
+def command_line(
+    name: str, arguments: Sequence[str], config_dirs: Sequence[str] = (), recorded: bool = True
+) -> list[str]:
+    """A command of dlref's as it is typed again, for a line that is printed (`in_shell_all`)."""
+    folders = [part for folder in config_dirs for part in ("--config-dir", folder)]
+    return [name, *([] if recorded else [NO_PATHS]), *folders, *arguments]
+
+
 def in_shell_all(command: Sequence[str]) -> str:
     return " ".join(map(in_shell, ["dlref", *command]))

@@ -30,7 +30,7 @@ from dlref.cli.configs import (
     typed_places,
 )
 from dlref.cli.main import explained, in_shell, speak, take_flags
-from dlref.cli.recorded import NO_PATHS
+from dlref.cli.recorded import NO_PATHS, command_line, in_shell_all
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.cli.values import require_decoded
 from dlref.errors import ConfigError, DataError
@@ -136,10 +136,18 @@ def train(overrides: list[str], config_dirs: Sequence[str] = (), recorded: bool 
     device = devices.choose_device(config["device"], local_rank)
     memory.keep_memory()
     with distributed.group(ranks, device), devices.explained(), devices.flushed():
-        return run(config, overrides, plugins, start, Shard(rank, ranks), device)
+        return run(config, overrides, config_dirs, plugins, start, Shard(rank, ranks), device)
 
 
-def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start: Start, shard: Any, device: Any) -> int:
+def run(
+    config: dict[str, Any],
+    overrides: list[str],
+    config_dirs: Sequence[str],
+    plugins: list[str],
+    start: Start,
+    shard: Any,
+    device: Any,
+) -> int:
     """Everything between a checked config and the last line; every rank runs it, rank 0 writes."""
     import torch
 
@@ -308,10 +316,13 @@ def run(config: dict[str, Any], overrides: list[str], plugins: list[str], start:
             for text in texts.values():
                 logger.info("%s", text)
             logger.info("%.1f s of training; written to %s", progress.seconds, folder)
-            typed = in_shell(f"./{folder}" if str(folder).startswith("-") else str(folder))
-            again = f"evaluate {typed}" if finished or not signal else f"train {in_shell(f'resume={folder}')}"
-            code = [f" {in_shell(text)}" for text in overrides if split_key(text)[0] == "plugins"]
-            logger.info("next: dlref %s%s  ·  tensorboard --logdir %s", again, "".join(code[-1:]), typed)
+            code = [text for text in overrides if split_key(text)[0] == "plugins"][-1:]
+            named = f"./{folder}" if str(folder).startswith("-") else str(folder)
+            if finished or not signal:
+                again = command_line("evaluate", [named, *code])
+            else:
+                again = command_line("train", [f"resume={folder}", *code], config_dirs)
+            logger.info("next: %s  ·  tensorboard --logdir %s", in_shell_all(again), in_shell(named))
         return 128 + signal if signal else 0
     finally:
         if home:

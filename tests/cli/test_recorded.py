@@ -3,15 +3,18 @@
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from dlref.cli.main import main
 from dlref.cli.recorded import found_again
+from dlref.training.trainer import Trainer
 from tests.conftest import needs_posix
 
 Train = Callable[..., tuple[int, str]]
@@ -45,6 +48,28 @@ def test_the_command_that_training_prints_works(
         assert main(command) == 0
         assert f"data.file={rows}, as the run has recorded it (add --no-recorded-paths" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "my run")]) == 0  # after it was resumed, too
+
+
+def test_the_command_that_is_printed_after_a_signal_names_folders_of_configs(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my configs"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nnetwork: {widths: [4]}\n")
+    step = Trainer.step
+
+    def stopped(self: Trainer, *arguments: Any) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)
+
+    settings = ["model=mlp", "experiment=mine", "reports=null", "--config-dir", folder.name, "run_dir=run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopped)
+        code, said = train(*settings, "trainer.max_steps=5")
+    assert code == 143
+    assert printed_command(said) == ["train", "--config-dir", folder.name, "resume=run"]
+    assert main(printed_command(said)) == 0
 
 
 @pytest.mark.parametrize("command", [["evaluate", "run"], ["train", "resume=run", "trainer.max_steps=3"]])
