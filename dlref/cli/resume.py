@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlref.cli.configs import compose, differences, first_line, flatten, split_key
-from dlref.cli.recorded import NO_PATHS, found_again, in_shell_all, say_used, typed_again
+from dlref.cli.main import in_shell
+from dlref.cli.recorded import command_line, found_again, in_shell_all, say_used, typed_again
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, brief
 
@@ -90,8 +91,7 @@ def reusable(
         for text in saved
     ):
         raise CheckpointError(f"{checkpoint.path} holds overrides that are not plain values; it is not resumed")
-    command = ["train", *([] if recorded else [NO_PATHS])]
-    command += [*(part for name in config_dirs for part in ("--config-dir", name)), *overrides]
+    command = command_line("train", overrides, config_dirs, recorded)
     if code := [text for text in saved if split_key(text)[0] == "plugins" and "plugins" not in given]:
         raise ConfigError(
             f"this run was started with {brief(code[-1])}, code that a checkpoint may not bring: if you trust it, type "
@@ -139,10 +139,6 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
         if other_data:  # which begin anew
             own |= {"carried": {}, "data": None}
         restore(trainer, shown, shared, own, str(checkpoint.path))
-        if (then := checkpoint.manifest["config"]["trainer"].get("monitor")) != trainer.monitor:
-            # Its best value is of another figure, which nothing may ever surpass.
-            trainer.progress.best, trainer.progress.since_best = None, 0
-            logger.info("what is best begins anew, with %s instead of %s", trainer.monitor, then)
     except CheckpointError as error:
         raise CheckpointError(f"{error}{changed}") from None
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -151,6 +147,17 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
             f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; resume with the one "
             f"that wrote it, {checkpoint.manifest['versions'].get('dlref')}, or begin anew"
         ) from error
+    then = checkpoint.manifest["config"]["trainer"].get("monitor")
+    if then != trainer.monitor and trainer.progress.best is not None:
+        if "trainer.monitor" not in [split_key(text)[0] for text in facts["overrides"]]:
+            typed = [in_shell(f"trainer.monitor={name or 'null'}") for name in (then, trainer.monitor)]
+            raise CheckpointError(
+                f"{checkpoint.path} kept the best weights by trainer.monitor '{then}', and the config now has "
+                f"'{trainer.monitor}'; add {typed[0]} to resume with it, or {typed[1]} to begin the best anew"
+            )
+        # Its best value is of another metric, which nothing may ever surpass.
+        trainer.progress.best, trainer.progress.since_best = None, 0
+        logger.info("what is best begins anew, with %s instead of %s", trainer.monitor, then)
 
 
 def has_other_data(

@@ -1,6 +1,7 @@
 """A resumed run is the uninterrupted one, bit for bit, wherever it was cut."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,30 @@ def test_a_monitor_of_no_figure_costs_nothing_that_was_learned(
     assert train(f"resume={run}", "trainer.monitor=eval/accuracy max")[0] == 0
     assert (run / "checkpoints" / "best").resolve().name == "best-00000006"
     assert "is finished at step 6" in train(f"resume={run}")[1]
+
+
+def test_a_monitor_that_only_the_configs_have_changed_is_refused(
+    train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """As where a metric was renamed since: what is best would be lost in silence."""
+    (tmp_path / "experiment").mkdir()
+    config, run = tmp_path / "experiment" / "mine.yaml", tmp_path / "run"
+    config.write_text("# @package _global_\ntrainer: {monitor: eval/nll min}\n")
+    settings = [*SMALL["mlp"], "experiment=mine", "trainer.eval_every=2", "trainer.max_steps=4", "~reports"]
+    folder = ["--config-dir", str(tmp_path)]
+    assert train(*settings, *folder, f"run_dir={run}")[0] == 0
+    best = everything(run)["training.pt"]["progress"]["best"]
+    config.write_text("# @package _global_\ntrainer: {monitor: eval/loss min}\n")
+    code, said = train(f"resume={run}", "trainer.max_steps=5", *folder)
+    assert code == 4
+    assert (
+        "kept the best weights by trainer.monitor 'eval/nll min', and the config now has 'eval/loss min'; add" in said
+    )
+    for typed in re.findall(r"'(trainer.monitor=.*?)'", said):
+        code, said = train(f"resume={run}", typed, "trainer.max_steps=5", *folder)
+        assert code == 0, said
+        assert ("what is best begins anew" in said) == (typed == "trainer.monitor=eval/loss min")
+        assert everything(run)["training.pt"]["progress"]["best"] >= best
 
 
 def test_with_another_monitor_what_is_best_begins_anew(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
