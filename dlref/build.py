@@ -260,6 +260,8 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
             check_section(group, sections, group, plugins)
         elif isinstance(sections, Mapping):
             for name, section in sections.items():
+                if "." in str(name):  # which would be taken for a setting of another one
+                    raise ConfigError(f"reports has the name {brief(name)}; it takes names without a dot")
                 if section is not None:  # null leaves a report out
                     check_section(f"reports.{brief(name)}", section, group, plugins)
         elif sections is not None:
@@ -438,10 +440,12 @@ def as_list(path: str, value: Any, hint: Any) -> str:
 def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set[str]:
     """The settings that name a place on this machine: the command line sets them, and a checkpoint at most those of data."""
     found = {key for key, hint in TOP.items() if holds_path(hint)}
-    for group in ("data", "network", "objective"):
-        if isinstance(section := config.get(group), Mapping) and "_target_" in section:
-            hints = type_hints(resolve(section["_target_"], group, plugins))
-            found |= {f"{group}.{name}" for name, hint in hints.items() if holds_path(hint)}
+    sections = {group: config.get(group) for group in BASES if group != "reports"}
+    sections |= {f"reports.{name}": section for name, section in (config.get("reports") or {}).items()}
+    for path, section in sections.items():
+        if isinstance(section, Mapping) and "_target_" in section:
+            hints = type_hints(resolve(section["_target_"], path.partition(".")[0], plugins))
+            found |= {f"{path}.{name}" for name, hint in hints.items() if holds_path(hint)}
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlref.cli.configs import flatten, hint, load_plugins, plugin_files, split_key, typed_value
 from dlref.cli.main import take_flags
-from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again
+from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again, untyped
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
 from dlref.filesystem import file_name
@@ -23,6 +23,7 @@ HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
   data.root=DIR        and other settings of data, device, threads and trainer.precision
   plugins=my.py        if the model was trained with plug-ins
   --no-recorded-paths  reads no data file that only the checkpoint names"""
+UNBUILT = ("optimizer", "schedule")  # in evaluation
 OPEN = ("data", "device", "threads", "trainer.precision", "seed", "reports")
 LEARNED = {  # by the data from their training split, and what it is called
     "vocabulary": "vocabulary",
@@ -160,22 +161,22 @@ def amended(
     with as_data(checkpoint):
         build.check(config, plugins)
         places = build.path_settings(config, plugins)
-    for place in sorted(places & set(flatten(config))):
+    for place in sorted(places):
         group, _, name = place.rpartition(".")
         if not group:
             config[name] = [] if name == "plugins" else None
-        elif path_then := config[group][name]:
-            of_data = recorded and group == "data" and place not in typed
-            found = found_again(path_then, checkpoint.manifest.get("cwd")) if of_data else None
-            config[group] = {key: value for key, value in config[group].items() if key != name}
-            if found is not None:
-                config[group][name] = found
+        elif group not in UNBUILT and (then := build.at(config, place)):
+            then = untyped(place, then, typed)
+            found = found_again(then, checkpoint.manifest.get("cwd")) if recorded and group == "data" else None
+            put(config, group, {key: value for key, value in build.at(config, group).items() if key != name})
+            if found:
+                put(config, place, found)
                 say_used(place, found)
-            elif place not in typed and place != "data.root":  # which has a default, and the files in it a hash
-                missing[place] = path_then
+            elif then and place != "data.root":  # which has a default, and the files in it a hash
+                missing[place] = then
     if missing:
         raise ConfigError(f"this model was trained with {typed_again(command, missing, recorded)}")
-    for key, text in typed.items():
+    for key, text in sorted(typed.items()):  # a part of a setting after the whole
         put(config, key, typed_value(text, hint(config, key, plugins)))
     build.check(config, plugins)
     return config, split, plugins

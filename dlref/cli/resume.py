@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dlref.cli.configs import compose, differences, first_line, flatten, split_key
 from dlref.cli.main import in_shell
-from dlref.cli.recorded import command_line, found_again, in_shell_all, say_used, typed_again
+from dlref.cli.recorded import command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, brief
 
@@ -108,11 +108,11 @@ def reusable(
             ) from None
         build.check(composed, plugins)
         paths = build.path_settings(composed, plugins)
-    again, missing, settings = [], {}, flatten(composed)
+    again, missing = [], {}
     for key in dict.fromkeys(split_key(text)[0] for text in saved):
-        if key not in paths - given - {"run_dir", "resume", "plugins"}:
+        if key in ("run_dir", "resume", "plugins") or not within(key, paths) or within(key, given):
             continue
-        if path := settings.get(key):
+        if path := untyped(key, build.at(composed, key), given):
             of_data = recorded and key.startswith("data.")
             found = found_again(path, checkpoint.manifest.get("cwd")) if of_data else None
             if found is None:
@@ -124,7 +124,7 @@ def reusable(
         raise ConfigError(f"this run was started with {typed_again(command, missing, recorded)}")
     if given & LIMITS:  # one that is typed now takes the place of all that were
         given |= LIMITS
-    return [text for text in saved if split_key(text)[0] not in given | paths] + again
+    return [text for text in saved if not within(split_key(text)[0], given | paths)] + again
 
 
 def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[str, Any], paths: set[str]) -> None:
@@ -171,7 +171,9 @@ def has_other_data(
     from dlref.training.run import warn_of_other_plugins
 
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
-    changes = {k: v for k, v in differences(manifest["config"], config).items() if k not in paths | {"name", "goal"}}
+    changes = {
+        k: v for k, v in differences(manifest["config"], config).items() if not within(k, paths | {"name", "goal"})
+    }
     if manifest["ranks"] != shard.ranks:
         raise CheckpointError(
             f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"

@@ -114,15 +114,16 @@ def test_of_a_machine_only_files_and_folders_are_read_again(tmp_path: Path) -> N
     for recorded in (
         "b",
         ["a", "b"],
+        {"one": "a", "others": [{"two": "b"}]},
         "a\0b",
         "a" * 5000,
         "//server/a",
         "\\\\server\\a",
-        3,
-        {},
         "~nobody_of_this_name/a",
     ):
         assert found_again(recorded, base) is None, recorded
+    nest = {"one": "a", "others": [{"two": "."}], "none": None, "rows": 3}
+    assert found_again(nest, base) == {"one": f"{base}{os.sep}a", "others": [{"two": base}], "none": None, "rows": 3}
     assert found_again("a", r"\\server") is None
     assert found_again(str(tmp_path / "a"), 3) == str(tmp_path / "a")
 
@@ -133,6 +134,64 @@ def test_what_a_reader_would_wait_for_is_not_read_again(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/zero")
     for recorded in ("pipe", "link", "/dev/zero", "/dev/stdin", "/dev", "/proc/self/environ", "/proc/../dev/tty"):
         assert found_again(recorded, str(tmp_path)) is None, recorded
+
+
+NESTED = """
+from collections.abc import Mapping
+from pathlib import Path
+from dlref.data.spiral import Spiral
+
+class Nested(Spiral):
+    def __init__(self, files: Mapping[str, Path | list[dict[str, Path]]], batch_size: int = 5, seed: int = 0) -> None:
+        super().__init__(20, batch_size=batch_size, seed=seed)
+        for file in (files["train"], files["others"][0]["test"]):
+            Path(file).read_text()
+"""
+
+
+@pytest.mark.parametrize("form", ["whole", "parts"])
+@pytest.mark.parametrize("command", [["evaluate", "run"], ["train", "resume=run", "trainer.max_steps=3"]])
+def test_recorded_paths_in_mappings_and_lists_are_paths_too(
+    command: list[str],
+    form: str,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_nested.py").write_text(NESTED)
+    monkeypatch.setitem(sys.modules, "my_nested", None)  # so that what is loaded now is unloaded at the end
+    del sys.modules["my_nested"]
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (tmp_path / name).touch()
+    settings = ["model=mlp", "network.widths=[4]", "data._target_=my_nested.Nested", "reports=null", "run_dir=run"]
+    parts = ["data.files.train=a.csv", "data.files.others=[{test:b.csv}]"]
+    files = ["data.files={train:a.csv,others:[{test:b.csv}]}"] if form == "whole" else parts
+    code, said = train(*settings, *files, "plugins=my_nested.py", "trainer.max_steps=2")
+    assert code == 0, said
+    command = [*command, "plugins=my_nested.py"]
+
+    assert main([*command, "--no-recorded-paths"]) == 2
+    said = capsys.readouterr().err
+    assert "which a checkpoint may not set" in said
+    assert main(printed_command(said)) == 0
+    capsys.readouterr()
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    there = [
+        part.replace("=", "=../") if part.startswith("plugins") else part.replace("run", "../run") for part in command
+    ]
+    assert main(there) == 0
+    assert str(tmp_path / "b.csv") in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+
+    (tmp_path / "a.csv").unlink()
+    assert main(command) == 2
+    again = [part.replace("PATH", "c.csv") for part in printed_command(capsys.readouterr().err)]
+    assert main(again) == 0
+    assert main([*command, "data.files.train=c.csv"]) == 0
 
 
 def test_code_is_never_found_again_but_the_command_names_it(
