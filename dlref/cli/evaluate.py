@@ -11,9 +11,9 @@ from typing import Any
 
 from dlref.cli.configs import flatten, hint, load_plugins, plugin_files, split_key, typed_value
 from dlref.cli.main import take_flags
-from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again, untyped
+from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
 from dlref.cli.values import spell
-from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
+from dlref.errors import CheckpointError, ConfigError, DataError, brief, did_you_mean
 from dlref.filesystem import file_name
 
 HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
@@ -55,48 +55,26 @@ def main(arguments: Sequence[str]) -> int:
 
 def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     """Evaluate one checkpoint. `recorded`: whether the data paths that it has recorded are read."""
-    from dlref import build
     from dlref.cli.reporting import run_reports
     from dlref.data import Shard
-    from dlref.interfaces import LimitedContext, declares
     from dlref.training import devices
-    from dlref.training.checkpoint import as_data, find
+    from dlref.training.checkpoint import find
     from dlref.training.evaluation import evaluate as evaluate_split
     from dlref.training.precision import autocast, resolve, run_in_float32
     from dlref.training.run import warn_of_other_plugins
-    from dlref.training.state import load_weights
 
     checkpoint = find(path)
     command = command_line("evaluate", [path, *settings], recorded=recorded)
     with code_named(checkpoint, command):
-        config, split, plugins = amended(checkpoint, path, settings, recorded)
+        config, own, split, plugins = amended(checkpoint, path, settings, recorded)
     warn_of_other_plugins(checkpoint.manifest, plugins)
     import torch
 
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     device = devices.choose_device(config["device"])
-    with code_named(checkpoint, command), as_data(checkpoint), devices.explained():
-        model = build.build(config, device, plugins)
-    trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
-    is_limited = declares(model.objective.net, LimitedContext)
-    if (
-        is_limited and trained and wanted and wanted > trained
-    ):  # of which positions that are computed would tell nothing
-        raise ConfigError(
-            f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
-        )
-    files = build.path_settings(config, plugins)
-    require_held_out(model.data, checkpoint.manifest["config"], config, files)
-    load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
-    described, here = checkpoint.manifest["data"], model.data.describe()
-    if lacking := here.keys() - described.keys():
-        raise checkpoint.of_another_version(lacking)
-    if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained with another {LEARNED[other[0]]} than these data have; bring its own data, and "
-            "have others read by dlref predict, translate or generate"
-        )
+    with code_named(checkpoint, command):
+        model = fitted_as_typed(checkpoint, config, own, device, plugins)
     if split is None:
         split = "test" if model.data.has("test") else "eval"
         if split == "eval":
@@ -119,6 +97,54 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     return 0
 
 
+def fitted_as_typed(
+    checkpoint: Any, config: dict[str, Any], own: dict[str, Any], device: Any, plugins: Sequence[str]
+) -> Any:
+    """The model of `config`; raises ConfigError naming what was typed where the checkpoint's `own` one is sound."""
+    from dlref.training.checkpoint import as_data
+
+    if config == own:
+        return fitted(checkpoint, config, device, plugins, as_data(checkpoint))
+    try:
+        return fitted(checkpoint, config, device, plugins)
+    except (CheckpointError, ConfigError, DataError) as error:
+        fitted(checkpoint, own, device, plugins, as_data(checkpoint))
+        then, now = flatten(own), flatten(config)
+        typed = [key for key in now if key not in ("device", "threads") and now[key] != then.get(key)]
+        if not typed or any(key in str(error) for key in typed):
+            raise ConfigError(str(error)) from error
+        changes = ", ".join(f"{key}={brief(spell(now[key]))}" for key in typed)
+        raise ConfigError(f"{changes} does not suit this model: {error}") from error
+
+
+def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequence[str], at_fault: Any = None) -> Any:
+    """The model of a config with the weights of the checkpoint, built within the context `at_fault`."""
+    from dlref import build
+    from dlref.interfaces import LimitedContext, declares
+    from dlref.training import devices
+    from dlref.training.state import load_weights
+
+    with at_fault or contextlib.nullcontext(), devices.explained():
+        model = build.build(config, device, plugins)
+    trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
+    # Of positions that are computed a longer context would tell nothing.
+    if declares(model.objective.net, LimitedContext) and trained and wanted and wanted > trained:
+        raise ConfigError(
+            f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
+        )
+    require_held_out(model.data, checkpoint.manifest["config"], config, build.path_settings(config, plugins))
+    load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
+    described, here = checkpoint.manifest["data"], model.data.describe()
+    if lacking := here.keys() - described.keys():
+        raise checkpoint.of_another_version(lacking)
+    if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with another {LEARNED[other[0]]} than these data have; bring its own data, and "
+            "have others read by dlref predict, translate or generate"
+        )
+    return model
+
+
 @contextlib.contextmanager
 def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
     """Where a checkpoint lacks the plug-ins that it was trained with, the error ends with the command that brings them."""
@@ -137,8 +163,8 @@ def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
 
 def amended(
     checkpoint: Any, path: str, settings: Sequence[str], recorded: bool
-) -> tuple[dict[str, Any], str | None, list[str]]:
-    """The checkpoint's config with what was typed on top, the split, and the plug-ins.
+) -> tuple[dict[str, Any], dict[str, Any], str | None, list[str]]:
+    """The checkpoint's config with what was typed on top, the same with no more than typed paths, the split, the plug-ins.
 
     Code is the command line's alone, and so are places on this machine, except data files that are `recorded` and found
     again.
@@ -176,10 +202,13 @@ def amended(
                 missing[place] = then
     if missing:
         raise ConfigError(f"this model was trained with {typed_again(command, missing, recorded)}")
-    for key, text in sorted(typed.items()):  # a part of a setting after the whole
-        put(config, key, typed_value(text, hint(config, key, plugins)))
+    own = config
+    for key in sorted(typed, key=lambda key: (not within(key, places), key)):  # a part of a setting after the whole
+        if not within(key, places):
+            config = dict(config) if config is own else config
+        put(config, key, typed_value(typed[key], hint(config, key, plugins)))
     build.check(config, plugins)
-    return config, split, plugins
+    return config, own, split, plugins
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> None:

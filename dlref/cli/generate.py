@@ -6,7 +6,7 @@ from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
 from dlref.cli.loading import load
-from dlref.cli.main import as_text, take_flags
+from dlref.cli.main import as_text, require_no_settings, take_flags
 from dlref.cli.play import whole
 from dlref.errors import CheckpointError, ConfigError, brief
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
+    require_no_settings("generate", rest[1:], flags, ["plugins"])
     runs = [a for a in rest if not a.startswith("plugins=")]
     if len(runs) != 1:
         raise ConfigError("dlref generate takes one run or checkpoint: dlref generate RUN --prompt TEXT")

@@ -169,6 +169,17 @@ def take_flags(arguments: Sequence[str], with_value: dict[str, Any], help_text: 
     return rest
 
 
+def require_no_settings(command: str, words: Sequence[str], flags: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ConfigError for `key=value` that is none of the `known` and no file, where a command takes flags."""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key in known or os.path.exists(word):
+            continue
+        flag = f"--{key.replace('_', '-')}"
+        way = f"; write {flag} {value}" if flag in flags else did_you_mean(key, known)
+        raise ConfigError(f"there is no file {brief(word)}, and {brief(key)} is not a setting of {command}{way}")
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Rows of cells, the first of them the names, in columns of one width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

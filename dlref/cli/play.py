@@ -8,7 +8,7 @@ from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files
 from dlref.cli.loading import load
-from dlref.cli.main import take_flags
+from dlref.cli.main import require_no_settings, take_flags
 from dlref.errors import CheckpointError, ConfigError
 
 HELP = """usage: dlref play RUN_OR_CHECKPOINT [--episodes N] [--seed N] [--video FILE.gif] [--device cpu]
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     rest = take_flags(arguments, typed, HELP)
     if rest is None:
         return 0
+    require_no_settings("play", rest[1:], typed, ["plugins"])
     runs = [a for a in rest if not a.startswith("plugins=")]
     if len(runs) != 1:
         raise ConfigError("dlref play takes one run or checkpoint: dlref play RUN")

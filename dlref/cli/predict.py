@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from dlref.cli.configs import load_plugins, plugin_files, split_key
 from dlref.cli.loading import load
-from dlref.cli.main import take_flags, write_rows
-from dlref.errors import CheckpointError, ConfigError, brief, did_you_mean
+from dlref.cli.main import require_no_settings, take_flags, write_rows
+from dlref.errors import CheckpointError, ConfigError, brief
 from dlref.filesystem import printable
 
 HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [decimal=comma] [--device cpu] [plugins=my.py]
@@ -37,9 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     names = [a for a in rest if not ("=" in a and split_key(a)[0] in SETTINGS)]
     if len(names) < 2:
         raise ConfigError("dlref predict takes a run and the files to look at: dlref predict RUN FILE…")
-    if wrong := [n for n in names[1:] if "=" in n and not os.path.exists(n)]:
-        key = split_key(wrong[0])[0]
-        raise ConfigError(f"{key} is not a setting of predict{did_you_mean(key, SETTINGS)}, and there is no such file")
+    require_no_settings("predict", names[1:], flags, SETTINGS)
     if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
         raise ConfigError(f"invert={invert} is neither true nor false")
     if (decimal := typed.get("decimal")) not in (None, "point", "comma"):

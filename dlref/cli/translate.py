@@ -13,7 +13,7 @@ from typing import Any
 from dlref.cli.configs import load_plugins, plugin_files
 from dlref.cli.generate import number
 from dlref.cli.loading import load
-from dlref.cli.main import take_flags
+from dlref.cli.main import require_no_settings, take_flags
 from dlref.cli.play import whole
 from dlref.errors import CheckpointError, ConfigError, DataError
 
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     rest = take_flags(arguments, flags, HELP)
     if rest is None:
         return 0
+    require_no_settings("translate", rest[1:], flags, ["plugins"])
     names = [argument for argument in rest if not argument.startswith("plugins=")]
     if not names:
         raise ConfigError("dlref translate takes a run or checkpoint: dlref translate RUN < LINES")

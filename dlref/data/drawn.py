@@ -53,7 +53,8 @@ class DrawnPairs(ParallelText, HeldOut):
 
     def drawn(self, size: int) -> list[tuple[str, str]]:
         chances = self.chances()
-        if not 1 <= size <= (most := int(chances.count_nonzero())):
+        most = int(chances.count_nonzero())
+        if not 1 <= size <= most:
             raise ConfigError(f"data.size is {size:,}; it takes 1 or more, and there are {most:,} different ones")
         numbers = torch.multinomial(chances, size, replacement=False, generator=generator(self.seed))
         return [self.pair(number) for number in numbers.tolist()]

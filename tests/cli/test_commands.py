@@ -16,7 +16,8 @@ from dlref.cli.completion import complete
 from dlref.cli.configs import configs_folder
 from dlref.cli.evaluate import alike
 from dlref.cli.main import COMMANDS, main
-from tests.conftest import ROOT, SMALL, command, first, needs_posix
+from dlref.training import checkpoint
+from tests.conftest import ROOT, SMALL, assert_one_sentence, command, first, needs_posix
 from tests.faults.processes import Child
 
 Train = Callable[..., tuple[int, str]]
@@ -561,6 +562,64 @@ def test_starting_is_quick(tmp_path: Path) -> None:
         first = (tmp_path / str(number) / "metrics.jsonl").stat()
         seconds.append(first.st_mtime - began)
     assert min(seconds) <= 8
+
+
+@pytest.mark.parametrize(
+    ("model", "typed", "said"),
+    first(
+        ("mlp", "data.batch_size=0", "dlref: data.batch_size is 0; it takes 1 or more"),
+        ("mlp", "data.classes=4", "dlref: data.classes=4 does not suit this model: "),
+        of=[
+            ("mlp", "data.batch_size=0", "dlref: data.batch_size is 0; it takes 1 or more"),
+            ("mlp", "data.points=0", "dlref: data.points=0 does not suit this model: a spiral of 3 classes × 0 points"),
+            ("mlp", "data.classes=4", "dlref: data.classes=4 does not suit this model: "),
+            ("lstm_lm", "data.minimum=5", "dlref: data.minimum=5 does not suit this model: "),
+            ("seq2seq", "data.size=0", "dlref: data.size is 0; it takes 1 or more"),
+            ("dqn", "data.env=Nope-v0", "dlref: data.env=Nope-v0 cannot be made: "),
+        ],
+    ),
+)
+def test_a_wrong_setting_of_evaluate_is_the_command_lines_fault(
+    model: str, typed: str, said: str, trained: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(*SMALL[model], "trainer.max_steps=2", "~reports")
+    assert_one_sentence(["evaluate", str(run), typed], 2, said, capsys)
+
+
+def test_what_a_checkpoint_itself_gets_wrong_is_its_own_fault(
+    trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever sound setting is typed as well."""
+    run = trained(*SMALL["mlp"], "trainer.max_steps=2", "~reports")
+    opened = checkpoint.open_checkpoint
+
+    def spoiled(path: Path) -> Any:
+        found = opened(path)
+        found.manifest["config"]["data"]["points"] = 0
+        return found
+
+    monkeypatch.setattr(checkpoint, "open_checkpoint", spoiled)
+    for typed in ([], ["data.batch_size=3"]):
+        assert_one_sentence(["evaluate", str(run), *typed], 4, "does not describe a model that can be built", capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "way"),
+    [
+        (["generate", "run", "length=3"], "generate; write --length 3"),
+        (["generate", "run", "top_k=3"], "generate; write --top-k 3"),
+        (["generate", "run", "data.batch_size=0"], "generate"),
+        (["translate", "run", "beam=4"], "translate; write --beam 4"),
+        (["predict", "run", "table.csv", "device=cpu"], "predict; write --device cpu"),
+        (["predict", "run", "table.csv", "decimals=comma"], "predict; did you mean 'decimal'?"),
+        (["play", "run", "episodes=3"], "play; write --episodes 3"),
+    ],
+)
+def test_a_setting_that_is_a_flag_is_refused_with_the_flag(
+    command: list[str], way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = command[-1].partition("=")[0]
+    assert_one_sentence(command, 2, f"there is no file {command[-1]}, and {key} is not a setting of {way}", capsys)
 
 
 @pytest.mark.parametrize("model", ["lstm_lm", "seq2seq"])
