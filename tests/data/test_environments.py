@@ -109,6 +109,32 @@ def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -
     assert [step.rewards.tolist() for _, step in rollout(other, 4)] == expected
 
 
+def test_spaces_are_seeded_once_and_their_generators_go_on() -> None:
+    """Through new episodes, as REINFORCE begins them, and in environments that are restored."""
+    name = registered(lambda: Spaced())
+    one, other = Environments(name), Environments(name)
+    one.begin([1])
+    first = rollout(one, 3)[-1][1].rewards.tolist()
+    one.begin([1])
+    state = one.state_dict(prove=False)
+    second = rollout(one, 3)[-1][1].rewards.tolist()
+    assert second != first, "the episode began with the same seed, and the space went on"
+    assert other.load_state_dict(state)
+    other.begin([1])
+    assert rollout(other, 3)[-1][1].rewards.tolist() == second
+    fresh = Environments(name)
+    fresh.begin([1])
+    assert rollout(fresh, 3)[-1][1].rewards.tolist() == first
+
+
+class Spaced(Counting):
+    """Its rewards come of a space of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("space")
+        self.observation_space = spaces.Box(-1, 1, (1,))
+
+
 @pytest.mark.parametrize(
     "place",
     [
