@@ -39,6 +39,7 @@ class Start(NamedTuple):
 def to_resume(typed: Mapping[str, str | None]) -> Start:
     """The checkpoint that `resume` asks for, if any; `run_dir` may name no other folder than its run's."""
     from dlref.training.checkpoint import MANIFEST, Checkpoints, followed, open_checkpoint
+    from dlref.training.run import require_unused
 
     wish, named = typed.get("resume"), typed.get("run_dir")
     if wish is None:
@@ -58,12 +59,17 @@ def to_resume(typed: Mapping[str, str | None]) -> Start:
             )
         if one:
             seen = steps_in(home)  # before it is opened: another process may save meanwhile
-            return Start(open_checkpoint(folder.resolve()), home, seen)
+            try:
+                return Start(open_checkpoint(folder.resolve()), home, seen)
+            except CheckpointError:
+                require_unused(home)
+                raise
         if not folder.is_dir():
             raise CheckpointError(f"resume={wish} is not a run directory; dlref train names it when it starts")
     seen = steps_in(folder)
     found = Checkpoints(folder / "checkpoints").newest("step")
     if found is None and (wish != "auto" or seen):
+        require_unused(folder)
         raise CheckpointError(f"{folder} has no whole checkpoint to go on from; begin anew in another run_dir")
     return Start(found, folder, seen)
 

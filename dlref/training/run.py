@@ -46,6 +46,34 @@ def unwritable(folder: Path, reason: object) -> ConfigError:
     return ConfigError(f"the run directory {folder} cannot be written ({reason}); choose another one with run_dir=")
 
 
+def info(run: Path) -> dict[str, Any]:
+    """What a run's `run.json` says, or nothing."""
+    try:
+        return json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def in_use(run: Path) -> ConfigError:
+    owner = info(run)
+    who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+    return ConfigError(f"{run} is in use by {who}; wait for it, or choose another run_dir=")
+
+
+def require_unused(run: Path) -> None:
+    """Raise ConfigError if a process trains in this directory, where it removes old checkpoints."""
+    lock = filelock.FileLock(run / ".lock")
+    if not (run / ".lock").exists():
+        return
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise in_use(run) from None
+    except OSError:  # nor could a run be there
+        return
+    lock.release()
+
+
 class RunFolder:
     """Held by one process at a time; raises ConfigError if another one has it or it cannot be written."""
 
@@ -56,18 +84,12 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self.lock.acquire(blocking=False)
         except filelock.Timeout:
-            owner = self.info()
-            who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
-            raise ConfigError(f"{path} is in use by {who}; wait for it, or choose another run_dir=") from None
+            raise in_use(path) from None
         except OSError as error:
             raise unwritable(path, error) from None
 
     def info(self) -> dict[str, Any]:
-        """What `run.json` says, or nothing."""
-        try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return info(self.path)
 
     def record(self, **figures: Any) -> None:
         """Add figures to `run.json`."""

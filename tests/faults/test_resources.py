@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 
@@ -213,6 +214,22 @@ def test_fault_12_a_second_process_in_a_run_directory_is_told_who_has_it(
     os.kill(child.pid, signal.SIGKILL)
     child.ended()
     assert train(f"resume={run}", "trainer.max_steps=1")[0] == 0, "nobody holds what a killed process held"
+
+
+@pytest.mark.parametrize("wish", ["resume={run}", "resume={run}/checkpoints/last", "resume=auto run_dir={run}"])
+def test_fault_12_checkpoints_that_another_process_removes_meanwhile_are_not_called_damaged(
+    wish: str, train: Train, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(*SMALL["mlp"], "~reports", "trainer.max_steps=2", f"run_dir={run}")[0] == 0
+    for manifest in run.glob("checkpoints/*-0*/weights.pt"):
+        manifest.unlink()
+    line = wish.format(run=run).split()
+    assert train(*line)[0] == 4
+    with filelock.FileLock(run / ".lock"):
+        code, said = train(*line)
+    assert code == 2
+    assert f"{run} is in use by process" in said
 
 
 def same_second() -> None:
