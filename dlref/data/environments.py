@@ -1,7 +1,6 @@
 """Environments of gymnasium: several at once, without the step that only resets, and frozen between two of their steps."""
 
 import contextlib
-import math
 import os
 import random
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from dlref.data.frozen import Fingerprint, freeze, set_generators, spaces_of, thaw, variables_kept
-from dlref.data.observations import Observations, WrongObservation, all_finite
+from dlref.data.observations import Observations, WrongObservation
 from dlref.errors import ConfigError, DataError, DlrefError, brief
 
 API = (
@@ -155,9 +154,7 @@ class Environments:
             actions[asked] = given
         observations, rewards, terminated, truncated, _ = self.together.step(actions + self.first_action)
         observations, rewards = self.read.several(observations), np.asarray(rewards, np.float32)
-        if not all_finite(rewards):
-            raise WrongObservation(f"reward {rewards[~np.isfinite(rewards)][0]}", "which is not finite")
-        self.read.check(observations)
+        self.read.check(observations, rewards)
         who = asked
         if who is None:
             who = np.flatnonzero(~self.resetting) if np.count_nonzero(self.resetting) else self.everyone
@@ -174,8 +171,6 @@ class Environments:
         self.observations = self.observations.copy()  # the caller may hold those before the step
         for place, (number, action) in enumerate(zip(who.tolist(), actions.tolist(), strict=True)):
             observation, reward, terminal, cut, _ = self.each[number].step(action + self.first_action)
-            if not math.isfinite(reward):
-                raise WrongObservation(f"reward {reward}", "which is not finite")
             observation = read(observation)
             observations[place], rewards[place], terminated[place], truncated[place] = (
                 observation,
@@ -184,7 +179,7 @@ class Environments:
                 cut,
             )
             self.observations[number] = self.begun(number) if terminal or cut else observation
-        self.read.check(observations)
+        self.read.check(observations, rewards)
         return Step(who, rewards, observations, terminated, truncated)
 
     def begun(self, number: int) -> Any:

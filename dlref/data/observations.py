@@ -11,17 +11,11 @@ from dlref.errors import brief
 
 ROUNDING = 1e-4  # of a bound, or in absolute terms: float32 and float64 differ by less
 FEW = 24  # numbers that Python adds up faster than NumPy
+NO_REWARDS = np.zeros(0, np.float32)
 
 
 class WrongObservation(Exception):
     """Two arguments: what an environment gave, and why it should not."""
-
-
-def all_finite(numbers: np.ndarray) -> bool:  # [N] float32
-    """Whether none is infinite or NaN, in the shortest time: a sum or a product is not finite where a term is not."""
-    if len(numbers) <= FEW:
-        return math.isfinite(sum(numbers.tolist()))
-    return math.isfinite(numbers.dot(numbers)) or bool(np.isfinite(numbers).all())  # the product may overflow
 
 
 class Observations:
@@ -106,12 +100,22 @@ class Observations:
             )
         return self.arranged(cast.reshape(self.space.shape or (1,)))
 
-    def check(self, rows: np.ndarray) -> None:
-        """Raise WrongObservation for a value that is not finite or, where it is `bounded`, outside of its space."""
+    def check(self, rows: np.ndarray, rewards: np.ndarray = NO_REWARDS) -> None:
+        """Raise WrongObservation for a number that is not finite or, where it is `bounded`, an observation outside its space.
+
+        All are added up or multiplied, in one function and in the shortest time: the result is finite only if they are.
+        """
         if self.is_whole:
-            return
-        if not all_finite(rows.ravel("K")):  # in the order that they lie in, so that nothing is copied
-            self.refuse(rows, ~np.isfinite(rows), "which is not finite")
+            total = rewards.dot(rewards)
+        else:
+            flat = rows.ravel("K")  # in the order that they lie in, so that nothing is copied
+            few = len(flat) <= FEW
+            total = sum(flat.tolist()) + sum(rewards.tolist()) if few else flat.dot(flat) + rewards.dot(rewards)
+        if not math.isfinite(total):  # a product may overflow
+            if (wrong := ~np.isfinite(rewards)).any():
+                raise WrongObservation(f"reward {rewards[wrong][0]}", "which is not finite")
+            if (wrong := ~np.isfinite(rows)).any():
+                self.refuse(rows, wrong, "which is not finite")
         if self.bounds is not None:
             wrong = (rows < self.bounds[0]) | (rows > self.bounds[1])
             if wrong.any():

@@ -18,7 +18,7 @@ from torch import nn
 from dlref.data import Shard
 from dlref.data.environments import Environments, Step
 from dlref.data.frozen import Fingerprint, freeze, thaw, variables_kept
-from dlref.data.observations import all_finite
+from dlref.data.observations import Observations, WrongObservation
 from dlref.data.play import Play
 from dlref.data.playing import as_input
 from dlref.errors import ConfigError, DataError, DlrefError
@@ -391,13 +391,19 @@ def test_fault_26_an_observation_that_is_none_of_its_space_is_named(space: Any, 
 @pytest.mark.parametrize("count", [1, 2, 24, 25, 300])
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_number_that_is_not_finite_is_found_among_few_and_many(count: int) -> None:
-    largest = np.full(count, np.finfo(np.float32).max, np.float32)
-    assert all_finite(largest)
+    read, ones = Observations(spaces.Box(-np.inf, np.inf, (1,))), np.ones(count, np.float32)
+    largest = ones * np.finfo(np.float32).max
+    read.check(largest[:, None], largest)
     for odd_one in (np.nan, np.inf, -np.inf):
         for place in {0, count // 2, count - 1}:
             numbers = largest.copy()
             numbers[0], numbers[place] = np.inf, odd_one  # which together may be NaN
-            assert not all_finite(numbers)
+            with pytest.raises(WrongObservation, match="at"):
+                read.check(numbers[:, None], ones)
+            with pytest.raises(WrongObservation, match="reward"):
+                read.check(ones[:, None], numbers)
+            with pytest.raises(WrongObservation, match="reward"):  # of pictures and numbered observations too
+                Observations(spaces.Discrete(1)).check(ones[:, None], numbers)
 
 
 def test_numbers_of_another_type_are_taken_where_their_values_fit() -> None:
