@@ -43,7 +43,7 @@ resource: Any = importlib.import_module("resource") if POSIX else None
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # so that a test that is skipped can be collected
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASETS = Path(os.environ.get("DLREF_DATA") or ROOT.parent / "shared" / "datasets")
+DATASETS = Path(os.environ.get("DLREF_DATA") or ROOT.parent / "shared" / "datasets").absolute()
 
 # Every model in seconds: small, and with carried state, dropout, replay and evaluation all in use.
 SMALL = {

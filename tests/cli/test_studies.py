@@ -84,6 +84,7 @@ def test_the_books_figures_are_within_the_noise_of_single_batches(datasets: Path
     assert wins >= 14
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_interrupted(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -202,7 +202,7 @@ UNEVEN = {
 }
 
 
-@pytest.mark.parametrize("model", first("mlp", "perceptron", of=UNEVEN))
+@pytest.mark.parametrize("model", first("mlp", of=UNEVEN))
 def test_fault_28_uneven_batches_of_two_ranks_are_those_of_one_process(
     model: str, train_child: Train, tmp_path: Path
 ) -> None:

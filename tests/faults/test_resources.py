@@ -46,7 +46,7 @@ def fill_disk(share: float) -> None:
 @pytest.mark.parametrize(
     ("share", "model"),
     first(
-        *((0, "mlp"), (0, "transformer_lm"), (0.3, "dqn"), (0.999, "lstm_lm")),
+        *((0, "mlp"), (0.3, "dqn")),
         of=itertools.product([0, 0.3, 0.999], SMALL),
     ),
 )

@@ -100,7 +100,7 @@ def stop_and_go_on(
 @pytest.mark.parametrize(
     ("number", "model"),
     first(
-        *((signal.SIGTERM, "ladder"), (signal.SIGINT, "q_table")),
+        (signal.SIGINT, "q_table"),
         of=[(number, model) for number in CODES for model in FURTHER],
     ),
 )
