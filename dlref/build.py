@@ -377,7 +377,7 @@ def matches(value: Any, hint: Any) -> bool:
     if origin is tuple and Ellipsis not in arguments:
         return isinstance(value, list) and len(value) == len(arguments) and all(map(matches, value, arguments))
     if is_list(hint):
-        return isinstance(value, list) and all(matches(item, arguments[0]) for item in value)
+        return isinstance(value, list) and all(matches(item, next(iter(arguments), Any)) for item in value)
     plain: dict[Any, Any] = {
         bool: bool,
         int: int,
@@ -400,7 +400,8 @@ def is_list(hint: Any) -> bool:
 def options_of(hint: Any) -> list[Any]:
     """The parts of a union, without tensors, which no config holds; of any other hint itself."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return [option for option in (typing.get_args(hint) if is_union else (hint,)) if option is not torch.Tensor]
+    options = typing.get_args(hint) if is_union else (hint,)
+    return [option for option in options if option is not torch.Tensor] or [hint]
 
 
 def spelled(hint: Any, many: bool = False) -> str:
@@ -411,7 +412,9 @@ def spelled(hint: Any, many: bool = False) -> str:
     if typing.get_origin(options[0]) is Literal:
         return " or ".join(str(choice) for choice in typing.get_args(options[0]))
     if is_list(options[0]):
-        items = [item for item in typing.get_args(options[0]) if item is not ...]
+        items = [item for item in typing.get_args(options[0]) if item is not ...] or [Any]
+        if len(set(items)) > 1:
+            return f"{'lists' if many else 'a list'} of {', '.join(map(spelled, items))}"
         count = f"{len(items)} " if len(items) > 1 else ""
         return f"{'lists' if many else 'a list'} of {count}{spelled(items[0], many=True)}"
     names = {
@@ -423,7 +426,11 @@ def spelled(hint: Any, many: bool = False) -> str:
         Path: ("a path", "paths"),
         type(None): ("null", "null"),
     }
-    return names[options[0]][many] if options[0] in names else str(options[0]).replace("collections.abc.", "")
+    if options[0] in names:
+        return names[options[0]][many]
+    if inspect.isclass(options[0]):
+        return f"a {options[0].__name__}"
+    return str(options[0]).replace("collections.abc.", "")
 
 
 def as_list(path: str, value: Any, hint: Any) -> str:
@@ -451,7 +458,9 @@ def path_settings(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> set
 
 def takes_text(hint: Any) -> bool:
     """Whether text may stand for it, or for a part of it; a number there is a code, not an amount."""
-    return hint is str or any(map(takes_text, typing.get_args(hint)))
+    parts = typing.get_args(hint)
+    is_mapping = inspect.isclass(origin := typing.get_origin(hint)) and issubclass(origin, Mapping)
+    return hint is str or any(map(takes_text, parts[1:] if is_mapping else parts))
 
 
 def holds_path(hint: Any) -> bool:

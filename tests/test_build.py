@@ -1,6 +1,7 @@
 """What a config may name and hold, and what is said when it may not."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,29 @@ def test_a_value_that_should_be_a_list_is_shown_as_one(override: str, said: str)
     with pytest.raises(ConfigError) as refused:
         build.check(compose([*TABLE, "optimizer=adam", "data.targets=[y]", "data.kind=classes", override]))
     assert str(refused.value).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (torch.Tensor, "a Tensor"),
+        (torch.Tensor | None, "null"),
+        (Sequence, "a Sequence"),
+        (tuple[int, str], "a list of a whole number, text"),
+        (tuple[int, int], "a list of 2 whole numbers"),
+        (list, "a list"),
+    ],
+)
+def test_what_a_plug_in_takes_is_spelled_whatever_its_hint(hint: Any, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build.check_value("data.x", "???", hint)
+    assert str(refused.value) == f"data.x has no value; set data.x=…, which takes {words}"
+    build.matches([1], hint)
+
+
+def test_a_negative_number_by_a_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.x is -1; it takes no negative number"):
+        build.check_value("data.x", {"a": -1}, dict[str, int])
 
 
 def test_lists_in_lists_are_shown_as_such() -> None:

@@ -76,7 +76,7 @@ def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bo
     if declares(net, LimitedContext) and len(tokens) > net.context:
         told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
         logger.warning(told, f"{len(tokens):,}", f"{net.context:,}")
-    if lacking := [brief(repr(word), 40) for word in dict.fromkeys(tokens) if word not in vocabulary]:
+    if lacking := [repr(brief(word, 40)) for word in dict.fromkeys(tokens) if word not in vocabulary]:
         named = ", ".join(lacking[:MOST]) + (f" and {len(lacking) - MOST} more" if len(lacking) > MOST else "")
         logger.warning("the vocabulary of %d lacks %s, read as <unk>", len(vocabulary), named)
     for text in range(count):

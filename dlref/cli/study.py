@@ -91,6 +91,9 @@ def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str
         check_value(key, given[key], known[key])
         if key == "threads" and not 1 <= given[key] <= MOST_THREADS:
             raise ConfigError(f"threads is {given[key]}; it takes 1 to {MOST_THREADS}")
+        counts = known[key] is int and key != "seed"  # steps, runs, episodes
+        if (counts and given[key] < 1) or (key == "threshold" and not given[key]):
+            raise ConfigError(f"{key} is {given[key]}; it takes {'1 or more' if counts else 'a number above 0'}")
         if known[key] == Path | None and given[key] is not None:
             given[key] = Path(given[key])
     return given

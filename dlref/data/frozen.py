@@ -144,14 +144,20 @@ def variables_kept(env: Any) -> Iterator[None]:
 
     Each object remains the one that it was, since others may hold it too. What cannot be copied stays changed.
     """
-    before = []
-    for place in places(env):
-        for name, value in variables(place).items():
-            with contextlib.suppress(Exception):  # an object of the user's that cannot be copied or read
-                before.append((place, name, value, copy.deepcopy(value), Fingerprint()(value)))
+    before, there = [], {place: set(variables(place)) for place in places(env)}
+    found = [(place, name, value) for place in there for name, value in variables(place).items()]
+    # Copies of what holds another variable hold that one itself: it is put back in its own turn.
+    shared = {id(value): value for *_, value in found if not isinstance(value, str | int | float)}
+    for place, name, value in found:
+        with contextlib.suppress(Exception):  # an object of the user's that cannot be copied or read
+            others = {key: other for key, other in shared.items() if other is not value}
+            before.append((place, name, value, copy.deepcopy(value, others), Fingerprint()(value)))
     try:
         yield
     finally:
+        for place, names in there.items():
+            for name in variables(place).keys() - names:  # which the context has made
+                delattr(place, name)
         for place, name, value, copied, read in before:
             with contextlib.suppress(Exception):
                 if Fingerprint()(value) != read:

@@ -67,6 +67,9 @@ def test_a_study_s_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> N
         (["gates", "steps=many"], "it takes a whole number"),
         (["gates", "steps=-1"], "no negative number"),
         (["gates", "threads=0"], "threads is 0; it takes 1"),
+        (["monte_carlo", "longest=0"], "longest is 0; it takes 1 or more"),
+        (["bandits", "arms=0"], "arms is 0; it takes 1 or more"),
+        (["dynamic_programming", "threshold=0"], "threshold is 0; it takes a number above 0"),
     ):
         assert main(["study", *arguments]) == 2
         assert said in capsys.readouterr().err

@@ -182,6 +182,7 @@ def test_each_kind_of_variable_is_put_back_in_place(monkeypatch: pytest.MonkeyPa
         "h": random.Random(1),
         "i": 5,
     }
+    values["j"] = {"shared": values["f"], "more": 0}
     for name, value in values.items():
         monkeypatch.setattr(odd, f"KEPT_{name}", value, raising=False)
     expected = {name: Fingerprint()(value) for name, value in values.items()}
@@ -193,7 +194,11 @@ def test_each_kind_of_variable_is_put_back_in_place(monkeypatch: pytest.MonkeyPa
         values["e"][:] = 0
         for name in "fgh":
             values[name].random()
+        values["j"]["more"] = 1
         monkeypatch.setattr(odd, "KEPT_i", 6)
+        odd.MADE = 1  # type: ignore[attr-defined]
+    assert not hasattr(odd, "MADE")
+    assert values["j"]["shared"] is values["f"]
     for name, value in values.items():
         assert getattr(odd, f"KEPT_{name}") is value
         assert Fingerprint()(value) == expected[name], name
