@@ -25,7 +25,8 @@ class Mean(NamedTuple):
     def value(self) -> float:
         """total / count, or nan where nothing was counted."""
         count = float(self.count)
-        return float(self.total) / count if count else float("nan")
+        total = self.total.detach() if isinstance(self.total, Tensor) else self.total
+        return float(total) / count if count else float("nan")
 
 
 Totals = dict[str, Mean]
