@@ -23,7 +23,8 @@ from dlref.data.encoding import decoded
 from dlref.data.reading import room, taken, unpackable
 from dlref.errors import DataError, DlrefError, brief
 
-ZERO_WIDTH = "\u200b\u2060\ufeff"  # spaces that Python does not count as such
+BLANK = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all that Python counts as space
+BLANK += "\u200b\u2060\ufeff"  # and those of no width
 SEPARATORS = ",;\t|"
 MOST_COLUMNS = 100_000  # of an array
 MOST_NAMES = 1_000_000  # of all arrays of a file
@@ -55,7 +56,7 @@ class Column(NamedTuple):
         """The cells as they are written, [N] of dtype object; whole numbers of an array have no point."""
         if self.cells.dtype.kind == "O":
             return self.cells
-        return np.array([spelled(cell).strip() for cell in self.cells], dtype=object)
+        return np.array([stripped(spelled(cell)) for cell in self.cells], dtype=object)
 
 
 def spelled(cell: Any) -> str:
@@ -174,12 +175,12 @@ def records(content: bytes, separator: str) -> Any:
 
 def stripped(text: str) -> str:
     """Text without the space around it, that of no width included, which web pages and editors leave."""
-    return text.strip().strip(ZERO_WIDTH).strip()
+    return text.strip(BLANK)
 
 
 def holds_text(row: Sequence[str]) -> bool:
     """Whether a line is a row of the table, not an empty one or one of space."""
-    return len(row) > 1 or bool("".join(row).strip())
+    return len(row) > 1 or bool(stripped("".join(row)))
 
 
 def fit(content: bytes, separator: str) -> tuple[bool, int, bool]:
@@ -251,8 +252,9 @@ def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, mos
         size = math.prod(shape) * dtype.itemsize
         if not readable(shape):
             most_said = f"[rows] or [rows, up to {MOST_COLUMNS:,} columns]"
-            flat = f": reshape it to ({shape[0]}, {math.prod(shape[1:])})" if len(shape) > 2 else ""
-            raise ValueError(f"array {entry.filename} is of shape {shape}; it takes {most_said}{flat}")
+            flat = (*shape[:1], math.prod(shape[1:]))
+            way = f"reshape it to {flat}" if readable(flat) else "save it as one of these"
+            raise ValueError(f"array {entry.filename} is of shape {shape}; it takes {most_said}: {way}")
         if size > most:
             raise ValueError(f"array {entry.filename} unpacks to {size:,} bytes, and {most:,} may be left to unpack")
         raw = taken(file, size + 1)  # one more than there should be

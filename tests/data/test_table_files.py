@@ -34,6 +34,7 @@ def read(tmp_path: Path, content: str) -> dict[str, list[str]]:
         ("\n\nx,y\n\n1,2\n  \n", {"x": ["1"], "y": ["2"]}),
         ('x, "y"\n 1 , "a,b" \n'.replace('" \n', '"\n'), {"x": ["1"], "y": ["a,b"]}),
         ("\u200bx,y\ufeff\n\u200b 1 \u2060,a\u200bb\n", {"x": ["1"], "y": ["a\u200bb"]}),
+        ("\u200b \u200bx,y\n\u200b\n\u200b \u200b1,2\u2003\ufeff\n \u200b\n", {"x": ["1"], "y": ["2"]}),
         ('x,y\n"say ""yes""",2\n', {"x": ['say "yes"'], "y": ["2"]}),
     ],
 )
@@ -83,6 +84,9 @@ def test_columns_that_nobody_reads_are_not_looked_at(tmp_path: Path) -> None:
         DataError, match=r"images.npy is of shape \(6, 8, 8, 3\); it takes .*: reshape it to \(6, 192\)"
     ):
         read_table(path)
+    np.savez(path, images=np.ones((2, 400, 400), bool))  # which is more columns than an array may have
+    with pytest.raises(DataError, match=r"up to 100,000 columns\]: save it as one of these"):
+        read_table(path)
 
 
 def test_cells_of_an_array_are_spelled_as_in_a_text(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_cells_of_an_array_are_spelled_as_in_a_text(tmp_path: Path) -> None:
         "single": np.array([0.1, 2.5], dtype=np.float32),
         "large": np.array([2**53, 2**53 + 1]),
         "flag": np.array([True, False]),
-        "text": np.array([" 01", "1.10"]),
+        "text": np.array([" 01\u200b", "\u200b \u200b1.10"]),
     }
     np.savez(tmp_path / "a.npz", **arrays)
     spelled = {name: column.texts().tolist() for name, column in read_table(tmp_path / "a.npz").items()}
