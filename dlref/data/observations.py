@@ -124,7 +124,10 @@ class Observations:
     def refuse(self, rows: np.ndarray, wrong: np.ndarray, why: str) -> NoReturn:
         """Raise WrongObservation for the first wrong value."""
         place = tuple(np.argwhere(wrong)[0].tolist())
-        raise WrongObservation(f"{rows[place]} at {list(place[1:])} of an observation", why)
+        index = list(place[1:])
+        if self.is_channels_last:  # the environment's own index, not that of the array with the channels first
+            index = [*index[1:], index[0]]
+        raise WrongObservation(f"{rows[place]} at {index} of an observation", why)
 
 
 def has_channels_last(shape: Sequence[int]) -> bool:

@@ -393,6 +393,15 @@ def test_fault_26_an_observation_that_is_none_of_its_space_is_named(space: Any, 
         Environments(scripted(space, first=observation)).begin([0])
 
 
+def test_the_index_of_a_wrong_number_is_that_of_the_environment() -> None:
+    read = Observations(spaces.Box(-1, 1, (5, 7, 3), np.float32))
+    for value in (2.0, np.inf):
+        given = np.zeros((1, 5, 7, 3), np.float32)
+        given[0, 4, 6, 1] = value
+        with pytest.raises(WrongObservation, match=r"at \[4, 6, 1\] of"):
+            read.check(read.several(given))
+
+
 @pytest.mark.parametrize("count", [1, 2, 24, 25, 300])
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_number_that_is_not_finite_is_found_among_few_and_many(count: int) -> None:
