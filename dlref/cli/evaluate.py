@@ -135,8 +135,7 @@ def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequen
     require_held_out(model.data, checkpoint.manifest["config"], config, build.path_settings(config, plugins))
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
-    if lacking := here.keys() - described.keys():
-        raise checkpoint.of_another_version(lacking)
+    checkpoint.require_described(here)
     if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
         raise CheckpointError(
             f"{checkpoint.path} was trained with another {LEARNED[other[0]]} than these data have; bring its own data, and "

@@ -150,8 +150,8 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise CheckpointError(
-            f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; resume with the one "
-            f"that wrote it, {checkpoint.manifest['versions'].get('dlref')}, or begin anew"
+            f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; "
+            f"{checkpoint.use_its_dlref}begin anew"
         ) from error
     then = checkpoint.manifest["config"]["trainer"].get("monitor")
     if then != trainer.monitor and trainer.progress.best is not None:
@@ -197,8 +197,8 @@ def has_other_data(
             )
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
     sizes, here = {name: data.sizes.get(name) for name in manifest["sizes"]}, data.describe()
-    if not data_changes and (lacking := here.keys() - manifest["data"].keys()):
-        raise checkpoint.of_another_version(lacking)
+    if not data_changes:
+        checkpoint.require_described(here)
     if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(json.dumps([sizes, here])):
         data_changes = ["its files or its vocabulary"]
     if data_changes and not trainer.allow_other_data:

@@ -62,6 +62,21 @@ def described(checkpoint: "Checkpoint", content: Any) -> Any:
     return [described(checkpoint, one) for one in content] if isinstance(content, list) else content
 
 
+def lacked(then: Any, here: Any) -> set[str]:
+    """The keys that dictionaries in `then` lack, where those in the same place of `here` have them and describe the same.
+
+    They describe the same if they agree in every text, such as a name, and if all keys of `then` are in `here`: a column of
+    numbers has other keys than one of categories, and is another column.
+    """
+    if isinstance(then, list) and isinstance(here, list):
+        return set().union(*(lacked(one, other) for one, other in zip(then, here, strict=False)))
+    if not isinstance(then, dict) or not isinstance(here, dict):
+        return set()
+    if any(key not in here or (isinstance(text, str) and text != here[key]) for key, text in then.items()):
+        return set()
+    return (here.keys() - then.keys()).union(*(lacked(then[key], here[key]) for key in then))
+
+
 class Checkpoint(NamedTuple):
     """One that is whole: every file has the hash that the manifest names."""
 
@@ -84,11 +99,24 @@ class Checkpoint(NamedTuple):
     def of_another_version(self, lacking: Iterable[str]) -> CheckpointError:
         """The error for a checkpoint whose description of its data lacks keys that are read or compared."""
         names = ", ".join(brief(name, 40) for name in sorted(lacking))
-        version = brief(self.manifest["versions"].get("dlref"), 40)
         return CheckpointError(
-            f"{self.path} does not say {names} of its data, which this dlref reads; use the dlref that wrote it ({version}), "
-            "or train again"
+            f"{self.path} does not say {names} of its data, which this dlref reads; {self.use_its_dlref}train again"
         )
+
+    def require_described(self, here: Mapping[str, Any]) -> None:
+        """Raise CheckpointError where the description of its data lacks a key, at any depth, that `here` has of such data."""
+        then = self.manifest["data"]
+        if lacking := (here.keys() - then.keys()) or lacked(then, here):
+            raise self.of_another_version(lacking)
+
+    @property
+    def use_its_dlref(self) -> str:
+        """The beginning of a remedy: to use the commit that wrote it, or nothing where that is not recorded.
+
+        A version would not tell them apart, as many commits have the same one.
+        """
+        commit = self.manifest.get("git_commit")
+        return f"use the dlref that wrote it (commit {brief(commit, 40)}), or " if isinstance(commit, str) else ""
 
     def read(self, name: str) -> Any:
         """Tensors and plain values of one file; raises CheckpointError for anything else, without running it."""

@@ -991,7 +991,7 @@ def test_fault_29_what_an_older_checkpoint_did_not_say(name: str, place: str, co
         about = about[int(part) if part.isdecimal() else part]
     del about[key]
     say(folder, manifest)
-    said = f"does not say {key} of its data, which this dlref reads; use the dlref that wrote it"
+    said = f"does not say {key} of its data, which this dlref reads; "
 
     def generate() -> None:
         Tokenizer.described(dlref.load(folder).description["tokenizer"])  # type: ignore[index]
@@ -1003,8 +1003,7 @@ def test_fault_29_what_an_older_checkpoint_did_not_say(name: str, place: str, co
         assert_refused(said, generate, kinds=[CheckpointError])
     else:
         assert_refused(said, predict, str(folder), [file_for(name, tmp_path)], False, (), kinds=[CheckpointError])
-    if not outer:
-        assert_refused(said, evaluate_it, kinds=[CheckpointError])
+    assert_refused(said, evaluate_it, kinds=[CheckpointError])
 
 
 def test_fault_29_a_run_that_an_older_dlref_began_is_not_said_to_have_other_data(
@@ -1013,10 +1012,35 @@ def test_fault_29_a_run_that_an_older_dlref_began_is_not_said_to_have_other_data
     run = shutil.copytree(trained["table"].parents[1], tmp_path / "run", symlinks=True)
     folder = find(run).path
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["data"]["decimal"]
-    say(folder, manifest)
-    assert main(["train", f"resume={folder}", "trainer.max_steps=2"]) == 4
-    assert "does not say decimal of its data, which this dlref reads" in capsys.readouterr().err
+    whole = json.dumps(manifest)
+    for lost in ("decimal", "deviation"):
+        manifest = json.loads(whole)
+        del (manifest["data"] if lost == "decimal" else manifest["data"]["columns"][0])[lost]
+        say(folder, manifest)
+        assert main(["train", f"resume={folder}", "trainer.max_steps=2"]) == 4
+        assert f"does not say {lost} of its data, which this dlref reads" in capsys.readouterr().err
+
+
+def test_a_column_of_another_kind_is_not_an_older_description(copy: Copy) -> None:
+    folder, manifest = copy("table")
+    numeric, checkpoint = manifest["data"]["columns"][0], open_checkpoint(folder)
+    categories = {"name": numeric["name"], "values": ["1", "2"], "most_frequent": "1"}
+    for other in (categories, numeric | {"name": "another", "more": 1}):
+        checkpoint.require_described(manifest["data"] | {"columns": [other]})
+    with pytest.raises(CheckpointError, match="does not say more of its data"):
+        checkpoint.require_described(manifest["data"] | {"columns": [numeric | {"more": 1}]})
+
+
+@pytest.mark.parametrize(
+    ("commit", "said"), [("0123abcd", "; use the dlref that wrote it (commit 0123abcd), or train again"), (None, None)]
+)
+def test_the_commit_that_wrote_a_checkpoint_is_named_where_it_is_known(
+    commit: str | None, said: str | None, copy: Copy
+) -> None:
+    folder, manifest = copy("table")
+    say(folder, manifest | {"git_commit": commit})
+    error = str(open_checkpoint(folder).of_another_version(["decimal"]))
+    assert error.endswith(said or "which this dlref reads; train again")
 
 
 def test_what_a_checkpoint_says_is_plain_values(copy: Copy, tmp_path: Path) -> None:
