@@ -54,6 +54,7 @@ def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> No
     frames: list[Any] = []
     made = Environments(net.description["env"], vectorized=False, render=video is not None)
     with contextlib.closing(made) as environments:
+        net.description.checkpoint.require_described(made.describe())
         watch = None if video is None else lambda: frames.append(frame(environments))
         for number in range(episodes):
             [episode] = greedy_episodes(net, environments, [seed + number], watch)

@@ -73,6 +73,10 @@ class Environments:
         self.resetting = np.zeros(count, bool)  # in their next step
         self.restorable: bool | None = None  # once it is known
 
+    def describe(self) -> dict[str, str]:
+        """What a checkpoint says of them; the layout of observations only where it is not the environment's own."""
+        return {"env": self.name} | ({"layout": "channels first"} if self.read.is_channels_last else {})
+
     def make(self, vectorized: bool, render: bool) -> None:
         """Fill `together`, or else `each`."""
         import gymnasium

@@ -37,6 +37,7 @@ class Observations:
             self.shape: tuple[int, ...] = (int(space.n),)
             self.dtype: Any = np.float32
             self.is_whole = True  # so that there is nothing to check in what was read
+            self.is_channels_last = False
             return
         if not isinstance(space, spaces.Box) or not math.prod(space.shape) or space.dtype.kind not in "fiu":
             raise ValueError(f"{space} is neither an array nor discrete")

@@ -66,7 +66,7 @@ class Playing:
         return split in ("eval", "test")
 
     def describe(self) -> dict[str, Any]:
-        return {"env": self.environments.name}
+        return self.environments.describe()
 
     def prepare(self, shard: Shard) -> None:
         """Begin, unless a restored state is to be gone on with."""

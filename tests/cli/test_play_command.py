@@ -1,16 +1,19 @@
 """dlref play: episodes counted and filmed."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from PIL import Image
 
 from dlref.cli.main import main
+from dlref.training.checkpoint import manifest_digest
 from tests.conftest import SMALL
-from tests.data.odd import Drawn, registered
+from tests.data.odd import Drawn, Scripted, registered
 
 Train = Callable[..., tuple[int, str]]
 
@@ -66,6 +69,29 @@ def test_an_environment_of_the_users_is_filmed_or_refused(
 def test_a_wrong_play_is_one_sentence(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["play", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_network_that_read_the_channels_last_is_not_used_on_them_first(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, run = spaces.Box(0, 255, (5, 7, 3), np.uint8), tmp_path / "run"
+    name = registered(lambda **_: Scripted(space, [space.sample()] * 1000, space.sample()), max_episode_steps=3)
+    settings = [*SMALL["dqn"], f"data.env={name}", "data.episodes=1", f"run_dir={run}"]
+    code, errors = train(*settings, "trainer.max_steps=1")
+    assert code == 0, errors
+    commands = (["play", str(run)], ["evaluate", str(run)], ["train", f"resume={run}", "trainer.max_steps=2"])
+    for file in {path.resolve() for path in run.glob("checkpoints/*/manifest.json")}:
+        manifest = json.loads(file.read_text())
+        del manifest["data"]["layout"], manifest["sha256"]
+        file.with_suffix(".old").write_text(file.read_text())
+        file.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
+    for command in commands:
+        assert main(command) == 4
+        assert "does not say layout of its data, which this dlref reads" in capsys.readouterr().err
+    for file in run.glob("checkpoints/*/manifest.old"):
+        file.rename(file.with_suffix(".json"))
+    for command in commands:
+        assert main(command) == 0, capsys.readouterr().err
 
 
 def test_what_was_not_trained_on_play_is_told(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,7 +297,9 @@ def test_channels_come_first_in_each_observation(shape: tuple[int, ...], planes:
     assert np.array_equal(environments.observations, expected[None])
     for _ in range(2):  # an array of the space's type, and one of another
         assert np.array_equal(environments.step(np.array([0])).observations, expected[None])
-    sizes = Play(name, warmup_steps=2, replay=20).sizes
+    data = Play(name, warmup_steps=2, replay=20)
+    sizes, is_rearranged = data.sizes, shape[2] == planes
+    assert data.describe() == {"env": name} | ({"layout": "channels first"} if is_rearranged else {})
     assert [sizes[name] for name in ("planes", "rows", "columns")] == list(expected.shape)
     assert np.array_equal(environments.read.several(np.stack([given, given])), np.stack([expected, expected]))
 
