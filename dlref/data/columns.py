@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dlref.data.table_files import Column, shown
+from dlref.data.table_files import Column, shown, stripped
 from dlref.errors import DataError
 
 logger = logging.getLogger("dlref")
@@ -25,6 +25,7 @@ NA_VALUES = ("NA", "N/A", "#N/A", "<NA>", "NaN", "-NaN", "null", "?", "-")
 MOST_VALUES = 1000  # of a column of categories, each of which becomes an input of its own
 MOST_SHOWN = 6  # of them in a summary
 YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
+WHOLE = re.compile(r"(-?\d+)\.0")
 LABELS = "write 0 or 1, true or false, yes or no"
 
 # Numbers that `float` does not read, as spreadsheets write them.
@@ -41,25 +42,43 @@ class Rules(NamedTuple):
     na_values: Sequence[str] = NA_VALUES
 
 
-def absent(column: Column, rules: Rules) -> np.ndarray:
+def code(value: str | float) -> str:
+    """One of `na_values` as text: a number that is whole has no `.0`, however it was given."""
+    text = stripped(str(value))
+    return found[1] if (found := WHOLE.fullmatch(text)) else text
+
+
+def absent(column: Column, rules: Rules, held: Holds) -> np.ndarray:
     """Which cells hold no value [N]: empty ones, NaN, and those of `na_values`.
 
-    Text is compared without regard to case, a number by its value: -999 is also -999.0 and -9.99e2.
+    Text is compared without regard to case. In a column of numbers a code is also compared by its value, so that -999 finds
+    -9.99e2; of categories and labels it is the text alone, of which 0999 is another than 999.
     """
-    written = {text.strip().lower() for text in rules.na_values}
+    written = {text.lower() for text in rules.na_values}
+    is_text = column.cells.dtype.kind in "OU"
     read = [number(text, decimal) for text in written for decimal in ("point", rules.decimal)]
-    numbers = {value for value in read if value is not None}
-    if column.cells.dtype.kind not in "OU":
-        coded = np.array(list(numbers), dtype=np.float64)
-        if column.cells.dtype.kind == "f":  # 0.1 in single precision is another number than in double
-            with np.errstate(over="ignore"):
-                coded = coded.astype(column.cells.dtype)
-        return np.isnan(column.cells) | np.isin(column.cells, coded)
+    numbers = {value for value in read if value is not None and held == "numbers"}
+    if held == "numbers" and not is_text:
+        return np.isnan(column.cells) | np.isin(column.cells, stored(numbers, column.cells.dtype))
     texts, none = column.texts().tolist(), {"", *written}
     found = {
-        text for text in set(texts) if text.lower() in none or (numbers and number(text, rules.decimal) in numbers)
+        text
+        for text in set(texts)
+        if code(text).lower() in none or (numbers and number(text, rules.decimal) in numbers)
     }
-    return np.array([text in found for text in texts], dtype=bool) if found else np.zeros(len(texts), dtype=bool)
+    gone = np.array([text in found for text in texts], dtype=bool) if found else np.zeros(len(texts), dtype=bool)
+    return gone if is_text else gone | np.isnan(column.cells)
+
+
+def stored(numbers: Collection[float], dtype: np.dtype) -> np.ndarray:
+    """The numbers as a column of this type holds them, without those beyond its range: 0.1 in single precision is another
+    number than in double."""
+    exact = np.array(list(numbers), dtype=np.float64)
+    if dtype.kind != "f":
+        return exact
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = exact.astype(dtype)
+    return rounded[(np.isinf(rounded) == np.isinf(exact)) & ((rounded == 0) == (exact == 0))]
 
 
 def or_a_value(column: Column, gone: np.ndarray) -> str:
@@ -115,7 +134,7 @@ def spelled_otherwise(cell: str, rules: Rules, settings: str) -> str | None:
 
 
 def holds(column: Column, rules: Rules, categories: Collection[str]) -> Holds:
-    """Whether an input column, which has a value in some row, holds numbers or categories.
+    """Whether an input column holds numbers or categories.
 
     Text of an NPZ file is text; that of a CSV file is numbers where any cell is one.
     """
@@ -123,7 +142,7 @@ def holds(column: Column, rules: Rules, categories: Collection[str]) -> Holds:
         return "categories"
     if column.cells.dtype.kind != "O":
         return "numbers"
-    texts = set(column.cells[~absent(column, rules)].tolist())
+    texts = set(column.cells[~absent(column, rules, "categories")].tolist())
     some = any(number(text, rules.decimal) is not None or spelled_otherwise(text, rules, "") for text in texts)
     return "numbers" if some else "categories"
 
@@ -133,7 +152,7 @@ def values_of(column: Column, held: Holds, rules: Rules, settings: str, remedy: 
 
     Raises DataError for the first cell that is none of what the column holds; `remedy` says what else it may be.
     """
-    gone = absent(column, rules)
+    gone = absent(column, rules, held)
     if held == "categories":
         return np.where(gone, "", column.texts())
     if held == "labels":

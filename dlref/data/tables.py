@@ -21,6 +21,7 @@ from dlref.data.columns import (
     Missing,
     Rules,
     absent,
+    code,
     encode,
     holds,
     learn,
@@ -83,7 +84,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
             if not 0 <= share < 1:
                 raise ConfigError(f"data.{name}_share is {share}; it takes a share from 0 to below 1")
         self.kind: Kind = kind
-        self.rules = Rules(decimal, missing, [str(value) for value in na_values])
+        self.rules = Rules(decimal, missing, [code(value) for value in na_values])
         path = Path(os.path.expanduser(file))
         every = read_table(path, lambda names: [*(inputs or [n for n in names if n not in targets]), *targets], OTHERS)
         self.inputs, self.targets = [name for name in every if name not in targets], list(targets)
@@ -94,10 +95,11 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
                 f"data.categories names '{shown(unknown[0])}', which is not among the inputs; these are "
                 f"{', '.join(map(shown, self.inputs[:20]))}"
             )
-        require_learnable(every, targets, self.rules)
-        columns = complete(every, targets, self.rules)
-        self.held: dict[str, Holds] = {name: holds(columns[name], self.rules, categories) for name in self.inputs}
+        self.held: dict[str, Holds] = {name: holds(every[name], self.rules, categories) for name in self.inputs}
         self.held |= dict.fromkeys(targets, HELD[kind])
+        gone = missing_in(every, self.held, self.rules)
+        require_learnable(every, targets, gone)
+        columns = complete(every, targets, self.rules, gone)
         values = self.read(columns)
         parts = split_rows(len(values[targets[0]]), eval_share, 0.0 if test_file else test_share, seed, path)
         if kind == "classes":
@@ -115,19 +117,16 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
         }
         if test_file:
             self.splits["test"] = self.read_test(Path(os.path.expanduser(test_file)))
-        self.lines = self.summarize(every, values)
+        self.lines = self.summarize(values, gone)
 
-    def summarize(self, every: Mapping[str, Column], values: Mapping[str, np.ndarray]) -> list[str]:
+    def summarize(self, values: Mapping[str, np.ndarray], gone: Mapping[str, np.ndarray]) -> list[str]:
         """What each column holds in the rows that are used, and how many values are missing in the file."""
-        said = {
-            name: summary(name, values[name], self.held[name], int(absent(column, self.rules).sum()))
-            for name, column in every.items()
-        }
+        said = {name: summary(name, values[name], self.held[name], int(missed.sum())) for name, missed in gone.items()}
         lines = [said[name] for name in self.inputs]
         if len(lines) > MOST_SUMMARIZED:
             lines[MOST_SUMMARIZED:] = [f"and {len(lines) - MOST_SUMMARIZED:,} more inputs"]
         lines += [f"target {said[name]}" for name in self.targets]
-        found, used = len(every[self.targets[0]].cells), len(values[self.targets[0]])
+        found, used = len(gone[self.targets[0]]), len(values[self.targets[0]])
         if found > used:
             lines.append(f"{found - used:,} of {found:,} rows are left out, since a value is missing")
         return lines
@@ -144,7 +143,7 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
 
     def read_test(self, path: Path) -> tuple[Tensor, Tensor]:
         whole = read_table(path, lambda _: list(self.held), OTHERS)
-        columns = complete(whole, self.targets, self.rules)
+        columns = complete(whole, self.targets, self.rules, missing_in(whole, self.held, self.rules))
         values = self.read(columns)
         found, used = (len(table[self.targets[0]].cells) for table in (whole, columns))
         if found > used:
@@ -188,9 +187,17 @@ def typed(name: str) -> str:
     return shown(name) if PLAIN_NAME.fullmatch(name) else f'"{shown(name)}"'
 
 
-def require_learnable(columns: Mapping[str, Column], targets: Sequence[str], rules: Rules) -> None:
-    """Raise DataError for a column of the training table without a value, or with values only where a target is missing."""
-    present = {name: ~absent(column, rules) for name, column in columns.items()}
+def missing_in(columns: Mapping[str, Column], held: Mapping[str, Holds], rules: Rules) -> dict[str, np.ndarray]:
+    """Which cells of each column are missing, [N] bool."""
+    return {name: absent(column, rules, held[name]) for name, column in columns.items()}
+
+
+def require_learnable(columns: Mapping[str, Column], targets: Sequence[str], gone: Mapping[str, np.ndarray]) -> None:
+    """Raise DataError for a column of the training table without a value, or with values only where a target is missing.
+
+    `gone` says which cells are missing, [N] bool.
+    """
+    present = {name: ~missed for name, missed in gone.items()}
     has_targets = np.all([present[name] for name in targets], axis=0)
     for name, column in columns.items():
         said, way = f"{column.path}: column '{shown(name)}'", "leave it out by data.inputs=[…]"
@@ -201,9 +208,13 @@ def require_learnable(columns: Mapping[str, Column], targets: Sequence[str], rul
             raise DataError(f"{said} has values only in rows whose target is missing; fill in their targets, or {way}")
 
 
-def complete(columns: Mapping[str, Column], targets: Sequence[str], rules: Rules) -> Mapping[str, Column]:
-    """The columns without the rows that are left out; raises DataError for a missing value where none may be missing."""
-    gone = {name: absent(column, rules) for name, column in columns.items()}
+def complete(
+    columns: Mapping[str, Column], targets: Sequence[str], rules: Rules, gone: Mapping[str, np.ndarray]
+) -> Mapping[str, Column]:
+    """The columns without the rows that are left out; raises DataError for a missing value where none may be missing.
+
+    `gone` says which cells are missing, [N] bool.
+    """
     if rules.missing is None:
         for name, column in columns.items():
             fill = "" if name in targets else "data.missing=mean to fill in the mean or the most frequent category, or "
@@ -264,16 +275,16 @@ def read_inputs(path: Path, description: Mapping[str, Any], decimal: Decimal | N
     `decimal` is how this file writes numbers, if another way than the training rows. Where rows with a missing value were
     left out of training, such a row is NaN here.
     """
-    rules = Rules(decimal or description["decimal"], description["missing"], description["na_values"])
+    rules = Rules(decimal or description["decimal"], description["missing"], list(map(code, description["na_values"])))
     about = {column["name"]: column for column in description["columns"]}
     if not about:
         raise ValueError("no columns")
     values, gone = {}, []
     for name, column in read_table(path, lambda _: list(about)).items():
-        gone.append(absent(column, rules))
+        held: Holds = "categories" if "values" in about[name] else "numbers"
+        gone.append(absent(column, rules, held))
         if rules.missing is None:
             require_values(column, gone[-1], "the model was trained without missing values, so fill it in")
-        held: Holds = "categories" if "values" in about[name] else "numbers"
         values[name] = values_of(column, held, rules, "", "correct it, since this column held numbers in training")
     rows = np.any(gone, axis=0)
     if rows.any():

@@ -6,7 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlref.data.columns import NA_VALUES, Rules, absent, encode, holds, learn, number, ordered, standard, values_of
+from dlref.data.columns import (
+    NA_VALUES,
+    Holds,
+    Rules,
+    absent,
+    code,
+    encode,
+    holds,
+    learn,
+    number,
+    ordered,
+    standard,
+    values_of,
+)
 from dlref.data.table_files import Column
 from dlref.errors import DataError
 
@@ -118,9 +131,10 @@ def test_with_decimal_commas_a_point_is_refused() -> None:
 
 
 @pytest.mark.parametrize("cell", ["", *NA_VALUES, "na", "NULL", "nan"])
-def test_missing_cells_are_known(cell: str) -> None:
-    assert absent(column("1", cell, "2"), Rules()).tolist() == [False, True, False]
-    assert absent(column("1", cell, "2"), Rules(na_values=[])).tolist() == [False, not cell, False]
+@pytest.mark.parametrize("held", ["numbers", "categories", "labels"])
+def test_missing_cells_are_known(cell: str, held: Holds) -> None:
+    assert absent(column("1", cell, "2"), Rules(), held).tolist() == [False, True, False]
+    assert absent(column("1", cell, "2"), Rules(na_values=[]), held).tolist() == [False, not cell, False]
 
 
 def test_numbers_may_stand_for_missing_values_however_they_are_written() -> None:
@@ -133,11 +147,45 @@ def test_numbers_may_stand_for_missing_values_however_they_are_written() -> None
         column()._replace(cells=cells.astype(np.float32)),
         column()._replace(cells=np.int16([1, -999, -999, -999])),
     ):
-        assert absent(found, rules).tolist() == [False, True, True, True]
+        assert absent(found, rules, "numbers").tolist() == [False, True, True, True]
         np.testing.assert_equal(numbers(found, rules), [1, np.nan, np.nan, np.nan])
-    for code in ("-0.5", "-0,5"):
-        assert absent(column("1,5", "-0,50"), Rules("comma", na_values=[code])).tolist() == [False, True]
-    assert not absent(column("-999 m", "x999", "1e999"), rules).any()
+    for half in ("-0.5", "-0,5"):
+        assert absent(column("1,5", "-0,50"), Rules("comma", na_values=[half]), "numbers").tolist() == [False, True]
+    assert not absent(column("-999 m", "x999", "1e999"), rules, "numbers").any()
+
+
+@pytest.mark.parametrize("held", ["categories", "labels"])
+def test_of_categories_and_labels_a_code_is_text(held: Holds) -> None:
+    rules = Rules(na_values=["999", "0.1"])
+    assert absent(column("0999", "999", "9.99e2", ".1", "0.10", "0.1", "999.0"), rules, held).tolist() == [
+        *(False, True, False, False, False, True, True)
+    ]
+    for cells in (np.array([1.0, 999.0, np.nan]), np.float32([1, 0.1, np.nan]), np.int16([1, 999, 999])):
+        assert absent(column()._replace(cells=cells), rules, held).tolist() == [False, True, True]
+
+
+def test_a_code_beyond_the_range_of_a_column_stands_for_nothing_in_it() -> None:
+    for cells, codes in (
+        (np.float16([np.inf, 0.0, 1.0]), ["100000", "-1e9", "1e-9"]),
+        (np.uint8([0, 255, 1]), ["-1", "256"]),
+    ):
+        assert not absent(column()._replace(cells=cells), Rules(na_values=codes), "numbers").any()
+    with pytest.raises(DataError, match=r"inf in column 'x' is not a finite number"):
+        numbers(Column("x", np.float16([1, np.inf]), Path("a.npz"), np.arange(2), "index"), Rules(na_values=["100000"]))
+    read = column()._replace(cells=np.float16([np.inf, 1]))
+    assert absent(read, Rules(na_values=["inf"]), "numbers").tolist() == [True, False]
+
+
+def test_a_code_has_one_spelling_however_it_is_given() -> None:
+    codes = [-999, -999.0, np.float32(-999), "-999", " -999.0", "\u200b-999"]
+    assert {code(value) for value in codes} == {"-999"}
+    assert [code(text) for text in ("0999", "1.10", "9.99e2", "NA", "1.0.0")] == [
+        "0999",
+        "1.10",
+        "9.99e2",
+        "NA",
+        "1.0.0",
+    ]
 
 
 def test_a_column_that_mixes_numbers_and_text_is_refused_with_a_line_of_each_sort() -> None:

@@ -413,7 +413,19 @@ def test_numbers_for_missing_values_may_be_given_as_numbers(tmp_path: Path) -> N
     for codes in ([-999], [-999.0], ["-999"], [np.float32(-999)]):
         data = Table(file, ["y"], "numbers", missing="mean", na_values=codes)
         assert data.summary()[0] == "x: numbers from 1 to 19; 10 missing"
-        json.dumps(data.describe())
+        assert json.loads(json.dumps(data.describe()))["na_values"] == ["-999"]
+
+
+def test_a_number_for_missing_values_is_not_found_in_the_text_of_categories(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "a.csv",
+        "zip,size,y",
+        [f"{['0999', '999', '0123'][i % 3]},{'0999' if i % 2 else i},{i}" for i in range(30)],
+    )
+    data = Table(file, ["y"], "numbers", categories=["zip"], missing="mean", na_values=[999])
+    assert data.columns[0]["values"] == ["0123", "0999"]
+    assert [line.rpartition("; ")[2] for line in data.summary()[:2]] == ["10 missing", "15 missing"]
+    assert read_inputs(file, data.describe())[[0, 2], :2].tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize(
