@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from dlref.data import Data
+from dlref.data.columns import code
 from dlref.errors import ConfigError, brief, did_you_mean
 from dlref.interfaces import OutputLayer, undelivered
 from dlref.objectives import Objective
@@ -340,6 +341,24 @@ def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str] = ()) -> An
         return type_hints(resolve(target, section.partition(".")[0], plugins)).get(name, Any)
     except (ConfigError, LookupError):  # which the check of the whole config explains
         return Any
+
+
+def with_codes_as_text(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """The config in which a list that takes text or numbers holds text, so that -999, -999.0 and '-999' are one value."""
+    found = dict(config)
+    for group, section in config.items():
+        if isinstance(section, Mapping):
+            lists = {name: value for name, value in section.items() if isinstance(value, list)}
+            codes = {name: value for name, value in lists.items() if is_codes(hint(config, f"{group}.{name}", plugins))}
+            text = {
+                name: [code(v) if type(v) in (str, int, float) else v for v in value] for name, value in codes.items()
+            }
+            found[group] = {**section, **text}
+    return found
+
+
+def is_codes(hint: Any) -> bool:
+    return is_list(hint) and set(options_of(typing.get_args(hint)[0])) == {str, float}
 
 
 def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> None:

@@ -183,6 +183,17 @@ def test_a_number_that_may_be_text_is_a_code_and_may_be_negative() -> None:
         build.check(config)
 
 
+def test_a_number_that_may_be_text_is_text_however_it_is_given(tmp_path: Path) -> None:
+    """In a list of text alone, as of names, 1.0 is another than 1."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("defaults: [table]\nna_values: [-999.0, NA, true]\ntargets: ['1.0']\n")
+    data = compose(["model=mlp", "data=mine"], [str(tmp_path)])["data"]
+    assert (data["na_values"], data["targets"]) == (["-999", "NA", True], ["1.0"])
+    for codes in ("[-999,NA]", "[-999.0,NA]"):
+        data = compose(["model=mlp", "data=mine", f"data.na_values={codes}"], [str(tmp_path)])["data"]
+        assert data["na_values"] == ["-999", "NA"]
+
+
 def built(config: dict[str, Any]) -> None:
     model = build.build(config, CPU)
     build.build_trainer(config, model.objective)[2].limit_steps(lambda: model.data.batches_per_pass)

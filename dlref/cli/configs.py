@@ -134,7 +134,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = (), plugins: 
     finally:
         instance.hydra = sweeping
     config["name"] = config.get("name") or chosen["experiment"] or chosen["model"]
-    return config
+    from dlref.build import with_codes_as_text  # which imports torch
+
+    return with_codes_as_text(config, plugins)
 
 
 def require_key(override: str) -> tuple[str, str]:

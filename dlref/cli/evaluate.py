@@ -132,7 +132,8 @@ def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequen
         raise ConfigError(
             f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )
-    require_held_out(model.data, checkpoint.manifest["config"], config, build.path_settings(config, plugins))
+    trained_with = build.with_codes_as_text(checkpoint.manifest["config"], plugins)
+    require_held_out(model.data, trained_with, config, build.path_settings(config, plugins))
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
     checkpoint.require_described(here)
@@ -185,6 +186,7 @@ def amended(
             raise ConfigError(f"{key} cannot be changed in evaluation{did_you_mean(key, known(config))}")
     with as_data(checkpoint):
         build.check(config, plugins)
+        config = build.with_codes_as_text(config, plugins)
         places = build.path_settings(config, plugins)
     for place in sorted(places):
         group, _, name = place.rpartition(".")
@@ -207,7 +209,7 @@ def amended(
             config = dict(config) if config is own else config
         put(config, key, typed_value(typed[key], hint(config, key, plugins)))
     build.check(config, plugins)
-    return config, own, split, plugins
+    return build.with_codes_as_text(config, plugins), own, split, plugins
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> None:

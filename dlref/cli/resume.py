@@ -173,13 +173,13 @@ def has_other_data(
 
     Whether it goes on with other data, which then begin anew.
     """
+    from dlref import build
     from dlref.training import gradients
     from dlref.training.run import warn_of_other_plugins
 
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
-    changes = {
-        k: v for k, v in differences(manifest["config"], config).items() if not within(k, paths | {"name", "goal"})
-    }
+    then_config = build.with_codes_as_text(manifest["config"], list(facts["plugins"]))
+    changes = {k: v for k, v in differences(then_config, config).items() if not within(k, paths | {"name", "goal"})}
     if manifest["ranks"] != shard.ranks:
         raise CheckpointError(
             f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"

@@ -1,5 +1,6 @@
 """Data of one's own: the commands that follow a training find them again, and a checkpoint names nothing else."""
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import yaml
 
 from dlref.cli.main import main
 from dlref.cli.recorded import found_again
+from dlref.training.checkpoint import manifest_digest
 from dlref.training.trainer import Trainer
 from tests.conftest import needs_posix
 
@@ -48,6 +50,32 @@ def test_the_command_that_training_prints_works(
         assert main(command) == 0
         assert f"data.file={rows}, as the run has recorded it (add --no-recorded-paths" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "my run")]) == 0  # after it was resumed, too
+
+
+@pytest.mark.slow
+def test_a_code_for_missing_values_is_the_same_however_it_is_given(
+    rows: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a file of configs a number, on the command line text; and as an older checkpoint has it, a number."""
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "mine.yaml").write_text("defaults: [table]\nna_values: [-999.0, NA]\n")
+    run, line = (
+        tmp_path / "run",
+        [*TABLE[:2], "data=mine", *TABLE[3:], f"data.file={rows.name}", f"run_dir={tmp_path}/run"],
+    )
+    code, said = train(*line, "--config-dir", "conf", "trainer.max_steps=1")
+    assert code == 0, said
+    for codes in ("[-999,NA]", "[-999.0,NA]", "['-999',NA]"):
+        assert main(["evaluate", str(run), f"data.na_values={codes}"]) == 0, capsys.readouterr().err
+        resumed = ["train", f"resume={run}", f"data.na_values={codes}", "--config-dir", "conf", "trainer.max_steps=1"]
+        assert main(resumed) == 0, capsys.readouterr().err
+        for file in {path.resolve() for path in run.glob("checkpoints/*/manifest.json")}:
+            manifest = json.loads(file.read_text())
+            manifest["config"]["data"]["na_values"] = [-999, "NA"]
+            del manifest["sha256"]
+            file.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
+    assert main(["evaluate", str(run), "data.na_values=[-99,NA]"]) == 2
+    assert "was ['-999', 'NA'] in training and is ['-99', 'NA']" in capsys.readouterr().err
 
 
 def test_the_command_that_is_printed_after_a_signal_names_folders_of_configs(
