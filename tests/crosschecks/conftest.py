@@ -8,10 +8,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.crosschecks.rows import BEGIN, END, PAGE, Row
+from tests.crosschecks.rows import BEGIN, END, PAGE, Row, all_rows, largest_difference, not_measured
 
 Agree = Callable[..., None]
 measured: dict[str, dict[str, Any]] = {}  # by the first column of the row; in the process that pytest was started in
@@ -25,16 +24,8 @@ def agree(request: pytest.FixtureRequest) -> Iterator[Agree]:
     worst: dict[str, float] = {}
 
     def compare(ours: Any, theirs: Any, atol: float = 0.0, rtol: float = 0.0) -> None:
-        one, other = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=float) for x in (ours, theirs))
-        assert one.shape == other.shape, f"shapes {one.shape} and {other.shape}"
-        assert np.array_equal(np.isnan(one), np.isnan(other)), "not a number in one of them alone"
-        finite = np.isfinite(one) & np.isfinite(other)
-        assert np.array_equal(one[~finite], other[~finite], equal_nan=True), "infinite in one of them alone"
-        difference = float(np.abs(one - other)[finite].max(initial=0.0))
-        allowed = atol + rtol * float(np.abs(other)[finite].max(initial=0.0))
-        worst["difference"] = max(worst.get("difference", 0.0), difference)
-        worst["allowed"] = max(worst.get("allowed", 0.0), allowed)
-        assert difference <= allowed, f"they differ by {difference:.3g}, more than {allowed:.3g}"
+        for key, value in zip(("difference", "allowed"), largest_difference(ours, theirs, atol, rtol), strict=True):
+            worst[key] = max(worst.get(key, 0.0), value)
 
     yield compare
     assert worst, "nothing was compared"
@@ -67,14 +58,28 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def writes_page(config: pytest.Config) -> bool:
+    """Whether this process is to write the page; the workers of pytest-xdist are not."""
+    return bool(config.getoption("--write-page", False)) and not hasattr(config, "workerinput")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse to begin where a library is not installed: its rows would be skipped."""
+    if writes_page(session.config):
+        try:
+            all_rows()
+        except pytest.fail.Exception as missing:
+            raise pytest.UsageError(missing.msg) from None
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the page if that was asked for, and all tests have passed."""
-    if (
-        session.config.getoption("--write-page", False)
-        and exitstatus == 0
-        and not hasattr(session.config, "workerinput")
-    ):
-        before, _, after = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(
-            before + BEGIN + table(list(measured.values())) + END + after.partition(END)[2], encoding="utf-8"
-        )
+    """Write the page if that was asked for, all tests have passed, and every row was measured."""
+    if not writes_page(session.config) or exitstatus != 0:
+        return
+    if refusal := not_measured(all_rows(), measured):
+        session.config.get_terminal_writer().line(f"\n{refusal}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return
+    before, _, after = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    text = before + BEGIN + table(list(measured.values())) + END + after.partition(END)[2]
+    PAGE.write_text(text, encoding="utf-8")

@@ -1,23 +1,17 @@
 """docs/crosschecks.md names every cross-check, and nothing else."""
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.crosschecks.rows import BEGIN, END, PAGE, Row
+from tests.crosschecks.rows import BEGIN, END, PAGE, all_rows
 
 
 @pytest.mark.slow
 def test_the_page_has_a_row_for_each_crosscheck(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--write-page", False):
         pytest.skip("the table is about to be written")
-    rows: list[Row] = []
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
-        module: Any = importlib.import_module(f"tests.crosschecks.{path.stem}")
-        rows += [test.row for test in vars(module).values() if isinstance(getattr(test, "row", None), Row)]
-    rows.sort(key=lambda row: (row.file, row.line))
+    rows = all_rows()
     assert len({row.what for row in rows}) == len(rows), "two tests have one title"
     assert all(Path(__file__).with_name(row.file).is_file() for row in rows), (
         "the order of a row is that of a decorator"
