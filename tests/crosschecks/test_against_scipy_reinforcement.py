@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ from scipy.sparse import linalg
 from dlref.data.play import Play
 from dlref.data.replay import Priorities
 from dlref.studies import bandits, monte_carlo
-from dlref.studies._decisions import Decisions, grid, problems, two_cells
+from dlref.studies._decisions import Decisions, Move, grid, problems, two_cells
 from tests.crosschecks.rows import crosscheck
 
 Agree = Callable[..., None]
+ALL_PROBLEMS = "two cells, 3 × 4 grid, FrozenLake, CliffWalking, Taxi"
 PROBLEMS = {"two cells": two_cells(), **problems()}
 each_problem = pytest.mark.parametrize("decisions", PROBLEMS.values(), ids=PROBLEMS)
 
@@ -34,16 +35,23 @@ def bellman(decisions: Decisions) -> tuple[sparse.csr_array, np.ndarray]:
     return sparse.csr_array((entries, (rows, columns)), shape=(len(rewards), decisions.states)), rewards
 
 
-@crosscheck("values of the uniform policy", "scipy, gymnasium", "a sparse linear system of the lists of outcomes")
+def averaged(policy: np.ndarray) -> sparse.csr_array:
+    """The mean over a policy's actions [S, S · A]."""
+    return sparse.csr_array(sparse.block_diag(list(policy[:, None])))
+
+
+def values_of(decisions: Decisions, policy: np.ndarray) -> np.ndarray:
+    """The values [S] of a policy [S, A]."""
+    matrix, rewards = bellman(decisions)
+    return linalg.spsolve((averaged(policy) @ matrix).tocsc(), averaged(policy) @ rewards)
+
+
+@crosscheck(
+    "values of the uniform policy", "scipy, gymnasium", f"a sparse linear system of the outcomes; {ALL_PROBLEMS}"
+)
 @each_problem
 def test_policy_values(decisions: Decisions, agree: Agree) -> None:
-    matrix, rewards = bellman(decisions)
-    mean = sparse.kron(sparse.eye_array(decisions.states), np.full((1, decisions.actions), 1 / decisions.actions))
-    agree(
-        decisions.evaluate_exactly(decisions.chance),
-        linalg.spsolve((mean @ matrix).tocsc(), mean @ rewards),
-        rtol=1e-12,
-    )
+    agree(decisions.evaluate_exactly(decisions.chance), values_of(decisions, decisions.chance), rtol=1e-12)
 
 
 def optimum(decisions: Decisions) -> np.ndarray:
@@ -54,13 +62,21 @@ def optimum(decisions: Decisions) -> np.ndarray:
     return found.x
 
 
-@crosscheck("optimal values", "scipy, gymnasium", "a linear program: the least V with V ≥ R + γ P V for all actions")
+@crosscheck(
+    "optimal values",
+    "scipy, gymnasium",
+    f"a linear program: the least V with V ≥ R + γ P V for all actions; {ALL_PROBLEMS}",
+)
 @each_problem
 def test_optimal_values(decisions: Decisions, agree: Agree) -> None:
     agree(decisions.solve(), optimum(decisions), rtol=1e-9)
 
 
-@crosscheck("Monte Carlo values of the uniform policy", "scipy", "the same episodes; `lfilter` discounts their rewards")
+@crosscheck(
+    "Monte Carlo values of the uniform policy",
+    "scipy",
+    "3 × 4 grid; `lfilter` discounts the rewards of the same episodes",
+)
 def test_monte_carlo(agree: Agree) -> None:
     decisions, draws = grid(), [np.random.default_rng(1) for _ in range(2)]
     values = monte_carlo.predict(decisions, decisions.chance, 500, 1000, draws[0])
@@ -71,6 +87,64 @@ def test_monte_carlo(agree: Agree) -> None:
         for (state, *_), gain in zip(moves, gains, strict=True):
             returns[state].append(gain)
     agree(values, [np.mean(gains or [0.0]) for gains in returns.values()], atol=1e-12)
+
+
+class Scripted(Decisions):
+    """A process that never visits a state twice; its next episodes are those of `script`."""
+
+    script: Sequence[Sequence[Move]]
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(2)
+
+        def outcomes(state: int) -> list[tuple[float, int, float, bool]]:
+            """Two later states, or the end."""
+            later = [state + 1, state + 2]
+            return [(p, s % 4, float(random.normal()), s >= 4) for p, s in zip((0.3, 0.7), later, strict=True)]
+
+        everything = {s: {a: outcomes(s) for a in range(2)} for s in range(4)}
+        super().__init__(everything, [1.0, 0.0, 0.0, 0.0], 0.75)
+
+    def episode(self, policy: np.ndarray, longest: int, draw: np.random.Generator) -> Iterator[Move]:
+        self.behavior = policy
+        first, *self.script = self.script
+        return iter(first)
+
+    def episodes(self, policy: np.ndarray, state: int = 0) -> Iterator[tuple[float, list[Move]]]:
+        """All of them, with their probabilities."""
+        for action in range(self.actions):
+            for p, after, reward, over in self.outcomes[state][action]:
+                for rest, moves in [(1.0, [])] if over else self.episodes(policy, after):
+                    yield policy[state, action] * p * rest, [(state, action, reward, after, over), *moves]
+
+
+@crosscheck(
+    "Monte Carlo control on and off the policy: expected action values after two episodes",
+    "scipy",
+    "all episodes of four states with their probabilities; values and visits by sparse linear systems; ε is 0.3",
+)
+@pytest.mark.parametrize("off", [False, True], ids=["on the policy", "off the policy"])
+def test_monte_carlo_control(off: bool, agree: Agree) -> None:
+    decisions, rate, epsilon = Scripted(), 0.2, 0.3
+    matrix, rewards = bellman(decisions)
+    flow = bellman(Decisions(decisions.outcomes, decisions.starts, 1.0))[0]
+    for _, first in decisions.episodes(decisions.chance):
+        values, target = np.zeros((4, 2)), decisions.chance.copy()
+        gains = signal.lfilter([1.0], [1.0, -decisions.discount], [move[2] for move in reversed(first)])[::-1]
+        for (state, action, *_), gain in zip(first, gains, strict=True):
+            values[state, action] = rate * gain
+            target[state] = np.eye(2)[action if gain > 0 else 1 - action]
+        behavior = (1 - epsilon) * target + epsilon / 2
+        expected = np.zeros((4, 2))
+        for probability, second in decisions.episodes(behavior):
+            decisions.script = [first, second]
+            found = monte_carlo.control(decisions, 2, rate, epsilon, off, 1000, np.random.default_rng())
+            expected += probability * found
+            agree(decisions.behavior, behavior, atol=1e-15)
+        state_values = values_of(decisions, target if off else behavior)
+        exact = (rewards - matrix @ state_values).reshape(4, 2) + state_values[:, None]
+        visits = linalg.spsolve((averaged(behavior) @ flow).T.tocsc(), decisions.starts)[:, None] * behavior
+        agree(expected, values + rate * visits * (exact - values), atol=1e-12)
 
 
 @crosscheck("draws by priority", "scipy", "`rv_discrete.ppf` of the same uniform numbers, `pmf` of the rows drawn")
