@@ -13,7 +13,10 @@ from tests.crosschecks.rows import crosscheck
 
 mdp: Any = pytest.importorskip("mdptoolbox.mdp")
 Agree = Callable[..., None]
-ABSORBING = "one absorbing state without reward stands for the end of all episodes"
+ABSORBING = (
+    "two cells, 3 × 4 grid, FrozenLake, CliffWalking, Taxi; "
+    "one absorbing state without reward stands for the end of all episodes"
+)
 MEAN = "an action that is the policy's mean"
 HORIZON = "k sweeps are a horizon of k steps"
 PROBLEMS = {"two cells": two_cells(), **problems()}
@@ -72,7 +75,11 @@ def test_policy_evaluation(decisions: Decisions, agree: Agree) -> None:
             agree(values, solver.V[:-1, 20 - sweep], rtol=1e-13)
 
 
-@crosscheck("policy iteration", "pymdptoolbox, gymnasium", ABSORBING)
+@crosscheck(
+    "policy iteration",
+    "pymdptoolbox, gymnasium",
+    f"{ABSORBING}; `iterate_policies`, which iterates the evaluation, without Taxi, the exact solution with it",
+)
 @each_problem
 def test_policy_iteration(decisions: Decisions, agree: Agree) -> None:
     solver = mdp.PolicyIteration(*matrices(decisions), decisions.discount)
