@@ -123,9 +123,14 @@ class Learner(NamedTuple):
     play: Play
     model: Any
 
+    def batches(self, rows: np.ndarray) -> list[Transitions]:
+        """Batches [N] of rows [N, B], looked up together as in training."""
+        self.play.rows, count = rows.ravel(), rows.shape[1]
+        drawn = self.play.look_up(count, torch.device("cpu"), torch.float64)
+        return [drawn.batch(start, Finished(), 0.0, 0, count) for start in range(0, rows.size, count)]
+
     def batch(self, rows: np.ndarray) -> Transitions:
-        self.play.rows = rows
-        return self.play.look_up(len(rows), torch.device("cpu"), torch.float64).batch(0, Finished(), 0.0, 0, len(rows))
+        return self.batches(rows[None])[0]
 
 
 def learner(model: Any, n_steps: int, steps: int, **settings: Any) -> Learner:
@@ -170,7 +175,11 @@ def test_replay(n_steps: int, envs: int, steps: int, agree: Agree) -> None:
         agree(DYADIC**sample.steps, expected.discounts[:, 0])
 
 
-@crosscheck("DQN: loss, update with Adam, target network", SB3, f"{IN_DOUBLE}; one replay memory, the same rows")
+@crosscheck(
+    "DQN: Huber loss with δ = 1, update with Adam, target network",
+    SB3,
+    f"{IN_DOUBLE}; one replay memory, the same rows, in dlref looked up together before the first update",
+)
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [({"target_update_interval": 2}, {"copy_every": 2}), ({"target_update_interval": 1, "tau": 0.1}, {"follow": 0.1})],
@@ -183,13 +192,12 @@ def test_dqn(
     model = their_dqn(Toy(), n_steps, **theirs)
     us = learner(model, n_steps, 80, **ours)
     net, optimizer = us.objective.net, Adam(us.objective.net.parameters(), lr=0.01, fused=True)
-    random = np.random.default_rng(4)
-    for _ in range(6):
-        rows = random.integers(50, size=32)
+    drawn = np.random.default_rng(4).integers(50, size=(6, 32))
+    for rows, batch in zip(drawn, us.batches(drawn), strict=True):
         monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: model.replay_buffer._get_samples(rows))  # noqa: B023
         model.train(gradient_steps=1, batch_size=32)
         model._on_step()
-        loss = us.objective(us.batch(rows))["loss"]
+        loss = us.objective(batch)["loss"]
         optimizer.zero_grad()
         (loss.total / loss.count).backward()
         optimizer.step()
@@ -197,6 +205,60 @@ def test_dqn(
         agree(loss.value, model.logger.name_to_value["train/loss"], atol=1e-12)
         agree(weights(net), weights(model.q_net), atol=1e-12)
         agree(weights(us.objective.target), weights(model.q_net_target), atol=1e-12)
+
+
+@crosscheck(
+    "DQN: Huber loss with other δ, gradient",
+    SB3,
+    "SB3's is 1: its rewards and output layers are divided by δ, its loss is multiplied by δ²; float64",
+)
+@pytest.mark.parametrize("weighted", [False, True], ids=["without weights", "all weights 1"])
+@pytest.mark.parametrize("delta", [0.5, 2.0])
+def test_huber(delta: float, weighted: bool, agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = their_dqn(Toy())
+    us, rows = learner(model, 1, 80, huber=delta), np.arange(50)
+    model.replay_buffer.rewards /= delta
+    for net in (model.q_net, model.q_net_target):
+        for parameter in net.q_net[-1].parameters():
+            parameter.data /= delta
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: model.replay_buffer._get_samples(rows))
+    errors = torch.zeros(len(rows)).double()
+    batch = us.batch(rows)._replace(errors=errors, weights=torch.ones_like(errors) if weighted else None)
+    model.train(gradient_steps=1, batch_size=len(rows))
+    loss = us.objective(batch)["loss"]
+    (loss.total / loss.count).backward()
+    assert 0 < (errors.abs() < delta).sum() < len(errors), "the loss is not square of some errors and linear of others"
+    agree(loss.value, delta**2 * model.logger.name_to_value["train/loss"], rtol=1e-12)
+    agree(gradients(*us.objective.net.layers[:-1]), delta**2 * gradients(*model.q_net.q_net[:-1]), rtol=1e-12)
+    agree(gradients(us.objective.net.layers[-1]), delta * gradients(model.q_net.q_net[-1]), rtol=1e-12)
+
+
+@crosscheck(
+    "DQN with prioritized replay: weighted loss, gradient and errors",
+    SB3,
+    "no priorities in SB3: a weight of k is a row that its batch has k times; float64",
+)
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_importance_weights(n_steps: int, agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = their_dqn(Toy(), n_steps)
+    us, rows = learner(model, n_steps, 80), np.arange(50)
+    times = np.random.default_rng(11).integers(1, 5, size=50)
+    sample = model.replay_buffer._get_samples(rows)
+    with torch.no_grad():
+        following = model.q_net_target(sample.next_observations).amax(1, keepdim=True)
+        chosen = model.q_net(sample.observations).gather(1, sample.actions)
+    discounts = model.gamma if n_steps == 1 else sample.discounts
+    targets = sample.rewards + (1 - sample.dones) * discounts * following
+    repeated = model.replay_buffer._get_samples(np.repeat(rows, times))
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: repeated)
+    model.train(gradient_steps=1, batch_size=int(times.sum()))
+    batch = us.batch(rows)._replace(weights=torch.from_numpy(times).double(), errors=torch.zeros(50).double())
+    loss = us.objective(batch)["loss"]
+    (loss.total / int(times.sum())).backward()
+    agree(loss.count, len(rows))
+    agree(loss.total / int(times.sum()), model.logger.name_to_value["train/loss"], rtol=1e-12)
+    agree(gradients(us.objective.net), gradients(model.q_net), rtol=1e-12)
+    agree(batch.errors, (chosen - targets)[:, 0], atol=1e-12)
 
 
 @crosscheck("DQN: clipped gradient", SB3, f"{IN_DOUBLE}; one replay memory, the same rows")
