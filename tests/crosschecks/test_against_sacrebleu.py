@@ -15,6 +15,7 @@ from tests.crosschecks.rows import crosscheck
 
 sacrebleu = pytest.importorskip("sacrebleu")
 nltk = pytest.importorskip("nltk.translate.bleu_score")
+matches = pytest.importorskip("nltk.translate.chrf_score").chrf_precision_recall_fscore_support
 
 Agree = Callable[..., None]
 SIGNATURE = "nrefs:1|case:{case}|eff:no|tok:13a|smooth:exp"
@@ -55,12 +56,24 @@ def test_scores(datasets: Path, agree: Agree) -> None:
         assert f"{name:<10} {SIGNATURE.format(case=case)}" in found["signatures"]
 
 
+def chrf(texts: list[str], references: list[str], orders: int = 6, beta: float = 2.0) -> float:
+    """Popović 2015, section 2, of the n-grams of characters that NLTK finds in both; every line has at least `orders`."""
+    ours, theirs = (["".join(line.split()) for line in lines] for lines in (texts, references))
+    precision = recall = 0.0
+    for n in range(1, orders + 1):
+        found = sum(matches(reference, text, n)[3] for text, reference in zip(ours, theirs, strict=True))
+        precision += found / sum(len(line) - n + 1 for line in ours) / orders
+        recall += found / sum(len(line) - n + 1 for line in theirs) / orders
+    return 100 * (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+
+
 @crosscheck(
-    "BLEU of real captions, also lower-cased, by an independent implementation",
+    "BLEU (also lower-cased) and chrF of real captions, by an independent implementation",
     "nltk, sacrebleu, torchtext",
-    "`corpus_bleu` of the tokens that sacrebleu's 13a makes; lower-cased: of what torchtext's `basic_english` makes first",
+    "`corpus_bleu` of the tokens that sacrebleu's 13a makes; lower-cased: of what torchtext's `basic_english` makes first; "
+    "chrF of the matches that `chrf_precision_recall_fscore_support` counts",
 )
-def test_bleu(datasets: Path, agree: Agree) -> None:
+def test_bleu_and_chrf(datasets: Path, agree: Agree) -> None:
     """Captions of seven words and more: the library counts an n-gram of each translation that is shorter than n tokens."""
     references = [line for line in captions(datasets, "test_2017_flickr.en.gz") if len(line.split()) > 6]
     texts = [changed(line, seed) for seed, line in enumerate(references)]
@@ -70,6 +83,7 @@ def test_bleu(datasets: Path, agree: Agree) -> None:
         ours, theirs = ([tokenizer(cut(line)).split() for line in lines] for lines in (texts, references))
         assert min(map(len, ours)) >= 4
         agree(found[name], 100 * nltk.corpus_bleu([[line] for line in theirs], ours), atol=1e-10)
+    agree(found["chrf"], chrf(texts, references), atol=1e-10)
 
 
 @pytest.mark.parametrize("beam", [1, 4])
