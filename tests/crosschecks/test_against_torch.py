@@ -15,6 +15,7 @@ from dlref.models.strided_cnn import StridedCNN
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives import Objective
 from dlref.objectives.supervised import Classification
+from dlref.training import muon
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
 from tests.crosschecks.trained import train
@@ -116,30 +117,53 @@ def test_optimizers(name: str, agree: Agree) -> None:
     both(make, typed, agree)
 
 
-SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
-    "schedule=cosine": lambda optimizer, steps: torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, steps, eta_min=0.2 * 0.001
-    ),
-    "schedule=linear": lambda optimizer, steps: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.2, steps),
+WARMUP = 3
+
+
+def warmed_up(optimizer: Any, fall: Callable[[Any], Any]) -> Any:
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARMUP, 1.0, WARMUP - 1)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall(optimizer)], [WARMUP])
+
+
+def cosine(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS - WARMUP, eta_min=0.2 * 0.001)
+
+
+def linear(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.2, STEPS - WARMUP)
+
+
+def inverse_square_root(optimizer: Any) -> Any:
+    """Vaswani et al. 2017, equation 3, over its largest value; dlref is one step later after the warm-up."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / WARMUP, (WARMUP / max(done, 1)) ** 0.5)
+    )
+
+
+SCHEDULES: dict[str, tuple[list[str], Callable[[Any], Any]]] = {
+    "cosine": (["schedule=cosine", "+schedule.final=0.2"], lambda optimizer: warmed_up(optimizer, cosine)),
+    "linear": (["schedule=linear", "+schedule.final=0.2"], lambda optimizer: warmed_up(optimizer, linear)),
+    "inverse square root": (["schedule=inverse_square_root"], inverse_square_root),
 }
 
 
 @crosscheck(
     "learning rates that warm up and fall: eight steps of AdamW",
     "torch",
-    "`LinearLR` for three steps, then `CosineAnnealingLR` or `LinearLR` to a fifth for five",
+    "`LinearLR` for three steps, then `CosineAnnealingLR` or `LinearLR` to a fifth for five; the inverse square root as "
+    "`LambdaLR`",
 )
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedules(schedule: str, agree: Agree) -> None:
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str, agree: Agree) -> None:
+    typed, schedule = SCHEDULES[name]
+
     def make(objective: Objective) -> Any:
         optimizer = torch.optim.AdamW(decayed(objective, 0.01), lr=0.001, **PLAIN)
-        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 3, 1.0, 2)
-        fall = SCHEDULES[schedule](optimizer, STEPS - 3)
-        rates = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [3])
+        rates = schedule(optimizer)
         optimizer.register_step_post_hook(lambda *_: rates.step())
         return optimizer
 
-    both(make, ["optimizer=adamw", schedule, f"+schedule.warmup={3 / STEPS}", "+schedule.final=0.2"], agree)
+    both(make, ["optimizer=adamw", f"+schedule.warmup={WARMUP / STEPS}", *typed], agree)
 
 
 @crosscheck("clipped gradients: eight steps of SGD", "torch", "`trainer.clip_norm` is `clip_grad_norm_`")
@@ -175,6 +199,25 @@ class TwoOptimizers:
             part.step()
 
 
+def same_muon(decay: float, dtype: torch.dtype, atol: float, agree: Agree) -> None:
+    def make(objective: Objective) -> TwoOptimizers:
+        net: Any = objective.net
+        matrices = [p for p in net.blocks.parameters() if p.ndim == 2]
+        others = [*net.embed.parameters(), net.out.weight, *(p for p in net.parameters() if p.ndim < 2)]
+        assert len(matrices) + len(others) == len(list(net.parameters())) > len(matrices) > 4
+        assert {p.dtype for p in net.parameters()} == {dtype}
+        return TwoOptimizers(matrices, others, decay)
+
+    def net() -> nn.Module:
+        settings: Any = {"norm": "layer", "positions": "learned", "tied": False, "bias": True}
+        return TransformerLM(11, 8, 8, 2, 2, hidden=20, **settings).to(dtype)
+
+    typed = ["optimizer=muon", f"+optimizer.weight_decay={decay}"]
+    typed += ["trainer.precision=float32"] if dtype == torch.float32 else []
+    with exact_muon():
+        both(make, typed, agree, net=net, atol=atol)
+
+
 @crosscheck(
     "Muon, with AdamW for all but hidden matrices: eight steps of a Transformer's weights",
     "torch",
@@ -182,20 +225,15 @@ class TwoOptimizers:
 )
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_muon(decay: float, agree: Agree) -> None:
-    def make(objective: Objective) -> TwoOptimizers:
-        net: Any = objective.net
-        matrices = [p for p in net.blocks.parameters() if p.ndim == 2]
-        others = [*net.embed.parameters(), net.out.weight, *(p for p in net.parameters() if p.ndim < 2)]
-        assert len(matrices) + len(others) == len(list(net.parameters())) > len(matrices) > 4
-        return TwoOptimizers(matrices, others, decay)
+    same_muon(decay, torch.float64, 1e-10, agree)
 
-    def net() -> nn.Module:
-        return TransformerLM(
-            11, 8, 8, 2, 2, hidden=20, norm="layer", positions="learned", tied=False, bias=True
-        ).double()
 
-    with exact_muon():
-        both(make, ["optimizer=muon", f"+optimizer.weight_decay={decay}"], agree, net=net)
+@crosscheck("Muon in float32: eight steps of a Transformer's weights", "torch", "the same")
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_muon_in_float32(decay: float, monkeypatch: pytest.MonkeyPatch, agree: Agree) -> None:
+    # Where the processor multiplies bfloat16, dlref would iterate in it.
+    monkeypatch.setattr(muon, "iteration_dtype", lambda device: torch.float32)
+    same_muon(decay, torch.float32, 1e-6, agree)
 
 
 class Lookups(Objective):
@@ -215,12 +253,31 @@ def looked_up(width: int, make: Callable[[Any], Any], typed: list[str], agree: A
     agree(ours.net.weight, theirs.net.weight, atol=atol)
 
 
+class PlainRowAdagrad:
+    """Adagrad whose sum of squares is one number for each row: the mean of the row's squares is added."""
+
+    def __init__(self, objective: Objective, lr: float, eps: float) -> None:
+        self.weight: Any = objective.net.weight
+        self.lr, self.eps = lr, eps
+        self.sums = torch.zeros(len(self.weight), 1, dtype=torch.float64)
+
+    def zero_grad(self) -> None:
+        self.weight.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        gradient = self.weight.grad.to_dense()
+        self.sums += gradient.square().sum(1, keepdim=True) / gradient.shape[1]
+        self.weight -= self.lr * gradient / (self.sums.sqrt() + self.eps)
+
+
 @crosscheck(
     "optimizers of word vectors: eight steps on the rows of an embedding",
     "torch",
-    "`row_adagrad` of vectors of one number is Adagrad; `sgd_rows` is SGD, or SGD of updates cut by `torch.renorm`",
+    "`row_adagrad` of vectors of one number is Adagrad, of four the formula; `sgd_rows` is SGD, or SGD of updates cut by "
+    "`torch.renorm`",
 )
-@pytest.mark.parametrize("name", ["row_adagrad", "sgd_rows", "sgd_rows, cut"])
+@pytest.mark.parametrize("name", ["row_adagrad", "row_adagrad, four numbers", "sgd_rows", "sgd_rows, cut"])
 def test_rows(name: str, agree: Agree) -> None:
     def cut(objective: Objective) -> Any:
         optimizer = torch.optim.SGD(objective.parameters(), lr=1.0)
@@ -236,6 +293,8 @@ def test_rows(name: str, agree: Agree) -> None:
         looked_up(
             1, lambda o: torch.optim.Adagrad(o.parameters(), lr=0.05, eps=1e-10), ["optimizer=row_adagrad"], agree
         )
+    elif name == "row_adagrad, four numbers":
+        looked_up(4, lambda o: PlainRowAdagrad(o, lr=0.05, eps=1e-10), ["optimizer=row_adagrad"], agree)
     elif name == "sgd_rows":
         typed = ["optimizer=sgd_rows", "optimizer.lr=0.2", "+optimizer.longest=100"]
         looked_up(4, lambda o: torch.optim.SGD(o.parameters(), lr=0.2), typed, agree)
