@@ -3,15 +3,18 @@
 B batch, S source time, T target time, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.data.parallel import Pairs
 from dlref.models.attention import Attention
+from dlref.models.fused_attention import BLOCK, attend
 from dlref.models.transformer import Transformer
 from dlref.objectives.translation import Translation
 from tests.crosschecks.rows import crosscheck
@@ -35,12 +38,14 @@ def batch() -> Pairs:
     return Pairs(source, real(SOURCE_LENGTHS), tokens, targets, real(LENGTHS))
 
 
-def made(prenorm: bool, activation: Literal["relu", "gelu"]) -> tuple[Transformer, nn.Transformer]:
+def made(
+    prenorm: bool, activation: Literal["relu", "gelu"], tied: bool = False, joint: bool = False
+) -> tuple[Transformer, nn.Transformer]:
     """A network with random weights, and torch's; what follows the last block is a norm in torch, which dlref has with
     `prenorm` alone, as the papers do."""
-    net = Transformer(
-        SOURCE_WORDS, WORDS, WIDTH, LAYERS, HEADS, DECODER_LAYERS, HIDDEN, prenorm=prenorm, activation=activation
-    ).double()
+    settings: Any = {"prenorm": prenorm, "activation": activation, "tied": tied, "joint": joint}
+    source_words = WORDS if joint else SOURCE_WORDS
+    net = Transformer(source_words, WORDS, WIDTH, LAYERS, HEADS, DECODER_LAYERS, HIDDEN, **settings).double()
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -81,41 +86,60 @@ def weights(net: Transformer) -> dict[str, Tensor]:
     return found
 
 
-def features(net: Transformer, theirs: nn.Transformer, pairs: Pairs) -> Tensor:
-    """torch's final hidden states [B, T, D]; its masks are true where nothing is to be seen, and dlref masks no target
-    padding, which comes last and so is seen by no token that counts."""
+def positions(length: int) -> Tensor:  # [T, D]
+    """Vaswani et al. 2017, section 3.5, number by number."""
+    angles = [[t / 10_000 ** ((d - d % 2) / WIDTH) for d in range(WIDTH)] for t in range(length)]
+    rows = [[math.cos(angle) if d % 2 else math.sin(angle) for d, angle in enumerate(row)] for row in angles]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def vectors(weight: Tensor, tokens: Tensor) -> Tensor:  # [V, D], [B, T] -> [B, T, D]
+    return F.embedding(tokens, weight) * WIDTH**0.5 + positions(tokens.shape[1])
+
+
+def logits_of(
+    net: Transformer, theirs: nn.Transformer, pairs: Pairs, tied: bool = False, joint: bool = False
+) -> Tensor:
+    """torch's logits [B, T, V] with dlref's weights, of which the target's token vectors serve more than once if `tied` or
+    `joint`. torch's masks are true where nothing is to be seen, and dlref masks no target padding, which comes last and so
+    is seen by no token that counts."""
     length, hidden = pairs.tokens.shape[1], ~pairs.visible
-    inputs = net.embed_source(pairs.source)[0], net.embed(pairs.tokens)[0]
+    ours: Any = net
+    tokens = ours.embed.tokens.weight
+    source = tokens if joint else ours.embed_source.tokens.weight
+    inputs = vectors(source, pairs.source), vectors(tokens, pairs.tokens)
     masks = {
         "tgt_mask": torch.ones(length, length, dtype=torch.bool).triu(1),
         "src_key_padding_mask": hidden,
         "memory_key_padding_mask": hidden,
         "tgt_key_padding_mask": ~pairs.counted,
     }
-    return torch.func.functional_call(theirs, weights(net), inputs, masks)
+    states = torch.func.functional_call(theirs, weights(net), inputs, masks)
+    return F.linear(states, tokens if tied else net.out.weight, net.out.bias)
 
 
 CASES = [(prenorm, activation) for prenorm in (False, True) for activation in ("relu", "gelu")]
 
 
+@pytest.mark.parametrize(("tied", "joint"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize(("prenorm", "activation"), CASES)
 @crosscheck(
     "encoder-decoder Transformer, pre- and post-norm, padding and causal masks: logits, loss and gradients",
     "torch",
-    "weights to `torch.nn.Transformer`; token vectors, positions and logits are dlref's",
+    "weights to `torch.nn.Transformer`; token vectors, sinusoidal positions and logits by formulas; untied, `tied` and `joint`",
 )
-def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], agree: Agree) -> None:
+def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], tied: bool, joint: bool, agree: Agree) -> None:
     """The gradients are those at dlref's weights, of which torch's are made."""
-    (net, theirs), pairs = made(prenorm, activation), batch()
-    logits = net.out(features(net, theirs, pairs))[pairs.counted]
+    (net, theirs), pairs = made(prenorm, activation, tied, joint), batch()
+    logits = logits_of(net, theirs, pairs, tied, joint)[pairs.counted]
     agree(net.eval()(pairs.source, pairs.visible, pairs.tokens)[pairs.counted], logits, **FLOAT64)
     evaluated = Translation(net).eval()(pairs)["loss"]
-    expected = nn.functional.cross_entropy(logits, pairs.targets[pairs.counted])
+    expected = F.cross_entropy(logits, pairs.targets[pairs.counted])
     agree(evaluated.total / evaluated.count, expected, **FLOAT64)
     for smoothing in (0.0, 0.1):
         loss = Translation(net, smoothing)(pairs)["loss"]
         ours = loss.total / loss.count
-        expected = nn.functional.cross_entropy(logits, pairs.targets[pairs.counted], label_smoothing=smoothing)
+        expected = F.cross_entropy(logits, pairs.targets[pairs.counted], label_smoothing=smoothing)
         agree(ours, expected, **FLOAT64)
         for mine, other in zip(
             torch.autograd.grad(ours, list(net.parameters())),
@@ -134,10 +158,37 @@ def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], agree: 
 @torch.no_grad()
 def test_transformer_decoding(prenorm: bool, agree: Agree) -> None:
     (net, theirs), pairs = made(prenorm, "relu"), batch()
-    expected, state = net.out(features(net.eval(), theirs.train(), pairs)), net.begin(pairs.source, pairs.visible)
+    expected, state = logits_of(net.eval(), theirs.train(), pairs), net.begin(pairs.source, pairs.visible)
     for step, counted in enumerate(pairs.counted.unbind(1)):
         logits, state = net.step(state, pairs.tokens[:, step])
         agree(logits[counted], expected[counted, step], **FLOAT64)
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "padding"])
+@crosscheck(
+    "attention over more than one block of queries: outputs and gradients",
+    "torch",
+    "`scaled_dot_product_attention` of 599 queries with an explicit mask; dlref takes 256 queries at a time",
+)
+def test_long_attention(mask: str, agree: Agree) -> None:
+    random, queries = torch.Generator().manual_seed(0), 2 * BLOCK + 87
+    keys = queries if mask == "causal" else 301
+    q, k, v = (
+        torch.randn(2, 3, length, 5, generator=random, dtype=torch.float64, requires_grad=True)
+        for length in (queries, keys, keys)
+    )
+    visible = torch.arange(keys) < torch.tensor([[keys], [40]])  # [B, S]
+    allowed = {
+        "none": torch.ones(queries, keys, dtype=torch.bool),
+        "causal": torch.ones(queries, keys, dtype=torch.bool).tril(),
+        "padding": visible[:, None, None],
+    }
+    ours = attend(q, k, v, causal=mask == "causal", visible=visible if mask == "padding" else None)
+    theirs = F.scaled_dot_product_attention(q, k, v, allowed[mask])
+    agree(ours, theirs, **FLOAT64)
+    weight = torch.randn(ours.shape, generator=random, dtype=torch.float64)
+    for mine, other in zip(*(torch.autograd.grad(each, (q, k, v), weight) for each in (ours, theirs)), strict=True):
+        agree(mine, other, **FLOAT64)
 
 
 @pytest.mark.parametrize("score", ["dot", "general", "scaled"])
@@ -153,8 +204,8 @@ def test_luong_attention(score: Literal["dot", "general", "scaled"], agree: Agre
         torch.randn(*shape, WIDTH, generator=random, dtype=torch.float64, requires_grad=True)
         for shape in (real(LENGTHS).shape, visible.shape)
     )
-    keys = nn.functional.linear(memory, attention.of_key.weight) if score == "general" else memory
-    theirs = nn.functional.scaled_dot_product_attention(
+    keys = F.linear(memory, attention.of_key.weight) if score == "general" else memory
+    theirs = F.scaled_dot_product_attention(
         queries, keys, memory, visible[:, None], scale=None if score == "scaled" else 1.0
     )
     ours = attention(queries, attention.keys(memory), visible) @ memory

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from dlref.data.language import Piece
 from dlref.generation import beam_search, filtered, generate
+from dlref.models.transformer_layers import Embedding
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
 from tests.crosschecks.rows import crosscheck
 
 transformers = pytest.importorskip("transformers")
+marian = pytest.importorskip("transformers.models.marian.modeling_marian")
 
 Agree = Callable[..., None]
 Weights = dict[str, Tensor]
@@ -210,6 +212,22 @@ def test_llama_loss(tied: bool, agree: Agree) -> None:
 )
 def test_llama_decoding(agree: Agree) -> None:
     same_decoding(llama(tied=True), agree, **FLOAT32)
+
+
+@pytest.mark.parametrize("width", [16, 6])
+@crosscheck(
+    "sinusoidal positions",
+    "transformers",
+    "`MarianSinusoidalPositionalEmbedding`, which has all sines before all cosines, in float32",
+)
+def test_sinusoidal_positions(width: int, agree: Agree) -> None:
+    """Of 700 positions at once, and of some that begin later."""
+    embed = Embedding(VOCABULARY, width, heads=2, context=700, positions="sinusoidal", dropout=0.0).double()
+    torch.nn.init.zeros_(embed.tokens.weight)
+    sines, cosines = marian.MarianSinusoidalPositionalEmbedding(700, width).create_weight().chunk(2, dim=1)
+    theirs = torch.stack([sines, cosines], 2).flatten(1)
+    agree(embed(text(1, 700))[0][0], theirs, atol=1e-7)
+    agree(embed(text(1, 5), start=600)[0][0], theirs[600:605], atol=1e-7)
 
 
 @pytest.mark.parametrize("top_p", [None, 0.1, 0.5, 0.9, 0.999])
