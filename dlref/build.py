@@ -358,7 +358,8 @@ def with_codes_as_text(config: Mapping[str, Any], plugins: Sequence[str] = ()) -
 
 
 def is_codes(hint: Any) -> bool:
-    return is_list(hint) and set(options_of(typing.get_args(hint)[0])) == {str, float}
+    """Whether a list of text or numbers may stand where a signature says `hint`."""
+    return any(is_list(option) and (str | float) in typing.get_args(option) for option in options_of(hint))
 
 
 def check_value(path: str, value: Any, hint: Any, no_negatives: bool = True) -> None:

@@ -183,6 +183,22 @@ def test_a_number_that_may_be_text_is_a_code_and_may_be_negative() -> None:
         build.check(config)
 
 
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        (Sequence[str | float], True),
+        (list[float | str] | None, True),
+        (Sequence[str], False),
+        (list, False),  # noqa: UP006: as an older plug-in may have it
+        (str | float, False),
+        (Any, False),
+    ],
+    ids=str,
+)
+def test_a_list_of_text_or_numbers_is_known_by_its_hint(hint: Any, expected: bool) -> None:
+    assert build.is_codes(hint) == expected
+
+
 def test_a_number_that_may_be_text_is_text_however_it_is_given(tmp_path: Path) -> None:
     """In a list of text alone, as of names, 1.0 is another than 1."""
     (tmp_path / "data").mkdir()
