@@ -378,6 +378,31 @@ def their_a2c(steps: int = 40, **settings: Any) -> tuple[Any, Rollout]:
     return model, rollout
 
 
+def with_gaps(rollout: Rollout) -> Rollout:
+    """The same steps [T, E] and others that were not taken, with meaningless fields: one after each end of an episode, as
+    where a step only resets, and at the end of environments that have fewer steps, as where episodes differ in length."""
+    random = torch.Generator().manual_seed(12)
+    steps = [
+        [row for t, ended in enumerate(rollout.ended[:, env].tolist()) for row in ([t, -1] if ended else [t])]
+        for env in range(rollout.ended.shape[1])
+    ]
+    longest = max(map(len, steps)) + 1
+    order = torch.tensor([rows + [-1] * (longest - len(rows)) for rows in steps]).T  # [T', E], -1 for none
+    taken, fields = order >= 0, []
+    for field in rollout[:6]:
+        filled = field[order.clamp_min(0), torch.arange(order.shape[1])]
+        noise = torch.randn(filled.shape, generator=random, dtype=torch.float64) * 10
+        meaningless = noise.to(field.dtype) if field.is_floating_point() else (noise > 0).to(field.dtype)
+        fields.append(torch.where(taken.view(*taken.shape, *[1] * (filled.ndim - 2)), filled, meaningless))
+    return rollout._replace(**dict(zip(Rollout._fields, [*fields, taken], strict=False)))
+
+
+each_rollout = pytest.mark.parametrize(
+    "prepare", [lambda rollout: rollout, with_gaps], ids=["all steps", "some steps not taken"]
+)
+GAPS = "also with further steps that were not taken"
+
+
 def copied_actor_critic(model: Any) -> ActorCritic:
     net = ActorCritic(4, 2, (16, 12), "tanh").double()
     policy = model.policy
@@ -405,14 +430,19 @@ def test_advantages(trace: float, agree: Agree) -> None:
     agree(advantages + values, model.rollout_buffer.returns, atol=1e-12)
 
 
-@crosscheck("actor–critic: gradient and update with Adam", SB3, f"{IN_DOUBLE}; one rollout; `critic` is 2 × `vf_coef`")
+@crosscheck(
+    "actor–critic: gradient and update with Adam",
+    SB3,
+    f"{IN_DOUBLE}; one rollout, {GAPS}; `critic` is 2 × `vf_coef`",
+)
+@each_rollout
 @pytest.mark.parametrize("normalized", [False, True], ids=["plain", "normalized"])
 @pytest.mark.parametrize("entropy", [0.0, 0.05])
-def test_actor_critic(entropy: float, normalized: bool, agree: Agree) -> None:
+def test_actor_critic(entropy: float, normalized: bool, prepare: Callable[[Rollout], Rollout], agree: Agree) -> None:
     model, rollout = their_a2c(gae_lambda=0.9, ent_coef=entropy, vf_coef=0.3, normalize_advantage=normalized)
     net = copied_actor_critic(model)
     objective = PolicyGradient(net, 0.97, trace=0.9, critic=0.6, entropy=entropy, standardize=normalized).train()
-    totals = objective(rollout)
+    totals = objective(prepare(rollout))
     (totals["loss"].total / totals["loss"].count).backward()
     optimizer = Adam(net.parameters(), lr=0.01, eps=1e-5, fused=True)
     optimizer.step()
@@ -428,12 +458,17 @@ def test_actor_critic(entropy: float, normalized: bool, agree: Agree) -> None:
     agree(totals["rl/value_error"].value, logged["train/value_loss"], rtol=1e-12)
 
 
-@crosscheck("REINFORCE: gradient", SB3, "A2C with λ = 1 and a critic whose values are all 0; one rollout of CartPole")
+@crosscheck(
+    "REINFORCE: gradient",
+    SB3,
+    f"A2C with λ = 1 and a critic whose values are all 0; one rollout of CartPole, {GAPS}",
+)
+@each_rollout
 @pytest.mark.parametrize("normalized", [False, True], ids=["plain", "normalized"])
-def test_reinforce(normalized: bool, agree: Agree) -> None:
+def test_reinforce(normalized: bool, prepare: Callable[[Rollout], Rollout], agree: Agree) -> None:
     model, rollout = their_a2c(gae_lambda=1.0, vf_coef=0, normalize_advantage=normalized)
     net = copied_actor_critic(model).actor
-    loss = PolicyGradient(net, 0.97, standardize=normalized).train()(rollout)["loss"]
+    loss = PolicyGradient(net, 0.97, standardize=normalized).train()(prepare(rollout))["loss"]
     (loss.total / loss.count).backward()
     model.train()
     near = 1e-8 if normalized else 1e-12  # SB3 divides by σ + 1e-8
