@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlref.data.environments import Step
 from dlref.data.play import Play, Transitions
-from dlref.data.playing import Finished
+from dlref.data.playing import Finished, as_input
 from dlref.data.replay import Replay
 from dlref.data.rollouts import Rollout
 from dlref.models.actor_critic import ActorCritic
@@ -32,11 +32,13 @@ buffers: Any = pytest.importorskip("stable_baselines3.common.buffers")
 logger: Any = pytest.importorskip("stable_baselines3.common.logger")
 utils: Any = pytest.importorskip("stable_baselines3.common.utils")
 vec_env: Any = pytest.importorskip("stable_baselines3.common.vec_env")
+stacked: Any = pytest.importorskip("stable_baselines3.common.vec_env.stacked_observations")
 Agree = Callable[..., None]
 SB3 = "stable-baselines3"
 EPSILON = 0.3
 IN_DOUBLE = "same weights, in float64"
 DYADIC = 0.75  # a discount whose powers, like rewards in eighths, SB3 does not round to float32
+FRAME, FRAMES = (spaces.Box(0, 255, (depth, 3, 2), np.uint8) for depth in (1, 4))
 
 
 class Toy(gymnasium.Env[Any, Any]):
@@ -144,6 +146,12 @@ def learner(model: Any, n_steps: int, steps: int, **settings: Any) -> Learner:
     return Learner(objective.train(), play, model)
 
 
+def their_buffer(rows: int, space: spaces.Box, envs: int, n_steps: int) -> Any:
+    if n_steps == 1:
+        return buffers.ReplayBuffer(rows, space, Toy.action_space, "cpu", envs)
+    return buffers.NStepReplayBuffer(rows, space, Toy.action_space, "cpu", envs, n_steps=n_steps, gamma=DYADIC)
+
+
 @crosscheck(
     "replay memory and n-step returns", SB3, "the same transitions of 1 and 3 environments, before and after it is full"
 )
@@ -151,14 +159,14 @@ def learner(model: Any, n_steps: int, steps: int, **settings: Any) -> Learner:
 @pytest.mark.parametrize("envs", [1, 3])
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
 def test_replay(n_steps: int, envs: int, steps: int, agree: Agree) -> None:
-    kind, settings = (
-        (buffers.NStepReplayBuffer, {"n_steps": n_steps, "gamma": DYADIC})
-        if n_steps > 1
-        else (buffers.ReplayBuffer, {})
-    )
-    theirs = kind(20 * envs, Toy.observation_space, Toy.action_space, "cpu", envs, **settings)
+    theirs = their_buffer(20 * envs, Toy.observation_space, envs, n_steps)
     ours = Replay(20 * envs, (4,), np.float32, envs)
     fill(theirs, ours, steps, envs)
+    compare_samples(theirs, ours, steps, envs, n_steps, agree)
+
+
+def compare_samples(theirs: Any, ours: Replay, steps: int, envs: int, n_steps: int, agree: Agree) -> None:
+    """200 transitions of two memories of 20 steps."""
     random = np.random.default_rng(1)
     slots = random.integers(min(steps, 20), size=200)
     np.random.seed(2)
@@ -173,6 +181,46 @@ def test_replay(n_steps: int, envs: int, steps: int, agree: Agree) -> None:
     agree(sample.rewards @ DYADIC ** np.arange(n_steps), expected.rewards[:, 0])
     if n_steps > 1:
         agree(DYADIC**sample.steps, expected.discounts[:, 0])
+
+
+@crosscheck(
+    "replay memory of stacked frames",
+    SB3,
+    "whole states in SB3, by its `StackedObservations`; 1 and 3 environments, before and after it is full",
+)
+@pytest.mark.parametrize("steps", [9, 61])
+@pytest.mark.parametrize("envs", [1, 3])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_replay_of_frames(n_steps: int, envs: int, steps: int, agree: Agree) -> None:
+    theirs, stacks = (
+        their_buffer(20 * envs, FRAMES, envs, n_steps),
+        stacked.StackedObservations(envs, 4, FRAME, "first"),
+    )
+    ours = Replay(20 * envs, FRAMES.shape, np.uint8, envs, stacked=True)
+    random = np.random.default_rng(13)
+    states = stacks.reset(frames(envs, random)).copy()
+    for _, actions, step in experience(steps, envs):
+        ended = step.terminated | step.truncated
+        infos = [{"TimeLimit.truncated": cut, "terminal_observation": frames(1, random)[0]} for cut in step.truncated]
+        following, infos = stacks.update(frames(envs, random), ended, infos)
+        last = [infos[env]["terminal_observation"] if ended[env] else following[env] for env in range(envs)]
+        step = step._replace(observations=np.stack(last))
+        ours.write(states, actions, step)
+        theirs.add(states, step.observations, actions, step.rewards, ended, infos)
+        states = following.copy()
+    compare_samples(theirs, ours, steps, envs, n_steps, agree)
+
+
+def frames(count: int, random: np.random.Generator) -> np.ndarray:
+    return random.integers(1, 256, (count, *FRAME.shape), np.uint8)
+
+
+@crosscheck("images as input: numbers from 0 to 1", SB3, "`preprocess_obs` of bytes; float32")
+def test_images_as_input(agree: Agree) -> None:
+    preprocessing: Any = pytest.importorskip("stable_baselines3.common.preprocessing")
+    images = np.arange(256, dtype=np.uint8).reshape(2, 4, 4, 8)
+    found = as_input(images, torch.device("cpu"), torch.float32)
+    agree(found, preprocessing.preprocess_obs(torch.from_numpy(images), spaces.Box(0, 255, (4, 4, 8), np.uint8)))
 
 
 @crosscheck(
