@@ -11,7 +11,9 @@ from scipy import optimize, signal, sparse, stats
 from scipy.sparse import linalg
 
 from dlref.data.play import Play
+from dlref.data.playing import Greedy
 from dlref.data.replay import Priorities
+from dlref.models.mlp import MLP
 from dlref.studies import bandits, monte_carlo
 from dlref.studies._decisions import Decisions, Move, grid, problems, two_cells
 from tests.crosschecks.rows import crosscheck
@@ -161,13 +163,15 @@ def test_draws_by_priority(rows: int, agree: Agree) -> None:
 
 
 @crosscheck(
-    "prioritized replay: draws and importance weights",
+    "prioritized replay: draws, importance weights, and new transitions",
     "scipy",
-    "`rv_discrete` of p ∝ (abs δ + 10⁻⁶)^0.6; (N p)^-β over its maximum; χ² of 40,000 draws",
+    "`rv_discrete` of p ∝ (abs δ + 10⁻⁶)^0.6, the highest so far, at least 1, for new ones; "
+    "(N p)^-β over its maximum; χ² of 40,000 draws",
 )
-def test_prioritized_replay(agree: Agree) -> None:
+@pytest.mark.parametrize("scale", [0.1, 1.0], ids=["small errors", "large errors"])
+def test_prioritized_replay(scale: float, agree: Agree) -> None:
     rows, count = 100, 400
-    errors = np.random.default_rng(3).normal(size=rows)
+    errors = np.random.default_rng(3).normal(scale=scale, size=rows)
     play = Play("CartPole-v1", prioritised=True, batch_size=count, replay=rows, explore_steps=50)
     play.random = torch.Generator().manual_seed(4)
     play.replay.written = rows
@@ -187,7 +191,12 @@ def test_prioritized_replay(agree: Agree) -> None:
         drawn.append(play.rows)
     seen = np.bincount(np.concatenate(drawn), minlength=rows)
     assert stats.chisquare(seen, law.pmf(np.arange(rows)) * seen.sum()).pvalue > 0.01
-    agree(play.highest, max(1.0, probabilities.max()), atol=1e-14)
+    play.begin()
+    for _ in range(3):
+        play.play(Greedy(MLP(4, 2, (3,))))
+    probabilities[:3] = max(1.0, probabilities.max())  # the oldest rows, which are overwritten
+    law = stats.rv_discrete(values=(np.arange(rows), probabilities / probabilities.sum()))
+    agree(play.priorities.chances(np.arange(rows)), law.pmf(np.arange(rows)), atol=1e-14)
 
 
 @functools.cache
