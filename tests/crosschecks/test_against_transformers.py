@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from dlref.data.language import Piece
@@ -230,6 +231,16 @@ def test_sinusoidal_positions(width: int, agree: Agree) -> None:
     agree(embed(text(1, 5), start=600)[0][0], theirs[600:605], atol=1e-7)
 
 
+def warped(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:  # [B, V] -> [B, V]
+    """The library's probabilities."""
+    warpers = [transformers.TemperatureLogitsWarper(temperature)]
+    if top_k is not None:
+        warpers.append(transformers.TopKLogitsWarper(top_k))
+    if top_p is not None:
+        warpers.append(transformers.TopPLogitsWarper(top_p))
+    return transformers.LogitsProcessorList(warpers)(torch.empty(len(logits), 0), logits).softmax(1)
+
+
 @pytest.mark.parametrize("top_p", [None, 0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("top_k", [None, 1, 5, 100, 1000])
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 3.0])
@@ -238,13 +249,38 @@ def test_sinusoidal_positions(width: int, agree: Agree) -> None:
 )
 def test_sampling(temperature: float, top_k: int | None, top_p: float | None, agree: Agree) -> None:
     logits = 3 * torch.randn(7, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    warpers = [transformers.TemperatureLogitsWarper(temperature)]
-    if top_k is not None:
-        warpers.append(transformers.TopKLogitsWarper(top_k))
-    if top_p is not None:
-        warpers.append(transformers.TopPLogitsWarper(top_p))
-    scores = transformers.LogitsProcessorList(warpers)(torch.empty(7, 0), logits)
-    agree(filtered(logits, temperature, top_k, top_p), scores.softmax(1), atol=1e-12)
+    agree(filtered(logits, temperature, top_k, top_p), warped(logits, temperature, top_k, top_p), atol=1e-12)
+
+
+class Bigrams:
+    """A decoder whose logits depend on the last token alone."""
+
+    def __init__(self, logits: Tensor) -> None:  # [V, V]
+        self.logits = logits
+
+    def step(self, state: Any, token: Tensor) -> tuple[Tensor, Any]:
+        return self.logits[token], state
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1.0, None, None), (0.7, 5, None), (1.5, 6, 0.8)])
+@crosscheck(
+    "sampling by temperature, top-k and top-p: the sampled tokens",
+    "transformers, scipy",
+    "χ² of 500,000 texts of two tokens against the products of the library's probabilities",
+)
+def test_sampled_tokens(temperature: float, top_k: int | None, top_p: float | None, agree: Agree) -> None:
+    random, words, runs = torch.Generator().manual_seed(0), 8, 500_000
+    logits = torch.randn(words, words, generator=random, dtype=torch.float64)
+    start = torch.zeros(runs, dtype=torch.int64)
+    net: Any = Bigrams(logits)
+    first, second = generate(net, (), start, 2, temperature, top_k, top_p, generator=random)
+    seen = torch.bincount(words * first + second, minlength=words**2)
+    theirs = warped(logits, temperature, top_k, top_p)
+    expected = (theirs[0, :, None] * theirs).flatten()
+    possible = expected > 0
+    assert not seen[~possible].any()
+    assert stats.chisquare(seen[possible], expected[possible] * runs).pvalue > 0.01
+    agree(seen / runs, expected, atol=5 * (0.25 / runs) ** 0.5)  # five standard errors of the largest that may be
 
 
 class Forced(transformers.LogitsProcessor):
