@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from dlref.data.corpora import TextFiles
@@ -55,6 +56,25 @@ def test_negatives(power: float, datasets: Path, tmp_path: Path, agree: Agree) -
     ids = data.vocabulary.lookup_indices(theirs.wv.index_to_key)
     agree(ours[ids], steps, atol=1 / len(table))
     agree(1 - ours[ids].sum(), 0, atol=1e-6)  # no unknown words, no ends of sentences
+
+
+@crosscheck(
+    "word2vec: the sampled negatives",
+    "gensim, scipy",
+    "χ² of 1,000,000 negatives against the steps of `cum_table`; 2,000 sentences of Penn Treebank",
+)
+@pytest.mark.parametrize("power", [0.75, 0.0])
+def test_sampled_negatives(power: float, datasets: Path, tmp_path: Path, agree: Agree) -> None:
+    data = treebank(datasets, tmp_path, 2000, MINIMUM)
+    theirs = Gensim(sentences(data), min_count=MINIMUM, ns_exponent=power, epochs=1, vector_size=4)
+    sampled = fitted(data, power=power, shared=20).noise(50_000)
+    assert sampled.shape == (50_000, 20)
+    ids = data.vocabulary.lookup_indices(theirs.wv.index_to_key)
+    seen = torch.bincount(sampled.flatten(), minlength=len(data.vocabulary))[ids]
+    steps = np.diff(theirs.cum_table.astype(float), prepend=0) / theirs.cum_table[-1]
+    assert int(seen.sum()) == sampled.numel()  # no unknown words, no ends of sentences
+    assert stats.chisquare(seen, steps * sampled.numel()).pvalue > 0.01
+    agree(seen / sampled.numel(), steps, atol=5 * (steps.max() / sampled.numel()) ** 0.5)  # five standard errors
 
 
 @crosscheck(
@@ -177,6 +197,98 @@ def test_loss_and_gradient(kind: type[Word2Vec], datasets: Path, tmp_path: Path,
         if (compared := compared + 1) == 60:
             break
     assert compared == 60
+
+
+class Grid:
+    """Vectors of V words whose scores are all in the middle of an entry of gensim's table, so that a small step changes none.
+
+    Means of up to 6 input vectors have whole products with the output vectors, some n from -360 to 360. gensim's score of
+    (n + 2.5) / 83 is entry n + 500 of σ, which is that of 0.012 n. Two coordinates more of the inputs are random, and 0 of the
+    outputs, whose gradient there is in full precision after a step from 0; two more the other way round.
+    """
+
+    def __init__(self, words: int) -> None:
+        random = np.random.RandomState(0)
+        whole, some = random.randint(-3, 4, (words, 2)), random.normal(size=(2, words, 2))
+        self.steps = 60 * random.randint(-1, 2, (words, 2))
+        self.zeros, self.random_outputs = np.zeros((words, 2)), some[1]
+        self.inputs = np.hstack([np.ones((words, 1)), whole, some[0], self.zeros])
+        self.for_gensim = self.outputs(1 / 83, 2.5 / 83)
+
+    def outputs(self, scale: float, offset: float) -> np.ndarray:  # [V, 7]
+        first = np.full((len(self.steps), 1), offset)
+        return np.hstack([first, scale * self.steps, self.zeros, self.random_outputs])
+
+
+INPUTS, OUTPUTS = slice(5, 7), slice(3, 5)  # the coordinates of either's gradient
+NOISE = 0  # gensim's number of the one word that is sampled
+
+
+def gensims_step(model: Any, grid: Grid, texts: list[list[int]], train: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    """Its loss, and minus its updates over the rate, of the input and the output vectors [V, 2]."""
+    rate = 1e-8
+    model.wv.vectors[:], model.syn1neg[:] = grid.inputs, grid.for_gensim
+    model.wv.vectors_lockf = np.ones(len(grid.inputs), dtype=np.float32)
+    model.cum_table[:] = model.cum_table[-1]  # the first word takes all
+    model.running_training_loss = 0.0
+    work = [np.zeros(model.vector_size, dtype=np.float32) for _ in range(2 if train is train_batch_cbow else 1)]
+    train(model, [[model.wv.index_to_key[word] for word in text] for text in texts], rate, *work, True)
+    loss = float(model.running_training_loss)
+    return loss, -model.wv.vectors[:, INPUTS] / rate, -model.syn1neg[:, OUTPUTS] / rate
+
+
+def dlrefs_step(
+    objective: Word2Vec, grid: Grid, texts: list[list[int]], noise_offset: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same; number 1 is the end of a sentence, and gensim's number of a word is two less."""
+    net: Any = objective.net
+    outputs = grid.outputs(0.012, 0.0)
+    outputs[NOISE, 0] = noise_offset
+    with torch.no_grad():
+        net.input.weight[2:] = torch.from_numpy(grid.inputs)
+        net.output.weight[2:] = torch.from_numpy(outputs)
+    objective.noise = lambda count: torch.full((count, objective.shared), NOISE + 2)
+    # The last words wait for the next batch: as many more sentences of one word.
+    stream = [word + 2 for text in [*texts, *([[NOISE]] * objective.window)] for word in [*text, -1]]
+    tokens = torch.tensor([stream])
+    net.zero_grad()
+    loss = objective(Piece(tokens, tokens, True))["loss"].total
+    loss.backward()
+    return loss, net.input.weight.grad[2:, INPUTS], net.output.weight.grad[2:, OUTPUTS]
+
+
+@crosscheck(
+    "word2vec: loss and gradient over windows of 1 to 5 words, negatives shared in blocks",
+    "gensim",
+    "20 sentences of Penn Treebank in one step; one word is every negative, so that it makes no difference who shares it; not "
+    "the input vectors of CBOW",
+)
+@pytest.mark.parametrize(("block", "shared"), [(1, 5), (1, 2), (4, 7), (64, 32)])
+@pytest.mark.parametrize(
+    ("kind", "window"), [(SkipGram, 1), (SkipGram, 2), (SkipGram, 5), (CBOW, 1), (CBOW, 2), (CBOW, 3)]
+)
+def test_windows(
+    kind: type[Word2Vec], window: int, block: int, shared: int, datasets: Path, tmp_path: Path, agree: Agree
+) -> None:
+    data = treebank(datasets, tmp_path, 500, MINIMUM)
+    settings: Any = {"window": window, "shrink_windows": False, "sample": 0, "min_count": MINIMUM, "negative": 5}
+    model = Gensim(vector_size=7, sg=int(kind is SkipGram), **settings)
+    model.build_vocab(sentences(data))
+    numbers = ([model.wv.key_to_index.get(word, NOISE) for word in line] for line in sentences(data))
+    texts = [[word for word in line if word != NOISE] for line in numbers]
+    texts = [text for text in texts if len(text) > 1][:20]
+    grid = Grid(len(model.wv))
+    loss, inputs, outputs = gensims_step(model, grid, texts, train_batch_sg if kind is SkipGram else train_batch_cbow)
+    net = WordVectors(len(model.wv) + 2, 7, sparse=False).double()
+    settings = {"window": window, "dynamic": False, "subsample": None, "negatives": 5, "block": block, "shared": shared}
+    objective = kind(net, **settings)
+    objective.counts += 1
+    _, our_inputs, our_outputs = dlrefs_step(objective, grid, texts, noise_offset=0.0)
+    if kind is SkipGram:
+        agree(our_inputs, inputs, rtol=1e-5)
+    agree(our_outputs, outputs, rtol=1e-5)
+    # For the loss, which it sums in float32, gensim looks up -x of a negative: 5 entries less than minus the entry of x.
+    agree(dlrefs_step(objective, grid, texts, noise_offset=0.06)[0], loss, rtol=3e-5)
 
 
 class Text(HasVocabulary, DataRoot):
