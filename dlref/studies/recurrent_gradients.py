@@ -31,10 +31,9 @@ def study(
     """
     from matplotlib.figure import Figure
 
-    if min(steps, batch, width) < 1 or not factors or min(factors) <= 0 or seed >= 2**32:
+    if not factors or min(factors) <= 0 or seed >= 2**32:
         raise ConfigError(
-            f"steps {steps}, batch {batch} and width {width} take 1 or more, factors {list(factors)} one or more numbers "
-            f"above 0, seed {seed} less than 2**32"
+            f"factors is {list(factors)} and seed {seed}; they take one or more numbers above 0, and one below 2**32"
         )
     draw = np.random.RandomState(seed)
     normal = torch.from_numpy(draw.randn(4, width, width))  # the first is the book's; the LSTM's gates take the others
