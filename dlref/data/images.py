@@ -35,6 +35,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 MOST_PIXELS = 2**26  # of an image that a network reads
+FEW_BITS = (1, 3, 7, 15, 16)  # what white is in images of few gray levels; it is 255 in all others
 FAINT = 32  # gray levels from its darkest to its lightest pixel, below which a picture shows next to nothing
 PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # of which none runs another program, as EPS does
 FILES = [RemoteFile(f"mnist/{name}", digest, [f"{m}/{name}" for m in MIRRORS]) for name, digest in SHA256.items()]
@@ -102,6 +103,8 @@ class IDX(Supervised, HeldOut):
         images = self.splits["train"][0]
         about = {"reads": "image", "shape": list(images.shape[1:]), "mean": self.mean, "deviation": self.deviation}
         about |= {"corner": float(images[:, 0, 0].float().mean()), "permutation": self.permutation}
+        if (white := int(images.max())) in FEW_BITS:
+            about["white"] = white
         return super().describe() | about
 
 
@@ -174,12 +177,17 @@ def read_image(
         steps.append(f"resized to {columns} × {rows}{bordered}")
         image = ImageOps.pad(image, (columns, rows), color=int(np.array(image)[0, 0]))
     pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    white = description.get("white", 255)
+    if white not in (*FEW_BITS, 255):
+        raise ValueError(f"white {white!r}")
+    if white != 255:
+        steps.append(f"scaled to 0 to {white}, as in training")
     if invert:
         steps.append("inverted")
         pixels = 255 - pixels
     found = [f"of mode {mode}: {', '.join(steps)}"] if steps else []
     corner = float(pixels[[0, 0, -1, -1], [0, -1, 0, -1]].median())
-    if abs(corner - (usual := description.get("corner", corner))) > 128:
+    if abs(corner - (usual := description.get("corner", corner * white / 255) * 255 / white)) > 128:
         here, there = ("light", "dark") if corner > usual else ("dark", "light")
         found.append(f"with {here} corners, {there} in the training images: try invert={str(not invert).lower()}")
     if float(pixels.max() - pixels.min()) < FAINT:
@@ -187,7 +195,7 @@ def read_image(
     if notes is not None:
         for note in found:
             notes.setdefault(note, []).append(path)
-    inputs = (pixels[None] - description["mean"]) / description["deviation"]
+    inputs = (pixels[None] * (white / 255) - description["mean"]) / description["deviation"]
     return inputs if description.get("permutation") is None else shuffled(inputs, description["permutation"])
 
 

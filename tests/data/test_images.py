@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dlref.data import Shard
-from dlref.data.images import IDX, MNIST, mean_and_std, moved, read_idx
+from dlref.data.images import IDX, MNIST, mean_and_std, moved, read_idx, read_image
 from dlref.errors import DataError
 
 
@@ -54,6 +55,23 @@ def test_pixels_of_any_contrast_are_normalised(white: int, tmp_path: Path) -> No
     data = IDX(tmp_path, eval_size=2)
     assert data.mean == pytest.approx(white / 4)
     assert data.deviation == pytest.approx(white * math.sqrt(3 / 16))
+
+
+@pytest.mark.parametrize("white", [1, 15, 16, 255])
+def test_a_picture_has_the_gray_levels_of_training(white: int, tmp_path: Path) -> None:
+    """White pixels of a picture are what white is in the training images, of a few bits or of eight."""
+    images = torch.zeros(10, 4, 5)
+    images[:, 0, 1:] = white
+    for prefix in ("train", "t10k"):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", torch.arange(10) % 2)
+    data, notes = IDX(tmp_path, eval_size=2), {}
+    Image.fromarray((images[0] * (255 / white)).byte().numpy()).save(tmp_path / "white.png")
+    found = read_image(tmp_path / "white.png", data.describe(), False, notes)
+    torch.testing.assert_close(found[0], data.prepare(images[0], torch.float32))
+    assert [note for note in notes if "as in training" in note] == (
+        [f"of mode L: scaled to 0 to {white}, as in training"] if white < 255 else []
+    )
 
 
 @pytest.mark.parametrize(
