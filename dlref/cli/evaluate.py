@@ -181,13 +181,14 @@ def amended(
     plugins = load_plugins(plugin_files(settings))
     command = command_line("evaluate", [path, *settings], recorded=recorded)
     missing = dict[str, Any]()
-    for key in typed:
-        if not any(key == name or key.startswith(f"{name}.") for name in OPEN) or key == "data":
-            raise ConfigError(f"{key} cannot be changed in evaluation{did_you_mean(key, known(config))}")
     with as_data(checkpoint):
         build.check(config, plugins)
         config = build.with_codes_as_text(config, plugins)
         places = build.path_settings(config, plugins)
+    open_keys = {*OPEN, *(place for place in places if "." in place)}  # paths of other groups too are this machine's
+    for key in typed:
+        if not within(key, open_keys) or key == "data":
+            raise ConfigError(f"{key} cannot be changed in evaluation{did_you_mean(key, known(config))}")
     for place in sorted(places):
         group, _, name = place.rpartition(".")
         if not group:

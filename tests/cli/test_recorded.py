@@ -134,6 +134,38 @@ def test_all_paths_that_are_to_be_typed_are_in_one_command(
         capsys.readouterr()
 
 
+NETWORK = """
+from pathlib import Path
+from dlref.models.mlp import MLP
+
+class Named(MLP):
+    def __init__(self, inputs: int, outputs: int, widths: list[int], names: Path) -> None:
+        super().__init__(inputs, outputs, widths)
+        Path(names).read_text()
+"""
+
+
+def test_a_path_of_a_network_is_typed_by_the_command_that_is_printed(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "named.py").write_text(NETWORK)
+    (tmp_path / "names.txt").write_text("a name")
+    settings = [
+        "model=mlp",
+        "data.points=20",
+        "plugins=named.py",
+        "network._target_=named.Named",
+        "+network.names=names.txt",
+    ]
+    code, said = train(*settings, "trainer.max_steps=2", "run_dir=run")
+    assert code == 0, said
+    assert main(["evaluate", "run", "plugins=named.py"]) == 2
+    again = printed_command(capsys.readouterr().err)
+    assert "network.names=names.txt" in again
+    assert main(again) == 0
+
+
 def test_of_a_machine_only_files_and_folders_are_read_again(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     base = str(tmp_path)
