@@ -14,10 +14,10 @@ from tests.crosschecks.rows import crosscheck
 mdp: Any = pytest.importorskip("mdptoolbox.mdp")
 Agree = Callable[..., None]
 ABSORBING = (
-    "two cells, 3 × 4 grid, FrozenLake, CliffWalking, Taxi; "
+    "a grid of two cells, one of 3 × 4, FrozenLake, CliffWalking, Taxi; "
     "one absorbing state without reward stands for the end of all episodes"
 )
-MEAN = "an action that is the policy's mean"
+MEAN = "the Markov reward process that the stochastic policy induces, as an MDP with one action"
 HORIZON = "k sweeps are a horizon of k steps"
 PROBLEMS = {"two cells": two_cells(), **problems()}
 each_problem = pytest.mark.parametrize("decisions", PROBLEMS.values(), ids=PROBLEMS)
@@ -78,7 +78,7 @@ def test_policy_evaluation(decisions: Decisions, agree: Agree) -> None:
 @crosscheck(
     "policy iteration",
     "pymdptoolbox, gymnasium",
-    f"{ABSORBING}; `iterate_policies`, which iterates the evaluation, without Taxi, the exact solution with it",
+    f"{ABSORBING}; with iterative evaluation (`iterate_policies`) not on Taxi, with exact evaluation on all",
 )
 @each_problem
 def test_policy_iteration(decisions: Decisions, agree: Agree) -> None:

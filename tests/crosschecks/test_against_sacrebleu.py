@@ -71,7 +71,7 @@ def chrf(texts: list[str], references: list[str], orders: int = 6, beta: float =
     "BLEU (also lower-cased) and chrF of real captions, by an independent implementation",
     "nltk, sacrebleu, torchtext",
     "`corpus_bleu` of the tokens that sacrebleu's 13a makes; lower-cased: of what torchtext's `basic_english` makes first; "
-    "chrF of the matches that `chrf_precision_recall_fscore_support` counts",
+    "chrF of the character n-gram matches that `chrf_precision_recall_fscore_support` counts",
 )
 def test_bleu_and_chrf(datasets: Path, agree: Agree) -> None:
     """Captions of seven words and more: the library counts an n-gram of each translation that is shorter than n tokens."""

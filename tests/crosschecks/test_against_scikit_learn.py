@@ -103,7 +103,9 @@ def compare_weights(agree: Agree, objective: Objective, theirs: Any) -> None:
         agree(layer.bias, biases, atol=1e-10)
 
 
-@crosscheck("MLP: outputs of classes, labels and numbers", "scikit-learn", "`coefs_` transposed, `intercepts_`")
+@crosscheck(
+    "MLP: outputs for classes, several labels and regression", "scikit-learn", "`coefs_` transposed, `intercepts_`"
+)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("kind", TASKS)
 def test_outputs(kind: str, activation: str, agree: Agree) -> None:

@@ -19,7 +19,7 @@ from dlref.studies._decisions import Decisions, Move, grid, problems, two_cells
 from tests.crosschecks.rows import crosscheck
 
 Agree = Callable[..., None]
-ALL_PROBLEMS = "two cells, 3 × 4 grid, FrozenLake, CliffWalking, Taxi"
+ALL_PROBLEMS = "a grid of two cells, one of 3 × 4, FrozenLake, CliffWalking, Taxi"
 PROBLEMS = {"two cells": two_cells(), **problems()}
 each_problem = pytest.mark.parametrize("decisions", PROBLEMS.values(), ids=PROBLEMS)
 
@@ -49,7 +49,9 @@ def values_of(decisions: Decisions, policy: np.ndarray) -> np.ndarray:
 
 
 @crosscheck(
-    "values of the uniform policy", "scipy, gymnasium", f"a sparse linear system of the outcomes; {ALL_PROBLEMS}"
+    "state values of the uniform random policy",
+    "scipy, gymnasium",
+    f"a sparse linear system of the outcomes; {ALL_PROBLEMS}",
 )
 @each_problem
 def test_policy_values(decisions: Decisions, agree: Agree) -> None:
@@ -75,7 +77,7 @@ def test_optimal_values(decisions: Decisions, agree: Agree) -> None:
 
 
 @crosscheck(
-    "Monte Carlo values of the uniform policy",
+    "Monte Carlo prediction: state values of the uniform random policy",
     "scipy",
     "3 × 4 grid; `lfilter` discounts the rewards of the same episodes",
 )
@@ -121,7 +123,7 @@ class Scripted(Decisions):
 
 
 @crosscheck(
-    "Monte Carlo control on and off the policy: expected action values after two episodes",
+    "on-policy and off-policy Monte Carlo control: expected action values after two episodes",
     "scipy",
     "all episodes of four states with their probabilities; values and visits by sparse linear systems; ε is 0.3",
 )
@@ -149,7 +151,9 @@ def test_monte_carlo_control(off: bool, agree: Agree) -> None:
         agree(expected, values + rate * visits * (exact - values), atol=1e-12)
 
 
-@crosscheck("draws by priority", "scipy", "`rv_discrete.ppf` of the same uniform numbers, `pmf` of the rows drawn")
+@crosscheck(
+    "sampling in proportion to priority", "scipy", "`rv_discrete.ppf` of the same uniform numbers, `pmf` of the samples"
+)
 @pytest.mark.parametrize("rows", [7, 300])
 def test_draws_by_priority(rows: int, agree: Agree) -> None:
     random = np.random.default_rng(rows)
@@ -229,7 +233,11 @@ def win_probabilities(games: int, arms: int, epsilon: float, rate: float | None)
     return probabilities
 
 
-@crosscheck("sequences of wins of ε-greedy bandits", "scipy", "betabinom over all histories; χ² of 2,000,000 runs")
+@crosscheck(
+    "ε-greedy agent on Bernoulli bandits: frequencies of reward sequences",
+    "scipy",
+    "means of the arms uniform on [0, 1]; exact probabilities by `betabinom` over all histories; χ² test of 2,000,000 runs",
+)
 @pytest.mark.parametrize(
     ("epsilon", "rate", "games"), [(0.0, None, 5), (0.3, None, 5), (0.1, 0.8, 7), (0.1, 0.3, 7), (1.0, None, 5)]
 )

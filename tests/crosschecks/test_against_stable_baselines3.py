@@ -226,7 +226,7 @@ def test_images_as_input(agree: Agree) -> None:
 @crosscheck(
     "DQN: Huber loss with δ = 1, update with Adam, target network",
     SB3,
-    f"{IN_DOUBLE}; one replay memory, the same rows, in dlref looked up together before the first update",
+    f"{IN_DOUBLE}; the same replay memory and sampled transitions; dlref fetches all batches before the first update",
 )
 @pytest.mark.parametrize(
     ("theirs", "ours"),
@@ -284,7 +284,7 @@ def test_huber(delta: float, weighted: bool, agree: Agree, monkeypatch: pytest.M
 @crosscheck(
     "DQN with prioritized replay: weighted loss, gradient and errors",
     SB3,
-    "no priorities in SB3: a weight of k is a row that its batch has k times; float64",
+    "an importance weight of k stands for a transition that SB3's batch has k times; float64",
 )
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_importance_weights(n_steps: int, agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +448,7 @@ def with_gaps(rollout: Rollout) -> Rollout:
 each_rollout = pytest.mark.parametrize(
     "prepare", [lambda rollout: rollout, with_gaps], ids=["all steps", "some steps not taken"]
 )
-GAPS = "also with further steps that were not taken"
+GAPS = "with and without masked steps after the end of an episode"
 
 
 def copied_actor_critic(model: Any) -> ActorCritic:

@@ -274,7 +274,7 @@ class PlainRowAdagrad:
 @crosscheck(
     "optimizers of word vectors: eight steps on the rows of an embedding",
     "torch",
-    "`row_adagrad` of vectors of one number is Adagrad, of four the formula; `sgd_rows` is SGD, or SGD of updates cut by "
+    "`row_adagrad` is Adagrad in one dimension, and a plain formula in four; `sgd_rows` is SGD, its updates clipped by "
     "`torch.renorm`",
 )
 @pytest.mark.parametrize("name", ["row_adagrad", "row_adagrad, four numbers", "sgd_rows", "sgd_rows, cut"])

@@ -126,7 +126,7 @@ CASES = [(prenorm, activation) for prenorm in (False, True) for activation in ("
 @crosscheck(
     "encoder-decoder Transformer, pre- and post-norm, padding and causal masks: logits, loss and gradients",
     "torch",
-    "weights to `torch.nn.Transformer`; token vectors, sinusoidal positions and logits by formulas; untied, `tied` and `joint`",
+    "weights to `torch.nn.Transformer`; token embeddings, sinusoidal positions and logits by formulas; untied, `tied`, `joint`",
 )
 def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], tied: bool, joint: bool, agree: Agree) -> None:
     """The gradients are those at dlref's weights, of which torch's are made."""

@@ -173,7 +173,7 @@ def same_decoding(made: Any, agree: Agree, **allowed: float) -> None:
 @crosscheck(
     "Transformer LM with learned positions, layer norm and tanh-GELU: logits and gradients",
     "transformers",
-    "weights to `GPT2LMHeadModel`, its token vectors × √D",
+    "weights to `GPT2LMHeadModel`, the token embeddings times √D",
 )
 def test_gpt2(tied: bool, agree: Agree) -> None:
     same_logits_and_gradients(gpt2(tied), agree, **FLOAT64)
@@ -196,7 +196,7 @@ def test_gpt2_decoding(agree: Agree) -> None:
 @crosscheck(
     "Transformer LM with rotary positions, RMS norm and SwiGLU: logits and gradients",
     "transformers",
-    "weights to `LlamaForCausalLM`, its token vectors × √D; float32",
+    "weights to `LlamaForCausalLM`, the token embeddings times √D; float32",
 )
 def test_llama(tied: bool, agree: Agree) -> None:
     same_logits_and_gradients(llama(tied), agree, **FLOAT32)
@@ -266,7 +266,7 @@ class Bigrams:
 @crosscheck(
     "sampling by temperature, top-k and top-p: the sampled tokens",
     "transformers, scipy",
-    "χ² of 500,000 texts of two tokens against the products of the library's probabilities",
+    "frequencies of 500,000 samples of two tokens against the library's probabilities, and their χ² test",
 )
 def test_sampled_tokens(temperature: float, top_k: int | None, top_p: float | None, agree: Agree) -> None:
     random, words, runs = torch.Generator().manual_seed(0), 8, 500_000
