@@ -147,12 +147,11 @@ def holds(column: Column, rules: Rules, categories: Collection[str]) -> Holds:
     return "numbers" if some else "categories"
 
 
-def values_of(column: Column, held: Holds, rules: Rules, settings: str, remedy: str) -> np.ndarray:
-    """The cells as float64, NaN where missing, or as text of dtype object, empty where missing.
+def values_of(column: Column, held: Holds, gone: np.ndarray, rules: Rules, settings: str, remedy: str) -> np.ndarray:
+    """The cells as float64, NaN where they are missing (`gone`, [N] bool), or as text of dtype object, empty there.
 
     Raises DataError for the first cell that is none of what the column holds; `remedy` says what else it may be.
     """
-    gone = absent(column, rules, held)
     if held == "categories":
         return np.where(gone, "", column.texts())
     if held == "labels":

@@ -99,8 +99,8 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
         self.held |= dict.fromkeys(targets, HELD[kind])
         gone = missing_in(every, self.held, self.rules)
         require_learnable(every, targets, gone)
-        columns = complete(every, targets, self.rules, gone)
-        values = self.read(columns)
+        columns, gone_there = complete(every, targets, self.rules, gone)
+        values = self.read(columns, gone_there)
         parts = split_rows(len(values[targets[0]]), eval_share, 0.0 if test_file else test_share, seed, path)
         if kind == "classes":
             parts = with_every_class(parts, columns[targets[0]], values[targets[0]])
@@ -131,20 +131,20 @@ class Table(Supervised, NamedTargets, HeldOut, Summarized):
             lines.append(f"{found - used:,} of {found:,} rows are left out, since a value is missing")
         return lines
 
-    def read(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    def read(self, columns: Mapping[str, Column], gone: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the cells of the columns mean, as `values_of` has it."""
         found = {}
         for name, column in columns.items():
             remedy = f"name the column in data.categories=[{typed(name)}] if it holds categories"
             if name not in self.inputs:
                 remedy = "set data.kind=classes if the column holds classes"
-            found[name] = values_of(column, self.held[name], self.rules, "data.", remedy)
+            found[name] = values_of(column, self.held[name], gone[name], self.rules, "data.", remedy)
         return found
 
     def read_test(self, path: Path) -> tuple[Tensor, Tensor]:
         whole = read_table(path, lambda _: list(self.held), OTHERS)
-        columns = complete(whole, self.targets, self.rules, missing_in(whole, self.held, self.rules))
-        values = self.read(columns)
+        columns, gone = complete(whole, self.targets, self.rules, missing_in(whole, self.held, self.rules))
+        values = self.read(columns, gone)
         found, used = (len(table[self.targets[0]].cells) for table in (whole, columns))
         if found > used:
             logger.info(
@@ -210,10 +210,10 @@ def require_learnable(columns: Mapping[str, Column], targets: Sequence[str], gon
 
 def complete(
     columns: Mapping[str, Column], targets: Sequence[str], rules: Rules, gone: Mapping[str, np.ndarray]
-) -> Mapping[str, Column]:
-    """The columns without the rows that are left out; raises DataError for a missing value where none may be missing.
+) -> tuple[Mapping[str, Column], Mapping[str, np.ndarray]]:
+    """The columns, and which of their cells are missing (`gone`, [N] bool), without the rows that are left out.
 
-    `gone` says which cells are missing, [N] bool.
+    Raises DataError for a missing value where none may be missing.
     """
     if rules.missing is None:
         for name, column in columns.items():
@@ -230,7 +230,9 @@ def complete(
             f"{path} has a missing {what} in each of its {rows:,} rows, so that data.missing={rules.missing} leaves none; "
             f"fill them in, or choose other columns by data.{choice}=[…]"
         )
-    return columns if len(kept) == rows else {name: column.take(kept) for name, column in columns.items()}
+    if len(kept) == rows:
+        return columns, gone
+    return {name: column.take(kept) for name, column in columns.items()}, {name: gone[name][kept] for name in columns}
 
 
 def split_rows(rows: int, eval_share: float, test_share: float, seed: int, path: Path) -> list[np.ndarray]:
@@ -285,7 +287,9 @@ def read_inputs(path: Path, description: Mapping[str, Any], decimal: Decimal | N
         gone.append(absent(column, rules, held))
         if rules.missing is None:
             require_values(column, gone[-1], "the model was trained without missing values, so fill it in")
-        values[name] = values_of(column, held, rules, "", "correct it, since this column held numbers in training")
+        values[name] = values_of(
+            column, held, gone[-1], rules, "", "correct it, since this column held numbers in training"
+        )
     rows = np.any(gone, axis=0)
     if rows.any():
         what = "it is filled in as in training" if rules.missing == "mean" else "they get no answer"

@@ -32,7 +32,7 @@ def column(*cells: str, name: str = "x") -> Column:
 
 
 def numbers(cells: Column, rules: Rules = POINT) -> np.ndarray:
-    return values_of(cells, "numbers", rules, "data.", "name it")
+    return values_of(cells, "numbers", absent(cells, rules, "numbers"), rules, "data.", "name it")
 
 
 CONSTANT: dict[str, Any] = {
@@ -199,7 +199,8 @@ def test_a_column_that_mixes_numbers_and_text_is_refused_with_a_line_of_each_sor
 def test_a_missing_value_is_the_mean_or_the_most_frequent_category() -> None:
     age, colour = column("1", "", "3", "8", name="age"), column("red", "blue", "NA", "red", name="colour")
     rules = Rules(missing="mean")
-    values = {"age": numbers(age, rules), "colour": values_of(colour, "categories", rules, "data.", "")}
+    gone = absent(colour, rules, "categories")
+    values = {"age": numbers(age, rules), "colour": values_of(colour, "categories", gone, rules, "data.", "")}
     learned = [learn(age, values["age"]), learn(colour, values["colour"])]
     assert learned[0]["mean"] == 4.0
     assert learned[1]["most_frequent"] == "red"
