@@ -224,12 +224,7 @@ def run(
         settings = resolved(overrides, config)
 
         def manifest() -> dict[str, Any]:
-            said = {
-                "config": config,
-                "overrides": settings,
-                "sizes": data.sizes,
-                "data": data.describe(),
-            }
+            said = {"config": config, "overrides": settings, "sizes": data.sizes, "data": data.describe()}
             said |= {"metrics": trainer.progress.figures, "ranks": shard.ranks}
             return said | {
                 name: facts[name] for name in ("versions", "hardware", "git_commit", "plugins", "threads", "cwd")

@@ -11,10 +11,8 @@ from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
 from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
 
-
-@operators.uncompiled  # torch 2.11 stumbles over a number of rows that it does not know
-def score(*inputs: Any) -> Any:
-    return LinearCrossEntropy.apply(*inputs)
+# torch 2.11 stumbles over a number of rows that it does not know.
+score = operators.uncompiled(LinearCrossEntropy.apply)
 
 
 class Translation(Objective):
