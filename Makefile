@@ -47,7 +47,7 @@ check: install
 	$(BIN)/mypy
 
 # Which branches of the readers of files, configs and command lines the fast tests reach.
-READERS := data/columns data/encoding data/images data/reading data/table_files data/tables data/text data/translation data/vectors training/checkpoint build cli/configs cli/predict
+READERS := data/safe_io data/supervised/images data/supervised/table_columns data/supervised/table_files data/supervised/tables data/text/parallel_corpora data/text/text_files data/text/tokenizer data/text/word2vec_format training/checkpoint build cli/compose cli/commands/predict
 coverage: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov=dlref --cov-branch --cov-report= tests/data tests/faults tests/cli tests/test_build.py
 	$(BIN)/python -m coverage report --show-missing --include=$$(echo $(READERS:%=dlref/%.py) | tr " " ,)

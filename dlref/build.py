@@ -21,14 +21,14 @@ import torch
 from torch import nn
 
 from dlref.data import Data
-from dlref.data.columns import code
+from dlref.data.supervised.table_columns import code
 from dlref.errors import ConfigError, brief, did_you_mean
 from dlref.interfaces import OutputLayer, undelivered
 from dlref.objectives import Objective
+from dlref.optimizers.schedules import Schedule
 from dlref.plugins import place_in_plugins
 from dlref.reports import Report
 from dlref.training import devices, memory
-from dlref.training.schedules import Schedule
 from dlref.training.trainer import Trainer
 
 HOMES = ("dlref", "torch.optim")

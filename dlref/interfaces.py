@@ -199,7 +199,7 @@ class NamedTargets(Interface):
 
 
 class HasVocabulary(Interface):
-    """`vocabulary` maps words to ids, as `dlref.data.text.Vocabulary` does."""
+    """`vocabulary` maps words to ids, as `dlref.data.text.tokenizer.Vocabulary` does."""
 
     vocabulary: Any
 
@@ -213,7 +213,7 @@ class SizedText(Interface):
 
 
 class TokenizedText(HasVocabulary):
-    """Text that `tokenizer` cuts into words, as `dlref.data.text.Tokenizer` does."""
+    """Text that `tokenizer` cuts into words, as `dlref.data.text.tokenizer.Tokenizer` does."""
 
     tokenizer: Any
 
@@ -223,7 +223,7 @@ class TokenizedText(HasVocabulary):
 
 
 class ParallelTexts(Interface):
-    """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.sides.Side` does."""
+    """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.text.line_encoder.Side` does."""
 
     source: Any
     target: Any

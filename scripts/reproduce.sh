@@ -42,7 +42,7 @@ unigram() {
     "$python" - <<'END'
 import torch
 
-from dlref.data.python_docs import PythonDocs
+from dlref.data.text.python_docs import PythonDocs
 
 data = PythonDocs()
 counts = torch.bincount(data.split("train"), minlength=len(data.vocabulary)).double()

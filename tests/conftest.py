@@ -320,7 +320,7 @@ def accelerators(monkeypatch: pytest.MonkeyPatch, kind: str | None, count: int =
 
 def small_text8(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """6,000 words where text8 would lie; the real one is not at hand."""
-    from dlref.data import corpora
+    from dlref.data.text import corpora
 
     (root / "text8").mkdir()
     path = root / "text8" / "text8.zip"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlref import build
-from dlref.cli.configs import compose, load_plugins, one_limit
+from dlref.cli.compose import compose, load_plugins, one_limit
 from dlref.errors import ConfigError
 
 CPU = torch.device("cpu")

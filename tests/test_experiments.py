@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dlref import build
-from dlref.cli.configs import compose, configs_folder, groups
+from dlref.cli.compose import compose, configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import first, small_text8
 

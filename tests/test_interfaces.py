@@ -14,10 +14,10 @@ import dlref
 from dlref import build, interfaces
 from dlref.cli.main import main
 from dlref.data import Shard
-from dlref.data.markov_chain import MarkovChain
+from dlref.data.text.markov_chain import MarkovChain
 from dlref.errors import ConfigError
 from dlref.models.mlp import MLP
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.supervised import Classification
@@ -30,19 +30,19 @@ EVERY = [
 ]
 # Of torch, other libraries and errors, not of parts: file and name.
 OTHERS = {
-    ("cli/completion.py", "CSafeLoader"),
-    ("cli/configs.py", "__file__"),
-    ("cli/search.py", "log"),
-    ("cli/translate.py", "strerror"),
+    ("cli/commands/completion.py", "CSafeLoader"),
+    ("cli/compose.py", "__file__"),
+    ("cli/commands/search.py", "log"),
+    ("cli/commands/translate.py", "strerror"),
     ("cli/values.py", "simple_form"),
     ("data/download.py", "getuid"),
-    ("data/frozen.py", "__dict__"),
-    ("data/frozen.py", "s"),
-    ("data/frozen.py", "state"),
-    ("data/images.py", "is_animated"),
-    ("studies/_decisions.py", "P"),
-    ("studies/_decisions.py", "ncol"),
-    ("studies/_decisions.py", "shape"),
+    ("data/rl/snapshots.py", "__dict__"),
+    ("data/rl/snapshots.py", "s"),
+    ("data/rl/snapshots.py", "state"),
+    ("data/supervised/images.py", "is_animated"),
+    ("studies/_mdp.py", "P"),
+    ("studies/_mdp.py", "ncol"),
+    ("studies/_mdp.py", "shape"),
     ("training/devices.py", "get_device_name"),
     ("training/memory.py", "peak_wset"),
 }

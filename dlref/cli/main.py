@@ -114,7 +114,7 @@ def in_shell(text: str) -> str:
 def run(name: str, arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"there is no command '{name}'{did_you_mean(name, COMMANDS)}")
-    return importlib.import_module(f"dlref.cli.{name}").main(arguments)
+    return importlib.import_module(f"dlref.cli.commands.{name}").main(arguments)
 
 
 def explained(action: Callable[[], int]) -> int:

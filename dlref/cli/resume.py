@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dlref.cli.configs import compose, differences, first_line, flatten, split_key
+from dlref.cli.compose import compose, differences, first_line, flatten, split_key
 from dlref.cli.main import in_shell
 from dlref.cli.recorded import command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
 from dlref.cli.values import spell
@@ -174,7 +174,7 @@ def has_other_data(
     Whether it goes on with other data, which then begin anew.
     """
     from dlref import build
-    from dlref.training import gradients
+    from dlref.training import gradient_norm
     from dlref.training.run import warn_of_other_plugins
 
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
@@ -188,7 +188,7 @@ def has_other_data(
     switches = {key for key in settings if key == "optimizer._target_" or isinstance(settings[key], bool)}
     if other := [f"{k} {v}" for k, v in changes.items() if k in switches and k.startswith("optimizer.")]:
         raise CheckpointError(f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one")
-    if gradients.none(trainer.objective):
+    if gradient_norm.none(trainer.objective):
         parts = ("network", "objective", "data", "seed")
         if fitted := [f"{key} {change}" for key, change in changes.items() if key.partition(".")[0] in parts]:
             raise CheckpointError(

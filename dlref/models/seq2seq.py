@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dlref.errors import ConfigError
 from dlref.interfaces import CrossAttention, OutputLayer, Translates
-from dlref.models.attention import Attention, Score
 from dlref.models.layers import Dropout, Init, initialize, require_one_vocabulary
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, require_sizes
+from dlref.models.rnn_attention import Attention, Score
 
 State = tuple[Tensor, ...]  # the decoder's own, each [B, H]; then what it knows of the source, each [B, ...]
 

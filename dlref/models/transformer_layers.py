@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.fused_attention import attend, chances
+from dlref.models.blockwise_attention import attend, chances
 from dlref.models.layers import Dropout
 
 Positions = Literal["sinusoidal", "learned", "rotary"]

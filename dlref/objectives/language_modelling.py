@@ -8,7 +8,7 @@ from dlref.errors import ConfigError
 from dlref.interfaces import HiddenStates, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
-from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
+from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cross_entropy
 
 
 class LanguageModelling(Carrying):

@@ -9,7 +9,7 @@ from dlref.errors import ConfigError
 from dlref.interfaces import HasCritic, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
-from dlref.objectives.playing import FromPlay
+from dlref.objectives.rl import FromPlay
 
 
 class PolicyGradient(FromPlay):

@@ -11,7 +11,7 @@ from dlref import operators
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
-from dlref.objectives.playing import FromPlay
+from dlref.objectives.rl import FromPlay
 
 
 class QLearning(FromPlay):

@@ -14,7 +14,7 @@ from dlref.errors import ConfigError, DataError
 from dlref.interfaces import FitsInputs, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
-from dlref.objectives.cross_entropy import cross_entropy
+from dlref.objectives.fused.linear_cross_entropy import cross_entropy
 
 
 class Supervised(Objective):

@@ -9,7 +9,7 @@ from dlref import operators
 from dlref.errors import ConfigError
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
-from dlref.objectives.cross_entropy import LinearCrossEntropy, cross_entropy
+from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cross_entropy
 
 # torch 2.11 stumbles over a number of rows that it does not know.
 score = operators.uncompiled(LinearCrossEntropy.apply)

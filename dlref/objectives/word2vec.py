@@ -17,7 +17,7 @@ from dlref.errors import ConfigError, DataError
 from dlref.interfaces import InputOutputVectors, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32, text_parts
-from dlref.objectives.rows import look_up
+from dlref.objectives.fused.embedding_rows import look_up
 
 TABULATED = 64  # words to a side, up to which there is a table of all windows
 TABLE = 2**21  # entries from which negatives are drawn: as many of each word as its share

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import place_of
-from dlref.data.text import BEGIN
+from dlref.data.text.tokenizer import BEGIN
 from dlref.interfaces import CrossAttention, SelfAttention, TokenizedText, declares
 from dlref.reports import Report
-from dlref.reports.translation import context_of, translates, written
+from dlref.reports.translation_quality import context_of, translates, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

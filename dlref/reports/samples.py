@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dlref.data import generator, place_of
-from dlref.data.text import END, UNKNOWN, Tokenizer, Vocabulary
-from dlref.generation import check, generate
+from dlref.data.text.tokenizer import END, UNKNOWN, Tokenizer, Vocabulary
+from dlref.decoding.sampling import check, generate
 from dlref.interfaces import Generates, TokenizedText, declares
 from dlref.reports import Report
 

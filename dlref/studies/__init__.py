@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.images import MNIST
+from dlref.data.supervised.images import MNIST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

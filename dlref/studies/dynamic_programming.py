@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlref.studies import Result
-from dlref.studies._decisions import Decisions, deterministic, draw_map, problems, two_cells
+from dlref.studies._mdp import Decisions, deterministic, draw_map, problems, two_cells
 
 
 def study(threshold: float = 1e-3, in_place: bool = True) -> Result:

@@ -2,7 +2,7 @@
 
 import torch
 
-from dlref.data.gates import OUTPUTS, Gate
+from dlref.data.supervised.gates import OUTPUTS, Gate
 from dlref.models.mlp import MLP
 from dlref.objectives.supervised import Labels, Perceptron, Supervised
 from dlref.studies import Result

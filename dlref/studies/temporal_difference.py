@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlref.studies import Result
-from dlref.studies._decisions import Decisions, deterministic, draw_map, grid, line, toy_text
+from dlref.studies._mdp import Decisions, deterministic, draw_map, grid, line, toy_text
 
 
 def study(

@@ -13,7 +13,7 @@ from torch import nn
 
 from dlref.errors import ConfigError, DlrefError, LostRankError, brief
 from dlref.metrics import Mean, Totals
-from dlref.training import gradients
+from dlref.training import gradient_norm
 
 LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun sets
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def parallel(objective: nn.Module) -> nn.Module:
 
     Buffers stay each rank's own while training: broadcasting them would also overwrite the state that a rank carries.
     """
-    if not dist.is_initialized() or gradients.none(objective):
+    if not dist.is_initialized() or gradient_norm.none(objective):
         return objective
     if dist.get_backend() == "nccl" and any(isinstance(m, nn.Embedding) and m.sparse for m in objective.modules()):
         raise ConfigError("several GPUs cannot sum sparse gradients; set network.sparse=false, or train on one")

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -12,10 +11,10 @@ import torch
 from torch import nn
 
 from dlref import operators
+from dlref.hardware import instruction_set, multiplies_bf16
 
 Precision = Literal["auto", "float32", "bf16", "fp16", "float64"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables by which oneDNN uses fewer instructions
 
 
 def resolve(precision: str, device: torch.device, net: nn.Module | None = None) -> str:
@@ -35,31 +34,6 @@ def resolve(precision: str, device: torch.device, net: nn.Module | None = None) 
     ):
         return "float32"  # what small products save, the conversions take
     return "bf16" if multiplies_bf16(device) else "float32"
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively; elsewhere it is emulated, on a CPU some 50 times as slow."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and instruction_set() in ("AMX", "AVX-512 BF16")
-
-
-def instruction_set() -> str:
-    """The newest instruction set of this CPU that matrix products use, or the name that torch gives it.
-
-    `ONEDNN_MAX_CPU_ISA` limits oneDNN, which computes the products; what a newer set would add is then emulated.
-    """
-    limit = next((os.environ[name].upper() for name in LIMITS if name in os.environ), "DEFAULT")
-    unlimited = limit in ("ALL", "DEFAULT")
-    for name, flag, words in (
-        ("AMX", "amx_tile", ("AMX",)),
-        ("AVX-512 BF16", "avx512_bf16", ("AMX", "BF16", "FP16", "AVX10")),
-        ("AVX-512", "avx512", ("AVX512", "AVX10")),
-    ):
-        if operators.cpu_has(flag) and (unlimited or any(word in limit for word in words)):
-            return name
-    capability = torch.backends.cpu.get_cpu_capability()
-    return limit if capability == "AVX512" and not unlimited else capability
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], Any]:

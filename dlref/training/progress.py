@@ -7,7 +7,7 @@ from typing import Any
 
 from dlref.errors import ConfigError, did_you_mean
 from dlref.metrics import Totals, add, detached, number, read
-from dlref.training import gradients
+from dlref.training import gradient_norm
 
 MOST = 1000  # steps that may wait to be read
 
@@ -50,7 +50,7 @@ class Window:
         for step, tensors, figures, overflowed in waiting:
             totals, self.last = read(tensors), {name: number(value) for name, value in figures.items()}
             if not overflowed:
-                gradients.require_finite(step, totals["loss"], self.last["grad_norm"], self.last["lr"], kept)
+                gradient_norm.require_finite(step, totals["loss"], self.last["grad_norm"], self.last["lr"], kept)
             self.totals = add(self.totals, totals)
 
     @contextlib.contextmanager

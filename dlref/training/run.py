@@ -19,10 +19,10 @@ import torch
 
 from dlref import plugins
 from dlref.errors import ConfigError, brief
+from dlref.hardware import instruction_set
 from dlref.training.checkpoint import write_whole
 from dlref.training.devices import device_name
 from dlref.training.memory import cores
-from dlref.training.precision import instruction_set
 
 logger = logging.getLogger("dlref")
 

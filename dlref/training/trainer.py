@@ -14,13 +14,13 @@ from dlref.errors import ConfigError, DataError
 from dlref.metrics import Totals, add, plain
 from dlref.objectives import Objective
 from dlref.signals import StopSignals
-from dlref.training import devices, distributed, gradients
+from dlref.training import devices, distributed, gradient_norm
 from dlref.training.averaging import ExponentialAverage
+from dlref.training.config import Settings
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import LossScale, autocast, resolve, run_in_float32
 from dlref.training.progress import Progress, Window, monitored
-from dlref.training.settings import Settings
 
 Save = Callable[[str], None]  # "last" or "best"
 Report = Callable[[nn.Module, int], dict[str, float]]  # of a network after a step
@@ -70,7 +70,9 @@ class Trainer(Settings):
     def fit(self, log: Log, save: Save, report: Report, trial: Callable[[], None] = lambda: None) -> int:
         """Train to the end or to a signal, which is returned (0 for none). `trial` runs before and after the first step."""
         progress, began, saved = self.progress, self.progress.step, (self.progress.step, self.progress.evaluated)
-        progress.step = progress.step or int(gradients.none(self.objective))  # a fit in closed form counts as a step
+        progress.step = progress.step or int(
+            gradient_norm.none(self.objective)
+        )  # a fit in closed form counts as a step
         self.compiler = devices.compile_in_place(self.objective, self.device) if self.compile else None
         model, stopped = distributed.parallel(self.objective), False
         batches = self.data.train_batches(self.objective.net, self.shard, progress.step * self.accumulate)
@@ -113,7 +115,7 @@ class Trainer(Settings):
         Raises DivergedError, weights untouched, if the loss or the gradient is not finite; a deferred window does so in `read`.
         """
         progress, loss_scale = self.progress, self.loss_scale.value if self.loss_scale else 1.0
-        gradients.clear(self.parameters)
+        gradient_norm.clear(self.parameters)
         done, totals = self.share_done(), Totals()
         for left in reversed(range(self.accumulate)):
             with distributed.apart(model) if left else contextlib.nullcontext():
@@ -129,19 +131,19 @@ class Trainer(Settings):
         factor = self.schedule(done, self.share_done(1))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        gradient = gradients.values(self.parameters)
+        gradient = gradient_norm.values(self.parameters)
         # The ranks' gradients of summed losses were averaged: times the ranks, over the count, is that of the mean. They
         # were divided beforehand by the count of the step before, mostly the same, so that nothing is left to scale.
         count = max(int(totals["loss"].count), 1)
         scale = self.shard.ranks * progress.count / count / loss_scale
-        norm = (gradients.norm_on_device if self.window.deferred else gradients.norm)(gradient) * scale
+        norm = (gradient_norm.norm_on_device if self.window.deferred else gradient_norm.norm)(gradient) * scale
         figures = {"lr": self.rates[0] * factor, "grad_norm": norm}
         figures |= {"loss_scale": loss_scale} if self.loss_scale else {}
         # A gradient that overflowed float16 is skipped; its step and its batches count as used.
         overflowed = self.loss_scale is not None and self.loss_scale.overflowed(totals["loss"].value, norm)
         self.window.add(progress.step + 1, totals, figures, overflowed)
         if not overflowed:
-            gradients.scale_(gradient, scale * gradients.clip_factor(norm, self.clip_norm))
+            gradient_norm.scale_(gradient, scale * gradient_norm.clip_factor(norm, self.clip_norm))
             self.optimizer.step()
             self.objective.after_step()
             if self.average:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dlref.cli.completion import complete
-from dlref.cli.configs import configs_folder
-from dlref.cli.evaluate import alike
+from dlref.cli.commands.completion import complete
+from dlref.cli.commands.evaluate import alike
+from dlref.cli.compose import configs_folder
 from dlref.cli.main import COMMANDS, main
 from dlref.training import checkpoint
 from tests.conftest import ROOT, SMALL, assert_one_sentence, command, first, needs_posix
@@ -627,7 +627,7 @@ def test_evaluate_refuses_data_of_another_vocabulary(
     model: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of as many words, so that only the words themselves tell."""
-    from dlref.data.text import Vocabulary
+    from dlref.data.text.tokenizer import Vocabulary
 
     run = tmp_path / "run"
     train(*SMALL[model], "trainer.max_steps=2", f"run_dir={run}", "reports=null")

@@ -17,12 +17,13 @@ import torch
 
 import dlref.data
 import dlref.reports
-from dlref.cli import doctor
+from dlref import hardware
+from dlref.cli.commands import doctor
 from dlref.cli.main import main
-from dlref.data import encoding, images
 from dlref.data.download import RemoteFile
-from dlref.data.translation import ParallelFiles
-from dlref.training import precision
+from dlref.data.supervised import images
+from dlref.data.text import text_files
+from dlref.data.text.parallel_corpora import ParallelFiles
 from tests.conftest import POSIX, accelerators, needs_linux, needs_posix
 
 CONTENT = b"as published"
@@ -171,7 +172,7 @@ def test_the_instruction_set_and_what_auto_picks_because_of_it(
     native: bool, said: str, diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accelerators(monkeypatch, None)
-    monkeypatch.setattr(precision, "instruction_set", lambda: "AMX" if native else "AVX2")
+    monkeypatch.setattr(hardware, "instruction_set", lambda: "AMX" if native else "AVX2")
     found = diagnosis()
     assert said in found.of("device cpu")[1]
     assert found.of("processor: ")[1].endswith(", AMX" if native else ", AVX2")
@@ -260,7 +261,7 @@ def test_a_disk_that_is_nearly_full(
 def remote_files() -> Iterator[RemoteFile]:
     """Every one that a module of the package holds by itself, in a list or in a dictionary."""
     for package in (dlref.data, dlref.reports):
-        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for value in vars(importlib.import_module(found.name)).values():
                 held = [value] if isinstance(value, RemoteFile) else value if isinstance(value, list | dict) else []
                 held = held.values() if isinstance(held, dict) else held
@@ -361,7 +362,7 @@ def test_a_data_set_that_cannot_be_read(
 def encoded(diagnosis: Callable[[], Said], tmp_path: Path) -> Path:
     """The folder of a text of English words, encoded."""
     (tmp_path / "novel.txt").write_text("It was a dark night.\n" * 20)
-    encoding.encode({"train": tmp_path / "novel.txt"}, "english")
+    text_files.encode({"train": tmp_path / "novel.txt"}, "english")
     (folder,) = (path for path in (tmp_path / "texts").iterdir() if path.is_dir())
     return folder
 
@@ -417,7 +418,7 @@ def test_encoded_pairs_are_texts_too(level: Any, diagnosis: Callable[[], Said], 
 def test_an_encoded_text_of_an_older_format(
     encoded: Path, diagnosis: Callable[[], Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "FORMAT", encoding.FORMAT + 1)
+    monkeypatch.setattr(text_files, "FORMAT", text_files.FORMAT + 1)
     said = diagnosis()
     grade, _, remedy = said.of(f"{encoded} is of format 1, and runs make and read 2")
     assert grade == "note"

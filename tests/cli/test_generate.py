@@ -9,7 +9,7 @@ import torch
 
 import dlref
 from dlref.cli.main import main
-from dlref.data.text import Tokenizer
+from dlref.data.text.tokenizer import Tokenizer
 from dlref.models.mlp import MLP
 from tests.conftest import SMALL, assert_one_sentence
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dlref.cli.main import main
-from dlref.data.vectors import read_vectors, write_vectors
+from dlref.data.text.word2vec_format import read_vectors, write_vectors
 from tests.conftest import SMALL
 
 

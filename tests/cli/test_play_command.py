@@ -13,7 +13,7 @@ from PIL import Image
 from dlref.cli.main import main
 from dlref.training.checkpoint import manifest_digest
 from tests.conftest import SMALL
-from tests.data.odd import Drawn, Scripted, registered
+from tests.data.rl.odd_environments import Drawn, Scripted, registered
 
 Train = Callable[..., tuple[int, str]]
 

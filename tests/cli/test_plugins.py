@@ -13,10 +13,10 @@ import pytest
 
 import dlref
 from dlref import build, plugins
-from dlref.cli import train as training
-from dlref.cli.configs import load_plugins
+from dlref.cli.commands import train as training
+from dlref.cli.compose import load_plugins
 from dlref.cli.main import main
-from dlref.data.spiral import Spiral
+from dlref.data.supervised.spiral import Spiral
 from dlref.errors import ConfigError, DataError
 from tests.conftest import SMALL
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dlref.cli.main import main
-from dlref.data.glyphs import Glyphs
+from dlref.data.supervised.glyphs import Glyphs
 from tests.conftest import SMALL
 
 Train = Callable[..., tuple[int, str]]
@@ -136,7 +136,7 @@ def test_a_model_of_something_else_is_refused(train: Train, tmp_path: Path, caps
 
 def test_answers_are_those_of_the_network(train: Train, tmp_path: Path) -> None:
     import dlref
-    from dlref.data.images import read_image
+    from dlref.data.supervised.images import read_image
 
     run = tmp_path / "run"
     train(*SMALL["cnn"], "trainer.max_steps=2", f"run_dir={run}")

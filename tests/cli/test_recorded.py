@@ -199,7 +199,7 @@ def test_what_a_reader_would_wait_for_is_not_read_again(tmp_path: Path) -> None:
 NESTED = """
 from collections.abc import Mapping
 from pathlib import Path
-from dlref.data.spiral import Spiral
+from dlref.data.supervised.spiral import Spiral
 
 class Nested(Spiral):
     def __init__(self, files: Mapping[str, Path | list[dict[str, Path]]], batch_size: int = 5, seed: int = 0) -> None:

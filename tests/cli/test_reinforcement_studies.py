@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlref.studies import bandits, dynamic_programming, monte_carlo, temporal_difference
-from dlref.studies._decisions import Decisions, deterministic, grid, problems, toy_text, two_cells
+from dlref.studies._mdp import Decisions, deterministic, grid, problems, toy_text, two_cells
 
 Rows = dict[tuple[str, str], dict[str, float | str]]
 

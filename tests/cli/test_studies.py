@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dlref.cli.commands.study import studies
 from dlref.cli.main import main
-from dlref.cli.study import studies
 from dlref.studies import batch_norm, gates, initialization, optimizers_surface
 from tests.conftest import SMALL, first
 

@@ -16,8 +16,8 @@ import torch
 
 import dlref
 from dlref.cli.main import main
-from dlref.data.sides import Side
-from dlref.reports.translation import translated
+from dlref.data.text.line_encoder import Side
+from dlref.reports.translation_quality import translated
 from dlref.training.checkpoint import find, manifest_digest
 from tests.conftest import SMALL, assert_one_sentence, start
 
@@ -150,8 +150,8 @@ def test_lines_are_translated_as_they_come(translate: Callable[..., str], monkey
         parts.append(lines)
         return translated(net, source, target, lines, **settings)
 
-    monkeypatch.setattr("dlref.reports.translation.translated", noted)
-    monkeypatch.setattr("dlref.cli.translate.LINES", 7)
+    monkeypatch.setattr("dlref.reports.translation_quality.translated", noted)
+    monkeypatch.setattr("dlref.cli.commands.translate.LINES", 7)
     assert translate(" \r\n".join([*PAIRS] * 5)) == whole
     assert [len(part) for part in parts] == [7, 7, 6]
     assert [line for part in parts for line in part] == [*PAIRS] * 5  # without what stands about a line
@@ -253,7 +253,7 @@ def test_dlref_evaluate_translates_every_line_of_a_split(
         counts.append(len(lines))
         return lines
 
-    monkeypatch.setattr("dlref.reports.translation.translated", counted)
+    monkeypatch.setattr("dlref.reports.translation_quality.translated", counted)
     assert main(["evaluate", str(run), "split=eval"]) == 0
     assert counts == [20]
     assert "exact_match" in capsys.readouterr().out

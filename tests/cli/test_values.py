@@ -12,8 +12,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dlref import filesystem
-from dlref.cli.configs import compose, job_override, plugin_files, sweep_override, typed_places, typed_value
-from dlref.cli.evaluate import amended
+from dlref.cli.commands.evaluate import amended
+from dlref.cli.compose import compose, job_override, plugin_files, sweep_override, typed_places, typed_value
 from dlref.cli.values import QUOTED, elements, escaped, grammar, in_quotes, is_sweep, literal, read, spell
 from dlref.errors import ConfigError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from dlref.data import Shard
-from dlref.data.corpora import TinyShakespeare
-from dlref.models.recurrent import RecurrentLM
+from dlref.data.text.corpora import TinyShakespeare
 from dlref.models.recurrent_layers import Cell
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.training.evaluation import evaluate
 

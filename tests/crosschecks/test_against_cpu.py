@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlref.build import build
-from dlref.cli.configs import compose
+from dlref.cli.compose import compose
 from dlref.data import Shard
 from dlref.metrics import Totals
 from dlref.objectives import Objective

@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dlref.data.corpora import TextFiles
-from dlref.data.language import Piece
-from dlref.data.text import UNKNOWN, Vocabulary
+from dlref.data.text.corpora import TextFiles
+from dlref.data.text.token_streams import Piece
+from dlref.data.text.tokenizer import UNKNOWN, Vocabulary
 from dlref.interfaces import DataRoot, HasVocabulary
 from dlref.models.word_vectors import WordVectors
 from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
-from dlref.reports.word_vectors import Analogies, Words, WordSimilarity
+from dlref.reports.word_similarity import Analogies, Words, WordSimilarity
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
 from tests.crosschecks.texts import parts, treebank

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from dlref.data.corpora import TextFiles
-from dlref.data.text import UNKNOWN
+from dlref.data.text.corpora import TextFiles
+from dlref.data.text.tokenizer import UNKNOWN
 from dlref.models.ngram import NGram
-from dlref.objectives.counting import co_occurrence
 from dlref.objectives.kneser_ney import KneserNey
+from dlref.objectives.ppmi_svd import co_occurrence
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
 from tests.crosschecks.texts import parts, treebank

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dlref.data import Shard
-from dlref.data.glyphs import Glyphs
+from dlref.data.supervised.glyphs import Glyphs
 from dlref.models.cnn import CNN
 from dlref.models.mlp import MLP
 from dlref.models.strided_cnn import StridedCNN

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlref.models.recurrent import RecurrentLM
 from dlref.models.recurrent_layers import Cell
+from dlref.models.recurrent_lm import RecurrentLM
 from tests.crosschecks.recurrent_models import perplexity, random_network, shakespeare
 from tests.crosschecks.rows import crosscheck
 

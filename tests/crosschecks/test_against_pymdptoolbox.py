@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlref.studies import dynamic_programming
-from dlref.studies._decisions import Decisions, deterministic, problems, two_cells
+from dlref.studies._mdp import Decisions, deterministic, problems, two_cells
 from tests.crosschecks.rows import crosscheck
 
 mdp: Any = pytest.importorskip("mdptoolbox.mdp")

@@ -10,7 +10,7 @@ import pytest
 from torchtext.data.utils import get_tokenizer
 
 from dlref.cli.main import main
-from dlref.reports.translation import scores_of
+from dlref.reports.translation_quality import scores_of
 from tests.crosschecks.rows import crosscheck
 
 sacrebleu = pytest.importorskip("sacrebleu")
@@ -113,7 +113,7 @@ def test_evaluation(
         "trainer.max_steps=120",
     ]
     assert main(["train", *settings, "reports=null", "device=cpu", "threads=1", f"run_dir={run}"]) == 0
-    report = "{_target_: dlref.reports.translation.Translation, scores: true, beam: " + str(beam) + "}"
+    report = "{_target_: dlref.reports.translation_quality.Translation, scores: true, beam: " + str(beam) + "}"
     assert main(["evaluate", str(run), "split=eval", f"reports={{translation: {report}}}"]) == 0
     capsys.readouterr()
     assert main(["translate", str(run), str(files[0]), "--beam", str(beam)]) == 0

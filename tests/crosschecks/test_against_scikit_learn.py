@@ -9,11 +9,11 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from dlref.data.supervised import Examples
+from dlref.data.supervised.in_memory import Examples
 from dlref.models.count_vectors import CountVectors
 from dlref.models.mlp import MLP
 from dlref.objectives import Objective
-from dlref.objectives.counting import Counting, co_occurrence, ppmi
+from dlref.objectives.ppmi_svd import Counting, co_occurrence, ppmi
 from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck

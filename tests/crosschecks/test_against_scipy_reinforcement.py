@@ -10,12 +10,12 @@ import torch
 from scipy import optimize, signal, sparse, stats
 from scipy.sparse import linalg
 
-from dlref.data.play import Play
-from dlref.data.playing import Greedy
-from dlref.data.replay import Priorities
+from dlref.data.rl.episodes import Greedy
+from dlref.data.rl.experience import Play
+from dlref.data.rl.replay import Priorities
 from dlref.models.mlp import MLP
 from dlref.studies import bandits, monte_carlo
-from dlref.studies._decisions import Decisions, Move, grid, problems, two_cells
+from dlref.studies._mdp import Decisions, Move, grid, problems, two_cells
 from tests.crosschecks.rows import crosscheck
 
 Agree = Callable[..., None]

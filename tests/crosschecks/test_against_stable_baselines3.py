@@ -10,21 +10,21 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from dlref.data.environments import Step
-from dlref.data.play import Play, Transitions
-from dlref.data.playing import Finished, as_input
-from dlref.data.replay import Replay
-from dlref.data.rollouts import Rollout
+from dlref.data.rl.environments import Step
+from dlref.data.rl.episodes import Finished, as_input
+from dlref.data.rl.experience import Play, Transitions
+from dlref.data.rl.replay import Replay
+from dlref.data.rl.rollouts import Rollout
 from dlref.models.actor_critic import ActorCritic
 from dlref.models.mlp import MLP
+from dlref.models.q_table import Table
 from dlref.models.strided_cnn import StridedCNN
-from dlref.models.table import Table
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
+from dlref.optimizers.adam import Adam
 from dlref.studies import temporal_difference
-from dlref.studies._decisions import Decisions, Move
-from dlref.training import gradients as clipping
-from dlref.training.adam import Adam
+from dlref.studies._mdp import Decisions, Move
+from dlref.training import gradient_norm as clipping
 from tests.crosschecks.rows import crosscheck
 
 sb3: Any = pytest.importorskip("stable_baselines3")

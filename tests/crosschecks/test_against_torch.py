@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.supervised import Examples
+from dlref.data.supervised.in_memory import Examples
 from dlref.metrics import Mean, Totals
 from dlref.models.cnn import CNN
 from dlref.models.strided_cnn import StridedCNN
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives import Objective
 from dlref.objectives.supervised import Classification
-from dlref.training import muon
+from dlref.optimizers import muon
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
 from tests.crosschecks.trained import train

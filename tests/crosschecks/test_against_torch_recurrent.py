@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard
-from dlref.models.recurrent import RecurrentLM
 from dlref.models.recurrent_layers import Cell
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.models.seq2seq import Encoder
 from dlref.objectives.language_modelling import LanguageModelling
 from tests.crosschecks.recurrent_models import HIDDEN, LAYERS, WIDTH, perplexity, random_network, shakespeare

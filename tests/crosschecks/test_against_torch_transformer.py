@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.parallel import Pairs
-from dlref.models.attention import Attention
-from dlref.models.fused_attention import BLOCK, attend
+from dlref.data.text.parallel import Pairs
+from dlref.models.blockwise_attention import BLOCK, attend
+from dlref.models.rnn_attention import Attention
 from dlref.models.transformer import Transformer
 from dlref.objectives.translation import Translation
 from tests.crosschecks.rows import crosscheck

@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dlref.data.language import Piece
-from dlref.generation import beam_search, filtered, generate
+from dlref.data.text.token_streams import Piece
+from dlref.decoding.sampling import beam_search, filtered, generate
 from dlref.models.transformer_layers import Embedding
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dlref.data.corpora import TextFiles
+from dlref.data.text.corpora import TextFiles
 
 
 def treebank(datasets: Path, folder: Path, sentences: int, minimum: int = 1) -> TextFiles:

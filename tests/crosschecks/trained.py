@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dlref.build import build_trainer
-from dlref.cli.configs import compose
+from dlref.cli.compose import compose
 from dlref.data import Shard
 from dlref.objectives import Objective
 from dlref.training.log import Log

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dlref.cli.doctor import known_files
+from dlref.cli.commands.doctor import known_files
 from dlref.data import download
 from dlref.data.download import RemoteFile, fetch
 from dlref.errors import DataError

@@ -2,8 +2,8 @@
 
 import torch
 
-from dlref.data.gates import OUTPUTS, Gate
-from dlref.data.glyphs import Glyphs
+from dlref.data.supervised.gates import OUTPUTS, Gate
+from dlref.data.supervised.glyphs import Glyphs
 
 
 def test_a_gate_is_its_table() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dlref.data.reading import PIECE
+from dlref.data.safe_io import PIECE
 from dlref.errors import DataError, DlrefError
 from tests.conftest import POSIX, resource
 

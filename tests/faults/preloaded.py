@@ -6,15 +6,15 @@ These are the imports that a run makes late, and a first composition, which fill
 import hypothesis.strategies  # noqa: F401  for the tests' own modules, which hold what goes wrong in a process
 import pytest  # noqa: F401
 
-import dlref.cli.evaluate
-import dlref.cli.reporting
+import dlref.cli.commands.evaluate
+import dlref.cli.commands.train
 import dlref.cli.resume
-import dlref.cli.train
-import dlref.data.drawn
-import dlref.data.language
-import dlref.data.play
-import dlref.data.rollouts
-import dlref.data.spiral
+import dlref.cli.run_reports
+import dlref.data.rl.experience
+import dlref.data.rl.rollouts
+import dlref.data.supervised.spiral
+import dlref.data.text.generated_pairs
+import dlref.data.text.token_streams
 import dlref.models.transformer
 import dlref.objectives.language_modelling
 import dlref.objectives.policy_gradient
@@ -22,11 +22,11 @@ import dlref.objectives.q_learning
 import dlref.objectives.supervised
 import dlref.objectives.translation
 import dlref.objectives.word2vec
-import dlref.training.adam
+import dlref.optimizers.adam
 import dlref.training.checkpoint
 import dlref.training.log
 import dlref.training.run
 import dlref.training.state  # noqa: F401
-from dlref.cli.configs import compose
+from dlref.cli.compose import compose
 
 compose(["model=mlp", "device=cpu", "threads=1", "~reports", "trainer.max_steps=2", "run_dir='run'", "resume='run'"])

@@ -100,7 +100,7 @@ def test_fault_05_other_threads_torch_or_hardware_are_warned_of_and_go_on(
         ("lstm_lm", "network.width=14", ["net.embed.weight is 378×12 there, 378×14 here", "network.width 12 → 14"]),
         ("lstm_lm", "network.layers=1", ["net.recurrent.layers.1.weight_ih_l0 is only there", "network.layers 2 → 1"]),
         ("dqn", "network.widths=[17]", ["net.layers.0.weight is 16×4 there, 17×4 here", "network.widths [16] → [17]"]),
-        ("mlp", "optimizer=sgd", ["dlref.training.adam.AdamW → torch.optim.SGD"]),
+        ("mlp", "optimizer=sgd", ["dlref.optimizers.adam.AdamW → torch.optim.SGD"]),
         ("mlp", "optimizer.amsgrad=true", ["optimizer.amsgrad None → True"]),
     ],
 )

@@ -14,8 +14,8 @@ import torch
 from dlref.cli.main import main
 from dlref.errors import CheckpointError
 from dlref.metrics import Mean, Totals
-from dlref.objectives.counting import Counting
 from dlref.objectives.kneser_ney import KneserNey
+from dlref.objectives.ppmi_svd import Counting
 from dlref.training.checkpoint import Checkpoints, open_checkpoint
 from dlref.training.trainer import Trainer
 from tests.conftest import first, needs_linux, resource

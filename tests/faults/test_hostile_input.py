@@ -29,18 +29,20 @@ from PIL import Image
 
 import dlref
 from dlref import build
-from dlref.cli.configs import compose, load_plugins, one_limit, plugin_files
-from dlref.cli.evaluate import evaluate
+from dlref.cli.commands.evaluate import evaluate
+from dlref.cli.commands.predict import predict
+from dlref.cli.compose import compose, load_plugins, one_limit, plugin_files
 from dlref.cli.main import COMMANDS, main
-from dlref.cli.predict import predict
-from dlref.data import encoding, reading, table_files
-from dlref.data.drawn import read_pairs
-from dlref.data.encoding import encode, texts
-from dlref.data.images import IDX, PICTURES, read_idx, read_image
-from dlref.data.tables import Table, read_inputs, read_table
-from dlref.data.text import Tokenizer, Vocabulary, learn_bpe
-from dlref.data.translation import ParallelFiles
-from dlref.data.vectors import read_vectors, write_vectors
+from dlref.data import safe_io
+from dlref.data.supervised import table_files
+from dlref.data.supervised.images import IDX, PICTURES, read_idx, read_image
+from dlref.data.supervised.tables import Table, read_inputs, read_table
+from dlref.data.text import text_files
+from dlref.data.text.generated_pairs import read_pairs
+from dlref.data.text.parallel_corpora import ParallelFiles
+from dlref.data.text.text_files import encode, texts
+from dlref.data.text.tokenizer import Tokenizer, Vocabulary, learn_bpe
+from dlref.data.text.word2vec_format import read_vectors, write_vectors
 from dlref.errors import CheckpointError, ConfigError, DataError, ResourceError
 from dlref.training.checkpoint import Checkpoints, find, manifest_digest, open_checkpoint
 from tests.conftest import SMALL, needs_posix
@@ -118,7 +120,7 @@ def test_fault_17_images_that_unpack_to_more_than_they_announce(
     assert_refused("after its header", read_idx, path, 3)
     written(path, packed(idx([2**20, 4, 5], bytes(20 * 2**20))))
     assert len(read_idx(path, 3)) == 2**20
-    monkeypatch.setattr(reading, "SMALL", 2**20)
+    monkeypatch.setattr(safe_io, "SMALL", 2**20)
     assert_refused("bring it unpacked if so many are meant", read_idx, path, 3)
 
 
@@ -297,7 +299,7 @@ def test_fault_20_memory_that_runs_out_in_a_reader_is_not_said_to_be_the_files_f
     def run_out(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    for name in ("dlref.data.table_files.taken", "PIL.Image.open", "zipfile.ZipFile.infolist"):
+    for name in ("dlref.data.supervised.table_files.taken", "PIL.Image.open", "zipfile.ZipFile.infolist"):
         monkeypatch.setattr(name, run_out)
     content = {"csv": CSV[0], "npz": saved(x=np.ones(3)), "png": picture("PNG"), "zip": zipped({"a": b"a"})}[end]
     read = {"png": seen, "zip": all_of}.get(end, read_table)
@@ -424,7 +426,7 @@ def test_fault_17_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.M
     """Only of a compressed file: a large plain one is large."""
     table = written(tmp_path / "a.npz", zipped({"x.npy": npy(f"({2**21},)", "'<f8'", bytes(2**24))}))
     assert len(read_table(table)["x"].cells) == 2**21
-    monkeypatch.setattr(reading, "SMALL", 2**20)
+    monkeypatch.setattr(safe_io, "SMALL", 2**20)
     assert_refused("unpacks to 16,777,216 bytes", read_table, table)
     column = npy(f"({2**15},)", "'<f8'", bytes(2**18))
     assert len(read_table(written(table, zipped({"0.npy": column, "1.npy": column})))) == 2
@@ -512,9 +514,9 @@ def test_fault_17_texts_of_nothing_and_files_that_lack_their_other_side(tmp_path
 
 def test_fault_17_a_text_that_cannot_be_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a.txt", TEXT[0])
-    monkeypatch.setattr(encoding, "opened", lambda _: BrokenDisk(TEXT[0]))
+    monkeypatch.setattr(text_files, "opened", lambda _: BrokenDisk(TEXT[0]))
     assert_refused("is cut off or damaged ([Errno 5] Input/output error)", encode, {"train": path}, "words")
-    monkeypatch.setattr(encoding, "sha256", broken_disk)
+    monkeypatch.setattr(text_files, "sha256", broken_disk)
     assert_refused("cannot be read (Input/output error)", encode, {"train": path}, "words")
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from dlref.data import Shard
-from dlref.data.play import Play
+from dlref.data.rl.experience import Play
 from dlref.errors import ConfigError
 from tests.conftest import SMALL, first, needs_linux
-from tests.data import corridor  # noqa: F401  registers the environments
+from tests.data.rl import corridor  # noqa: F401  registers the environments
 from tests.faults.processes import Child
 from tests.faults.test_signals import events
 from tests.training.test_resume import assert_same, everything, logged

@@ -19,9 +19,10 @@ import torch
 import yaml
 
 from dlref import filesystem
-from dlref.cli import configs, doctor
+from dlref.cli import compose
+from dlref.cli.commands import doctor
 from dlref.cli.main import in_shell, main, prepare_streams
-from dlref.data.encoding import encode
+from dlref.data.text.text_files import encode
 from dlref.training import checkpoint, memory
 from dlref.training.checkpoint import Checkpoints, find, pointed
 from tests.conftest import ROOT, SMALL, needs_linux, needs_posix
@@ -483,17 +484,17 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_with_a_drive_letter_arrives_as_it_was_typed(path: str) -> None:
     keys = ["run_dir", "resume", "plugins", "data.file"]
-    composed = configs.flatten(configs.compose(["model=mlp", *(f"{key}={path}" for key in keys)]))
+    composed = compose.flatten(compose.compose(["model=mlp", *(f"{key}={path}" for key in keys)]))
     assert [composed[key] for key in keys] == [path] * len(keys)
-    assert configs.typed_value(f"data.file={path}", Path) == path
+    assert compose.typed_value(f"data.file={path}", Path) == path
 
 
 @needs_posix
 def test_a_backslash_is_a_path_on_windows_and_escapes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     relative = "data.file=tables\\a\\(1),b.csv"
-    assert configs.compose(["model=mlp", "name=a\\,b"])["name"] == "a,b"
+    assert compose.compose(["model=mlp", "name=a\\,b"])["name"] == "a,b"
     monkeypatch.setattr(filesystem, "WINDOWS", True)
-    assert configs.compose(["model=mlp", relative])["data"]["file"] == relative.partition("=")[2]
+    assert compose.compose(["model=mlp", relative])["data"]["file"] == relative.partition("=")[2]
 
 
 @pytest.mark.slow
@@ -518,9 +519,9 @@ def test_a_folder_of_configs_is_found_behind_odd_characters(tmp_path: Path) -> N
     folder = tmp_path / "it's mine, C:\\(1)"
     (folder / "model").mkdir(parents=True)
     shutil.copy(ROOT / "configs" / "model" / "mlp.yaml", folder / "model" / "my_mlp.yaml")
-    assert configs.compose(["model=my_mlp"], [str(folder)])["name"] == "my_mlp"
+    assert compose.compose(["model=my_mlp"], [str(folder)])["name"] == "my_mlp"
     of_windows: Any = PureWindowsPath(r"C:\my configs")
-    assert configs.searched([of_windows]) == ["hydra.searchpath=['file://C:/my configs']"]
+    assert compose.searched([of_windows]) == ["hydra.searchpath=['file://C:/my configs']"]
 
 
 @needs_posix

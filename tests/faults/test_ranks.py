@@ -220,7 +220,7 @@ def test_fault_28_uneven_batches_of_two_ranks_are_those_of_one_process(
 
 
 ALONE = """
-from dlref.data.spiral import Spiral
+from dlref.data.supervised.spiral import Spiral
 from dlref.errors import ConfigError, DataError
 
 class OnOneRank(Spiral):

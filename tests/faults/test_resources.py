@@ -310,7 +310,7 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
 ) -> None:
     from dlref.models.cnn import CNN
     from dlref.models.mlp import MLP
-    from dlref.models.recurrent import RecurrentLM
+    from dlref.models.recurrent_lm import RecurrentLM
     from dlref.models.seq2seq import Seq2Seq
     from dlref.models.transformer import Transformer
     from dlref.models.transformer_lm import TransformerLM

@@ -158,8 +158,8 @@ def test_fault_02_told_to_stop_while_it_is_fitted_at_once_it_is_fitted_anew(
 
 def signal_in_fitting(number: signal.Signals) -> None:
     """Have this process signal itself once the counts of a text are there."""
-    from dlref.objectives.counting import Counting
     from dlref.objectives.kneser_ney import KneserNey
+    from dlref.objectives.ppmi_svd import Counting
 
     def fit_and_ask(fit: Callable[..., None], self: Any, batches: Any) -> None:
         fit(self, batches)
@@ -307,8 +307,8 @@ def slow_server() -> Iterator[http.server.ThreadingHTTPServer]:
 
 
 def download_from(port: int) -> None:
-    from dlref.data import images
     from dlref.data.download import RemoteFile
+    from dlref.data.supervised import images
 
     digest = hashlib.sha256(bytes(200_000)).hexdigest()
     images.FILES = [RemoteFile("mnist/train-images-idx3-ubyte.gz", digest, [f"http://127.0.0.1:{port}/images"])]

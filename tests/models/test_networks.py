@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.supervised import Examples
+from dlref.data.supervised.in_memory import Examples
 from dlref.equations import layers as equations
 from dlref.errors import ConfigError
 from dlref.models.cnn import CNN
 from dlref.models.ladder import Ladder
 from dlref.models.layers import Dropout, PrincipalComponents, initialize
 from dlref.models.mlp import MLP
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.supervised import Classification
 
 

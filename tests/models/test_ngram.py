@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlref.data.language import Piece
+from dlref.data.text.token_streams import Piece
 from dlref.errors import CheckpointError, ConfigError
 from dlref.models.ngram import NGram
 from dlref.objectives.kneser_ney import KneserNey

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from dlref.cli.main import main
 from dlref.errors import ConfigError, ResourceError
-from dlref.models import fused_attention
+from dlref.models import blockwise_attention
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.training.memory import require_memory
 from tests.conftest import SMALL, assert_one_sentence
 from tests.faults.processes import refusal
-from tests.reports.test_translation import LINES, SOURCE
+from tests.reports.test_translation_quality import LINES, SOURCE
 
 Train = Callable[..., tuple[int, str]]
 LM: Any = functools.partial(TransformerLM, vocab_size=7, context=5, width=8, layers=3, heads=2)
@@ -233,7 +233,7 @@ def kept_for_the_gradient(net: nn.Module, *inputs: Tensor) -> int:
 @pytest.mark.parametrize("causal", [True, False], ids=["language model", "translator"])
 def test_memory_of_training_grows_in_a_line_with_the_context(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No scores of T × T are kept, but for those of texts of so few tokens that they do not matter."""
-    monkeypatch.setattr(fused_attention, "BLOCK", 32)
+    monkeypatch.setattr(blockwise_attention, "BLOCK", 32)
     net, bytes_of = (LM(context=256) if causal else MT(context=256)), {}
     for context in (64, 128, 256):
         tokens = torch.zeros(3, context, dtype=torch.int64)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from dlref.cli.train import training_set
-from dlref.data.markov_chain import MarkovChain
+from dlref.cli.commands.train import training_set
+from dlref.data.text.markov_chain import MarkovChain
 from dlref.errors import ConfigError
 from dlref.models.count_vectors import CountVectors
 from dlref.models.ngram import NGram
 from dlref.models.word_vectors import WordVectors
-from dlref.objectives.counting import Counting, co_occurrence
 from dlref.objectives.kneser_ney import KneserNey
+from dlref.objectives.ppmi_svd import Counting, co_occurrence
 from dlref.objectives.word2vec import SkipGram
 
 WORDS = [2, 4, 2, 3, 4, 4, 2, 3, 3, 5]  # word 5 stands only last
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(params=[1, 3, 6])
 def data(request: Any, monkeypatch: pytest.MonkeyPatch) -> MarkovChain:
-    monkeypatch.setattr("dlref.cli.train.FITTED_AT_ONCE", 4)
+    monkeypatch.setattr("dlref.cli.commands.train.FITTED_AT_ONCE", 4)
     data = MarkovChain(words=4, tokens=300, eval_columns=request.param)
     data.splits["train"] = torch.tensor(WORDS, dtype=torch.int32)
     return data

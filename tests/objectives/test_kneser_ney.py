@@ -16,7 +16,7 @@ from dlref.cli.main import main
 from dlref.errors import ConfigError
 from dlref.models.mlp import MLP
 from dlref.models.ngram import NGram
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.kneser_ney import Discounts, KneserNey
 
 

@@ -10,24 +10,24 @@ import torch
 from torch import nn
 
 from dlref.data import Shard
-from dlref.data.language import Piece
-from dlref.data.parallel import Pairs
-from dlref.data.play import Play, Transitions
-from dlref.data.playing import Episode, Finished
-from dlref.data.rollouts import Rollout
-from dlref.data.supervised import Examples
+from dlref.data.rl.episodes import Episode, Finished
+from dlref.data.rl.experience import Play, Transitions
+from dlref.data.rl.rollouts import Rollout
+from dlref.data.supervised.in_memory import Examples
+from dlref.data.text.parallel import Pairs
+from dlref.data.text.token_streams import Piece
 from dlref.errors import ConfigError, DataError
 from dlref.metrics import Mean
 from dlref.models.actor_critic import ActorCritic
 from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.models.seq2seq import Seq2Seq
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives import Objective
-from dlref.objectives.cross_entropy import LinearCrossEntropy
-from dlref.objectives.ladder import Denoising
+from dlref.objectives.denoising import Denoising
+from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning

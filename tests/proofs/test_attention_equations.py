@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.parallel import Pairs
+from dlref.data.text.parallel import Pairs
 from dlref.equations import attention
-from dlref.models.attention import Attention, Score
+from dlref.models.rnn_attention import Attention, Score
 from dlref.models.seq2seq import Encoder
 from dlref.objectives.translation import Translation
 from tests.proofs.harness import EXACT, agree, proves, random

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.supervised import Examples
+from dlref.data.supervised.in_memory import Examples
 from dlref.equations import gradients
 from dlref.models.cnn import CNN
 from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
-from dlref.objectives.ladder import Denoising
+from dlref.objectives.denoising import Denoising
 from dlref.objectives.supervised import Classification
 from tests.conftest import first
 from tests.proofs.harness import EXACT, proves, random

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlref.data.supervised import Examples
+from dlref.data.supervised.in_memory import Examples
 from dlref.equations import losses
 from dlref.objectives.supervised import Classification, Labels, Regression, Supervised
 from tests.proofs.harness import agree, proves, random

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.language import Piece
+from dlref.data.text.token_streams import Piece
 from dlref.equations import recurrent
 from dlref.metrics import Totals, add
 from dlref.models.layers import Dropout
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.language_modelling import LanguageModelling
 from tests.proofs.harness import EXACT, agree, proves, random
 

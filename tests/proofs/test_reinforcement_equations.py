@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard
-from dlref.data.environments import Step
-from dlref.data.play import Play, Transitions
-from dlref.data.playing import Finished
-from dlref.data.replay import Replay
-from dlref.data.rollouts import Rollout
+from dlref.data.rl.environments import Step
+from dlref.data.rl.episodes import Finished
+from dlref.data.rl.experience import Play, Transitions
+from dlref.data.rl.replay import Replay
+from dlref.data.rl.rollouts import Rollout
 from dlref.equations import reinforcement
 from dlref.interfaces import HasCritic
 from dlref.models.layers import Dueling

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.parallel import Pairs
+from dlref.data.text.parallel import Pairs
 from dlref.equations import attention, layers, recurrent
 from dlref.models.seq2seq import Seq2Seq
 from dlref.objectives.translation import Translation

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.equations import layers, transformer
-from dlref.models import fused_attention
+from dlref.models import blockwise_attention
 from dlref.models.transformer_layers import (
     Activation,
     Embedding,
@@ -97,11 +97,13 @@ def head(equation: Any) -> None:
 
     def fast(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
         eye = torch.eye(k.shape[1], dtype=k.dtype).expand(len(k), -1, -1)
-        found, share = (fused_attention.attend(q[:, None], k[:, None], each[:, None], **how)[:, 0] for each in (v, eye))
+        found, share = (
+            blockwise_attention.attend(q[:, None], k[:, None], each[:, None], **how)[:, 0] for each in (v, eye)
+        )
         return found, share
 
-    for block in (fused_attention.BLOCK, 4, 1):
-        with mock.patch.object(fused_attention, "BLOCK", block):
+    for block in (blockwise_attention.BLOCK, 4, 1):
+        with mock.patch.object(blockwise_attention, "BLOCK", block):
             agree(
                 lambda q, k, v: equation(q, k, v, padded),
                 lambda q, k, v: fast(q, k, v, visible=VISIBLE),
@@ -211,22 +213,22 @@ def each_token(equation: Any) -> None:
 
 
 @pytest.mark.parametrize("how", [{}, {"causal": True}, {"visible": VISIBLE}], ids=["all", "causal", "visible"])
-@pytest.mark.parametrize("block", [fused_attention.BLOCK, 4])
+@pytest.mark.parametrize("block", [blockwise_attention.BLOCK, 4])
 def test_attention_without_a_gradient_is_the_same(
     how: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_attention, "BLOCK", block)
+    monkeypatch.setattr(blockwise_attention, "BLOCK", block)
     places = T if how.get("causal") else S
     q, k, v = random(B, H, T, K).requires_grad_(), random(B, H, places, K), random(B, H, places, K, seed=1)
-    learned = fused_attention.attend(q, k, v, **how)
+    learned = blockwise_attention.attend(q, k, v, **how)
     with torch.no_grad():
-        torch.testing.assert_close(fused_attention.attend(q, k, v, **how), learned, **EXACT)
+        torch.testing.assert_close(blockwise_attention.attend(q, k, v, **how), learned, **EXACT)
 
 
 def test_no_query_finds_nothing() -> None:
     q, k = random(B, H, 0, K).requires_grad_(), random(B, H, S, K)
-    assert fused_attention.attend(q, k, k).shape == q.shape
-    assert fused_attention.attend(q, q, q, causal=True).shape == q.shape
+    assert blockwise_attention.attend(q, k, k).shape == q.shape
+    assert blockwise_attention.attend(q, q, q, causal=True).shape == q.shape
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
@@ -267,12 +269,12 @@ def test_attention_in_half_precision_is_that_in_double_to_its_rounding(
     causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and gradients, over several blocks of queries."""
-    monkeypatch.setattr(fused_attention, "BLOCK", 4)
+    monkeypatch.setattr(blockwise_attention, "BLOCK", 4)
     q, k, v, slope = (random(2, 3, 10, 8, seed=seed) for seed in range(4))
     found = []
     for dtype in (torch.float64, torch.bfloat16):
         leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-        y = fused_attention.attend(*leaves, causal=causal)
+        y = blockwise_attention.attend(*leaves, causal=causal)
         found.append([y, *torch.autograd.grad(y, leaves, slope.to(dtype))])
     for exact, half in zip(*found, strict=True):
         assert (exact - half).abs().max() < 0.03 * exact.abs().max()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.language import Piece
-from dlref.data.parallel import Pairs
+from dlref.data.text.parallel import Pairs
+from dlref.data.text.token_streams import Piece
 from dlref.equations import attention, layers, recurrent, tensor, transformer
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM

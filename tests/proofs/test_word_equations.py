@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlref.data.language import Piece
+from dlref.data.text.token_streams import Piece
 from dlref.equations import words
 from dlref.models.word_vectors import WordVectors
-from dlref.objectives import counting
+from dlref.objectives import ppmi_svd
 from dlref.objectives.word2vec import CBOW, SkipGram, Windows, Word2Vec
 from tests.proofs.harness import agree, proves, random
 
@@ -94,7 +94,7 @@ def co_occurrence(equation: Any) -> None:
     """Also where the parts of a text are shorter than a window."""
     text = TOKENS.flatten()
     for length in (1, 3, 7, 1000):
-        found = counting.co_occurrence(text.split(length), 4, 9)
+        found = ppmi_svd.co_occurrence(text.split(length), 4, 9)
         torch.testing.assert_close(equation(text, 4, 9), torch.from_numpy(found.toarray()))
 
 
@@ -104,4 +104,4 @@ def ppmi(equation: Any) -> None:
 
     counts = words.co_occurrence(TOKENS.flatten(), 2, 9)
     counts[3] *= 4  # and not symmetric
-    torch.testing.assert_close(equation(counts), torch.from_numpy(counting.ppmi(csr_array(counts.numpy())).toarray()))
+    torch.testing.assert_close(equation(counts), torch.from_numpy(ppmi_svd.ppmi(csr_array(counts.numpy())).toarray()))

@@ -9,14 +9,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import Tensor, nn
 
-from dlref.data.text import Level, Tokenizer, Vocabulary
+from dlref.data.text.tokenizer import Level, Tokenizer, Vocabulary
 from dlref.equations.transformer import causal, multi_head, rotary
 from dlref.interfaces import TokenizedText
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.reports.attention_maps import AttentionMaps, SelfAttentionMaps, attended, drawn
-from tests.reports.test_translation import LINES, SOURCE, TARGET, Dictionary, Narrow, data_of, untrained
+from tests.reports.test_translation_quality import LINES, SOURCE, TARGET, Dictionary, Narrow, data_of, untrained
 
 TEXT = "the cat sat\non the mat , the dog costs $ 5 or $ 6\n"
 LETTERS = "a $x$\tis\u00a0one\n"

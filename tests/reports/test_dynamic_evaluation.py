@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dlref.data.markov_chain import MarkovChain
+from dlref.data.text.markov_chain import MarkovChain
 from dlref.models.mlp import MLP
-from dlref.models.recurrent import RecurrentLM
+from dlref.models.recurrent_lm import RecurrentLM
 from dlref.reports.dynamic_evaluation import DynamicEvaluation
 
 

@@ -14,16 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from dlref.cli.main import main
-from dlref.cli.reporting import run_reports
-from dlref.data.markov_chain import MarkovChain
-from dlref.data.play import Play
-from dlref.data.spiral import Spiral
-from dlref.data.supervised import Supervised
-from dlref.data.tables import Table
+from dlref.cli.run_reports import run_reports
+from dlref.data.rl.experience import Play
+from dlref.data.supervised.in_memory import Supervised
+from dlref.data.supervised.spiral import Spiral
+from dlref.data.supervised.tables import Table
+from dlref.data.text.markov_chain import MarkovChain
 from dlref.interfaces import NamedTargets
 from dlref.models.mlp import MLP
 from dlref.reports import Report
-from dlref.reports.pictures import (
+from dlref.reports.classifier_plots import (
     ConfusionMatrix,
     DecisionBoundary,
     Filters,

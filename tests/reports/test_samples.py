@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dlref.data.text import Tokenizer, Vocabulary, learn_bpe
+from dlref.data.text.tokenizer import Tokenizer, Vocabulary, learn_bpe
+from dlref.decoding.sampling import generate
 from dlref.errors import ConfigError
-from dlref.generation import generate
 from dlref.interfaces import Generates, TokenizedText
 from dlref.reports.samples import WIDTH, Samples, joined, written
 

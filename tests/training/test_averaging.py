@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.supervised import Examples
+from dlref.data.supervised.in_memory import Examples
 from dlref.models.ladder import Ladder
 from dlref.models.layers import PrincipalComponents
 from dlref.models.mlp import MLP
-from dlref.objectives.ladder import Denoising
+from dlref.objectives.denoising import Denoising
 from dlref.objectives.supervised import Classification
 from dlref.training.averaging import ExponentialAverage, statistics
 

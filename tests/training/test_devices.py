@@ -191,7 +191,7 @@ def test_devices_are_named_as_torch_names_them() -> None:
 def test_a_device_without_float64_gets_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even rotary positions, which are kept in float64; float64 asked for is refused."""
     from dlref import build
-    from dlref.cli.configs import compose
+    from dlref.cli.compose import compose
     from dlref.objectives import Objective
 
     def to(self: Any, device: torch.device, dtype: torch.dtype | None) -> Any:

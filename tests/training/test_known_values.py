@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from dlref import load
 from dlref.cli.main import main
 from dlref.data import Shard
-from dlref.data.markov_chain import MarkovChain
-from dlref.data.play import Play
+from dlref.data.rl.experience import Play
+from dlref.data.text.markov_chain import MarkovChain
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import first
 

@@ -57,7 +57,7 @@ def test_histograms_on_request_show_activations_weights_and_gradients(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    wanted = "reports.histograms._target_=dlref.reports.pictures.Histograms"
+    wanted = "reports.histograms._target_=dlref.reports.classifier_plots.Histograms"
     code, said = train(*SMALL["cnn"], wanted, "trainer.max_steps=4", "trainer.eval_every=2", f"run_dir={run}")
     assert code == 0, said
     events = EventAccumulator(str(run), size_guidance={"histograms": 0}).Reload()

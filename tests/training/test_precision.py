@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dlref import operators
+from dlref import hardware, operators
+from dlref.hardware import instruction_set
 from dlref.models.mlp import MLP
 from dlref.models.recurrent_layers import RecurrentLayers
+from dlref.optimizers.muon import orthogonalized
 from dlref.training import precision, trainer
 from dlref.training.checkpoint import Checkpoints
-from dlref.training.muon import orthogonalized
-from dlref.training.precision import LossScale, autocast, instruction_set, resolve, run_in_float32
+from dlref.training.precision import LossScale, autocast, resolve, run_in_float32
 from tests.conftest import SMALL, command, first
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *flags: str, limit: str | None = No
     for flag in FLAGS:
         monkeypatch.setattr(torch.cpu, flag, lambda has=flag in flags: has, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if flags else "AVX2")
-    for name in precision.LIMITS:
+    for name in hardware.LIMITS:
         monkeypatch.delenv(name, raising=False)
     if limit:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
@@ -280,7 +281,7 @@ def test_a_gradient_that_no_scale_makes_finite_ends_the_run(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(trainer, "LossScale", lambda: LossScale(2.0))
-    monkeypatch.setattr(trainer.gradients, "norm", lambda gradient: float("nan"))
+    monkeypatch.setattr(trainer.gradient_norm, "norm", lambda gradient: float("nan"))
     code, said = train(*SMALL["mlp"], "trainer.precision=fp16", "trainer.max_steps=9", f"run_dir={tmp_path}")
     assert code == 5
     assert "step 2 is not finite" in said

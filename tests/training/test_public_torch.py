@@ -15,7 +15,8 @@ from dlref import operators
 from dlref.cli.main import main
 from dlref.models.layers import Dropout
 from dlref.models.recurrent_layers import RecurrentLayers
-from dlref.training import adam, distributed, gradients, muon
+from dlref.optimizers import adam, muon
+from dlref.training import distributed, gradient_norm
 from dlref.training.checkpoint import find
 from tests.conftest import SMALL
 
@@ -173,7 +174,7 @@ def test_sparse_gradients_have_the_same_rows(rows: list[int], name: str, remove:
     def read() -> list[Tensor]:
         p = nn.Parameter(torch.zeros(6, 4))
         p.grad = torch.sparse_coo_tensor(torch.tensor([rows]), three()[0], p.shape, check_invariants=True)
-        return [*gradients.values([p]), p.grad.indices()]
+        return [*gradient_norm.values([p]), p.grad.indices()]
 
     expected = read()
     remove(name)

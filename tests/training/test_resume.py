@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dlref
-from dlref.cli.configs import configs_folder, groups
+from dlref.cli.compose import configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import SMALL, first
 
@@ -356,7 +356,7 @@ def test_what_another_process_saves_before_it_lets_go_is_not_lost(
     had: int, train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends between the look at its checkpoints and the lock."""
-    from dlref.cli import train as module
+    from dlref.cli.commands import train as module
 
     run = tmp_path / "run"
     line = [*SMALL["mlp"], "schedule=constant", "~reports", f"run_dir={run}", "resume=auto"]
@@ -388,7 +388,7 @@ def test_auto_starts_and_then_goes_on(train: Callable[..., tuple[int, str]], tmp
 def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """What `dlref.load` gives is the network whose figures the run logged."""
     from dlref.data import Shard
-    from dlref.data.spiral import Spiral
+    from dlref.data.supervised.spiral import Spiral
     from dlref.objectives.supervised import Classification
     from dlref.training.evaluation import evaluate
     from dlref.training.precision import autocast

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data import Shard
-from dlref.data.spiral import Spiral
+from dlref.data.supervised.spiral import Spiral
 from dlref.errors import ConfigError, DivergedError
 from dlref.metrics import Mean, Totals
 from dlref.models.mlp import MLP
 from dlref.objectives import Objective
 from dlref.objectives.supervised import Classification
-from dlref.training import gradients
+from dlref.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
+from dlref.training import gradient_norm
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import autocast
 from dlref.training.progress import Window, monitored
-from dlref.training.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 from dlref.training.trainer import Trainer
 from tests.conftest import SMALL, first
 from tests.training.test_resume import logged
@@ -404,7 +404,7 @@ def test_rows_of_a_sparse_gradient_are_each_there_once(rows: list[int]) -> None:
     table, where = nn.Parameter(torch.zeros(4, 2)), torch.tensor(rows)
     slopes = torch.arange(6.0).view(3, 2)
     table.grad = torch.sparse_coo_tensor(where[None], slopes, table.shape)
-    (found,) = gradients.values([table])
+    (found,) = gradient_norm.values([table])
     assert len(found) == len(set(rows))
     torch.testing.assert_close(table.grad.to_dense(), torch.zeros(4, 2).index_add(0, where, slopes))
 
@@ -417,9 +417,9 @@ def test_sparse_rows_are_scaled_and_clipped_as_dense_ones() -> None:
         with torch.no_grad():
             table.weight.copy_(torch.arange(18.0).view(6, 3))
         table(rows).square().sum().backward()
-        found = gradients.values(table.parameters())
-        norm = gradients.norm(found)
-        gradients.scale_(found, 0.5 / float(norm))
+        found = gradient_norm.values(table.parameters())
+        norm = gradient_norm.norm(found)
+        gradient_norm.scale_(found, 0.5 / float(norm))
         grads.append((norm, table.weight.grad.to_dense() if sparse else table.weight.grad))
     torch.testing.assert_close(grads[0], grads[1])
     torch.testing.assert_close(grads[0][1].norm(), torch.tensor(0.5))

@@ -17,7 +17,7 @@ TRANSITIONS = """
 import torch
 from typing import NamedTuple
 from dlref.data import generator, place_of
-from dlref.data.play import Transitions
+from dlref.data.rl.experience import Transitions
 
 class Outcome(NamedTuple):
     returns: float

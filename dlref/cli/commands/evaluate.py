@@ -1,0 +1,307 @@
+"""dlref evaluate: the figures and all reports of a trained model, on screen and in its run directory."""
+
+import contextlib
+import inspect
+import json
+import logging
+import math
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.compose import flatten, hint, load_plugins, plugin_files, split_key, typed_value
+from dlref.cli.main import take_flags
+from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
+from dlref.cli.values import spell
+from dlref.errors import CheckpointError, ConfigError, DataError, brief, did_you_mean
+from dlref.filesystem import file_name
+
+HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
+
+  RUN                  takes the run's best checkpoint, else its last; RUN/checkpoints/last takes that one
+  split=eval           train, eval or test (the default; eval where there is no test split)
+  data.root=DIR        and other settings of data, device, threads and trainer.precision
+  plugins=my.py        if the model was trained with plug-ins
+  --no-recorded-paths  reads no data file that only the checkpoint names"""
+UNBUILT = ("optimizer", "schedule")  # in evaluation
+OPEN = ("data", "device", "threads", "trainer.precision", "seed", "reports")
+LEARNED = {  # by the data from their training split, and what it is called
+    "vocabulary": "vocabulary",
+    "source": "vocabulary",
+    "target": "vocabulary",
+    "columns": "mean, deviation or values of its columns",
+    "targets": "mean, deviation or values of its targets",
+    "classes": "list of classes",
+    "mean": "mean of its pixels",
+    "deviation": "deviation of its pixels",
+    "permutation": "order of the pixels",
+}
+
+logger = logging.getLogger("dlref")
+
+
+def main(arguments: Sequence[str]) -> int:
+    flags = {NO_PATHS: False}
+    rest = take_flags(arguments, flags, HELP)
+    if rest is None:
+        return 0
+    paths, settings = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
+    if not paths and settings:  # a path may have a = in it
+        paths, settings = settings[:1], settings[1:]
+    if len(paths) != 1:
+        raise ConfigError("dlref evaluate takes one run or checkpoint; dlref train names the run when it starts")
+    return evaluate(paths[0], settings, not flags[NO_PATHS])
+
+
+def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
+    """Evaluate one checkpoint. `recorded`: whether the data paths that it has recorded are read."""
+    from dlref.cli.run_reports import run_reports
+    from dlref.data import Shard
+    from dlref.training import devices
+    from dlref.training.checkpoint import find
+    from dlref.training.evaluation import evaluate as evaluate_split
+    from dlref.training.precision import autocast, resolve, run_in_float32
+    from dlref.training.run import warn_of_other_plugins
+
+    checkpoint = find(path)
+    command = command_line("evaluate", [path, *settings], recorded=recorded)
+    with code_named(checkpoint, command):
+        config, own, split, plugins = amended(checkpoint, path, settings, recorded)
+    warn_of_other_plugins(checkpoint.manifest, plugins)
+    import torch
+
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    device = devices.choose_device(config["device"])
+    with code_named(checkpoint, command):
+        model = fitted_as_typed(checkpoint, config, own, device, plugins)
+    if split is None:
+        split = "test" if model.data.has("test") else "eval"
+        if split == "eval":
+            logger.info("this data has no test split, so these are the figures of eval")
+
+    precision = resolve(config["trainer"].get("precision", "auto"), device, model.objective)
+    run_in_float32(precision, device, model.objective)
+    with devices.explained():
+        figures = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
+        found = run_reports(model.reports, model.objective.net, model.data, split, device, whole=True)
+    figures |= found.figures
+    run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path
+    print(f"{checkpoint.path.relative_to(run.parent)}, step {checkpoint.step}, {split}:")
+    width = max(map(len, figures), default=0)
+    for name, value in figures.items():
+        print(f"  {name:<{width}}  {value:.6g}")
+    for text in found.texts.values():
+        print(text)
+    keep(run, checkpoint, split, config["seed"], figures, found)
+    return 0
+
+
+def fitted_as_typed(
+    checkpoint: Any, config: dict[str, Any], own: dict[str, Any], device: Any, plugins: Sequence[str]
+) -> Any:
+    """The model of `config`; raises ConfigError naming what was typed where the checkpoint's `own` one is sound."""
+    from dlref.training.checkpoint import as_data
+
+    if config == own:
+        return fitted(checkpoint, config, device, plugins, as_data(checkpoint))
+    try:
+        return fitted(checkpoint, config, device, plugins)
+    except (CheckpointError, ConfigError, DataError) as error:
+        fitted(checkpoint, own, device, plugins, as_data(checkpoint))
+        then, now = flatten(own), flatten(config)
+        typed = [key for key in now if key not in ("device", "threads") and now[key] != then.get(key)]
+        if not typed or any(key in str(error) for key in typed):
+            raise ConfigError(str(error)) from error
+        changes = ", ".join(f"{key}={brief(spell(now[key]))}" for key in typed)
+        raise ConfigError(f"{changes} does not suit this model: {error}") from error
+
+
+def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequence[str], at_fault: Any = None) -> Any:
+    """The model of a config with the weights of the checkpoint, built within the context `at_fault`."""
+    from dlref import build
+    from dlref.interfaces import LimitedContext, declares
+    from dlref.training import devices
+    from dlref.training.state import load_weights
+
+    with at_fault or contextlib.nullcontext(), devices.explained():
+        model = build.build(config, device, plugins)
+    trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
+    # Of positions that are computed a longer context would tell nothing.
+    if declares(model.objective.net, LimitedContext) and trained and wanted and wanted > trained:
+        raise ConfigError(
+            f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
+        )
+    trained_with = build.with_codes_as_text(checkpoint.manifest["config"], plugins)
+    require_held_out(model.data, trained_with, config, build.path_settings(config, plugins))
+    load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
+    described, here = checkpoint.manifest["data"], model.data.describe()
+    checkpoint.require_described(here)
+    if other := [name for name in LEARNED if not alike(described.get(name), here.get(name))]:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with another {LEARNED[other[0]]} than these data have; bring its own data, and "
+            "have others read by dlref predict, translate or generate"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
+    """Where a checkpoint lacks the plug-ins that it was trained with, the error ends with the command that brings them."""
+    try:
+        yield
+    except CheckpointError as error:
+        code = checkpoint.manifest["config"].get("plugins")
+        if not code or plugin_files(command):
+            raise
+        again = f"plugins={spell(code)}"
+        raise CheckpointError(
+            f"{error}; it was trained with {again}, code that a checkpoint may not bring: if you trust it, type "
+            f"{in_shell_all([*command, again])}"
+        ) from error
+
+
+def amended(
+    checkpoint: Any, path: str, settings: Sequence[str], recorded: bool
+) -> tuple[dict[str, Any], dict[str, Any], str | None, list[str]]:
+    """The checkpoint's config with what was typed on top, the same with no more than typed paths, the split, the plug-ins.
+
+    Code is the command line's alone, and so are places on this machine, except data files that are `recorded` and found
+    again.
+    """
+    from dlref import build
+    from dlref.training.checkpoint import as_data
+
+    config = dict(checkpoint.manifest["config"])
+    typed = {split_key(text)[0]: text for text in settings}
+    split = split_key(typed.pop("split", "="))[1] or None
+    if split not in (None, "train", "eval", "test"):
+        raise ConfigError(f"split={split} is unknown{did_you_mean(split, ['train', 'eval', 'test'])}")
+    typed.pop("plugins", None)
+    plugins = load_plugins(plugin_files(settings))
+    command = command_line("evaluate", [path, *settings], recorded=recorded)
+    missing = dict[str, Any]()
+    with as_data(checkpoint):
+        build.check(config, plugins)
+        config = build.with_codes_as_text(config, plugins)
+        places = build.path_settings(config, plugins)
+    open_keys = {*OPEN, *(place for place in places if "." in place)}  # paths of other groups too are this machine's
+    for key in typed:
+        if not within(key, open_keys) or key == "data":
+            raise ConfigError(f"{key} cannot be changed in evaluation{did_you_mean(key, known(config))}")
+    for place in sorted(places):
+        group, _, name = place.rpartition(".")
+        if not group:
+            config[name] = [] if name == "plugins" else None
+        elif group not in UNBUILT and (then := build.at(config, place)):
+            then = untyped(place, then, typed)
+            found = found_again(then, checkpoint.manifest.get("cwd")) if recorded and group == "data" else None
+            put(config, group, {key: value for key, value in build.at(config, group).items() if key != name})
+            if found:
+                put(config, place, found)
+                say_used(place, found)
+            elif then and place != "data.root":  # which has a default, and the files in it a hash
+                missing[place] = then
+    if missing:
+        raise ConfigError(f"this model was trained with {typed_again(command, missing, recorded)}")
+    own = config
+    for key in sorted(typed, key=lambda key: (not within(key, places), key)):  # a part of a setting after the whole
+        if not within(key, places):
+            config = dict(config) if config is own else config
+        put(config, key, typed_value(typed[key], hint(config, key, plugins)))
+    build.check(config, plugins)
+    return build.with_codes_as_text(config, plugins), own, split, plugins
+
+
+def put(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested sections, each of which is copied."""
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = config.get(section)
+        config[section] = dict(inner) if isinstance(inner, dict) else {}
+        config = config[section]
+    config[name] = value
+
+
+def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any], files: Collection[str]) -> None:
+    """Raise ConfigError for settings by which rows that were trained on would be evaluated as held out; some name `files`."""
+    from dlref.interfaces import HeldOut, declares
+
+    taken = inspect.signature(type(data)).parameters
+    for name in data.parted_by if declares(data, HeldOut) else ():
+        key = name if name == "seed" else f"data.{name}"
+        then, now = (
+            {"seed": c["seed"], **c["data"]}.get(name, taken[name].default if name in taken else None)
+            for c in (trained, config)
+        )
+        if key in files:  # another copy of a file holds out the same rows
+            then, now = ("a file" if value else "no file" for value in (then, now))
+        if then != now:
+            raise ConfigError(
+                f"{key} was {then} in training and is {now}, which may hold out rows that were trained on; leave it out"
+            )
+
+
+def alike(one: Any, other: Any, near: float = 1e-9) -> bool:
+    """Whether two descriptions say the same; another machine may sum up means to other last digits."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6, abs_tol=near)
+    if isinstance(one, dict) and isinstance(other, dict):
+        std = one.get("deviation")  # by which a mean that is almost 0 is measured, in whatever units
+        near = 1e-9 * abs(std) if isinstance(std, float) else near
+        return one.keys() == other.keys() and all(alike(one[key], other[key], near) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other)
+
+
+def known(config: dict[str, Any]) -> list[str]:
+    names = [key for key in flatten(config) if key.startswith(("data.", "reports.")) and not key.endswith("_target_")]
+    return ["split", "plugins", *OPEN, *names]
+
+
+def drawn(name: str, picture: Any, file: Path) -> bool:
+    """Write a picture; one that matplotlib cannot draw costs a warning."""
+    try:
+        picture.savefig(file, dpi=120)
+    except OSError:
+        raise
+    except Exception as error:
+        file.unlink(missing_ok=True)
+        logger.warning("picture %s cannot be drawn (%s: %s)", name, type(error).__name__, brief(error))
+        return False
+    return True
+
+
+def keep(run: Path, checkpoint: Any, split: str, seed: int, figures: dict[str, float], found: Any) -> None:
+    """evaluation.json, pictures/, TensorBoard and metrics.jsonl; a run that another process holds gets only the files."""
+    from dlref.training.checkpoint import write_whole
+    from dlref.training.log import Log
+    from dlref.training.run import RunFolder
+
+    finite = {name: value for name, value in figures.items() if value == value}
+    result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "seed": seed}
+    try:
+        write_whole(run / "evaluation.json", json.dumps(result | {"metrics": finite}, indent=1))
+        for name, picture in list(found.pictures.items()):
+            file = run / "pictures" / file_name(f"{split}_{name}.png")
+            file.parent.mkdir(exist_ok=True)
+            if drawn(name, picture, file):
+                print(f"  picture {file}")
+            else:
+                del found.pictures[name]
+    except OSError as error:
+        raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
+    if not (run / "metrics.jsonl").exists():
+        return
+    try:
+        home = RunFolder(run)
+    except ConfigError:
+        return
+    try:
+        log = Log(run, quiet=True)
+        log.figures(split, checkpoint.step, home.info().get("seconds", 0.0), figures)
+        log.findings(split, checkpoint.step, found)
+        log.close()
+    finally:
+        home.release()

@@ -1,0 +1,99 @@
+"""dlref study: run a demonstration of the books; its table and pictures go to runs/studies/NAME."""
+
+import ast
+import importlib
+import inspect
+import json
+import logging
+import os
+import time
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlref.cli.compose import split_key, typed_value
+from dlref.cli.main import show_rows, take_flags, write_rows
+from dlref.errors import ConfigError, did_you_mean
+
+HELP = """usage: dlref study [NAME [key=value …]]
+
+  without a NAME: the studies there are
+  run_dir=DIR     where the table and the pictures go; default runs/studies/NAME
+  threads=N       of torch; default 1, which is fastest for networks this small
+  key=value       the study's own settings, as root=DIR (of MNIST), steps=500, seeds=[0,1]"""
+STUDIES = Path(__file__).parents[2] / "studies"
+logger = logging.getLogger("dlref")
+
+
+def main(arguments: Sequence[str]) -> int:
+    rest = take_flags(arguments, {}, HELP)
+    if rest is None:
+        return 0
+    if not rest:
+        for name in studies():
+            text = (STUDIES / f"{name}.py").read_text(encoding="utf-8")  # read, since importing it would import torch
+            print(f"{name:<22} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+        return 0
+    name, *settings = rest
+    if name not in studies():
+        raise ConfigError(f"there is no study '{name}'{did_you_mean(name, studies())}")
+    return study(name, settings)
+
+
+def studies() -> list[str]:
+    return sorted(file.stem for file in STUDIES.glob("[a-z]*.py"))
+
+
+def study(name: str, settings: Sequence[str]) -> int:
+    import torch
+
+    from dlref.training.checkpoint import write_whole
+    from dlref.training.run import git_commit
+
+    function = importlib.import_module(f"dlref.studies.{name}").study
+    given = read_settings(name, function, settings)
+    folder = Path(os.path.expanduser(given.pop("run_dir", None) or Path("runs") / "studies" / name))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made ({error.strerror}); choose another run_dir=") from None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(given.pop("threads", 1))
+    start = time.perf_counter()
+    result = function(**given)
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    show_rows(result.table)
+    with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
+        write_rows(result.table, file)
+    for title, picture in result.pictures.items():
+        picture.savefig(folder / f"{title}.png", dpi=120)
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    about = {"study": name, "settings": plain, "git_commit": git_commit(), "seconds": round(seconds, 1)}
+    write_whole(folder / "study.json", json.dumps(about, indent=1))
+    logger.info("%.1f s; %s and table.csv are in %s", seconds, ", ".join(f"{t}.png" for t in result.pictures), folder)
+    return 0
+
+
+def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str, Any]:
+    """key=value as the study's signature has them; raises ConfigError for others."""
+    from dlref.build import MOST_THREADS, check_value
+
+    hints = typing.get_type_hints(function)
+    known = {key: hints[key] for key in inspect.signature(function).parameters} | {"run_dir": Path, "threads": int}
+    given: dict[str, Any] = {}
+    for text in settings:
+        key, _ = split_key(text)
+        if "=" not in text or key not in known:
+            raise ConfigError(f"{key} is not a setting of study {name}{did_you_mean(key, known)}")
+        given[key] = typed_value(text, known[key])
+        check_value(key, given[key], known[key])
+        if key == "threads" and not 1 <= given[key] <= MOST_THREADS:
+            raise ConfigError(f"threads is {given[key]}; it takes 1 to {MOST_THREADS}")
+        counts = known[key] is int and key != "seed"  # steps, runs, episodes
+        if (counts and given[key] < 1) or (key == "threshold" and not given[key]):
+            raise ConfigError(f"{key} is {given[key]}; it takes {'1 or more' if counts else 'a number above 0'}")
+        if known[key] == Path | None and given[key] is not None:
+            given[key] = Path(given[key])
+    return given
