@@ -164,7 +164,7 @@ class LanguageModelText(TokenizedText, SizedText):
         """Windows of so many tokens, each of which begins a stride behind the one before; only the last ones' are fewer."""
         stride = min(self.eval_stride or context, context)
         first, last = min(context, len(text) - 1), len(text) - 1  # are foretold by the first window, and by all
-        starts = torch.arange(stride, last - context + 1, stride) if last > context else torch.arange(0)
+        starts = torch.arange(stride, max(stride, last - context + 1), stride)
         parts: list[tuple[Tensor, int, int]] = [(torch.zeros(1, dtype=torch.int64), first, first)]
         parts += [(rows, context, stride) for rows in starts.split(max(EVAL_WINDOWS // context, 1)) if len(rows)]
         done = first + len(starts) * stride
