@@ -20,10 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dlref.data import Data
 from dlref.data.supervised.table_columns import code
 from dlref.errors import ConfigError, brief, did_you_mean
-from dlref.interfaces import OutputLayer, undelivered
+from dlref.interfaces import Data, HasOutputLayer, undelivered
 from dlref.objectives import Objective
 from dlref.optimizers.schedules import Schedule
 from dlref.plugins import place_in_plugins
@@ -116,7 +115,7 @@ def build_trainer(
 def tables(net: nn.Module) -> list[Any]:
     """The matrices with a row for each thing that is looked up or scored, which some optimizers treat in another way."""
     looked_up = [layer.weight for layer in net.modules() if isinstance(layer, nn.Embedding)]
-    return looked_up + ([net.out.weight] if isinstance(net, OutputLayer) else [])
+    return looked_up + ([net.out.weight] if isinstance(net, HasOutputLayer) else [])
 
 
 def make_network(

@@ -6,9 +6,9 @@ Each class here says what is asked of those who inherit from it. B batch, T and 
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +28,13 @@ I_ = TypeVar("I_", bound=Interface)
 # Networks
 
 
-class OutputLayer(Interface):
+class HasOutputLayer(Interface):
     """`out` makes logits [..., V] of the final hidden states. Its weight has a row for each token, as an embedding has."""
 
     out: nn.Linear
 
 
-class HiddenStates(OutputLayer):
+class LanguageModel(HasOutputLayer):
     """A language model whose logits are `out` of the final hidden states, so that a loss need not keep the logits."""
 
     def read(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Tensor, State]:
@@ -42,7 +42,7 @@ class HiddenStates(OutputLayer):
         raise NotImplementedError
 
 
-class LimitedContext(Interface):
+class FixedContext(Interface):
     """It sees at most `context` tokens and carries no state, so that evaluation reads windows of so many tokens."""
 
     context: int
@@ -56,7 +56,7 @@ class Decoder(Interface):
         raise NotImplementedError
 
 
-class Generates(Decoder):
+class TextDecoder(Decoder):
     """A language model that continues a text."""
 
     def begin(self, context: Tensor) -> State:
@@ -64,7 +64,7 @@ class Generates(Decoder):
         raise NotImplementedError
 
 
-class Translates(Decoder):
+class Seq2SeqDecoder(Decoder):
     """An encoder-decoder that writes a target for a source."""
 
     def begin(self, source: Tensor, visible: Tensor) -> State:
@@ -72,7 +72,7 @@ class Translates(Decoder):
         raise NotImplementedError
 
 
-class SelfAttention(Interface):
+class HasSelfAttention(Interface):
     """A language model whose attention can be shown."""
 
     def attention(self, tokens: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class SelfAttention(Interface):
         raise NotImplementedError
 
 
-class CrossAttention(Interface):
+class HasCrossAttention(Interface):
     """A decoder whose attention to the source can be shown, if it `attends`."""
 
     attends: bool
@@ -90,7 +90,7 @@ class CrossAttention(Interface):
         raise NotImplementedError
 
 
-class HasWordVectors(Interface):
+class WordVectors(Interface):
     """Words can be compared by its vectors."""
 
     def vectors(self) -> Tensor:
@@ -98,7 +98,7 @@ class HasWordVectors(Interface):
         raise NotImplementedError
 
 
-class InputOutputVectors(Interface):
+class InputOutputEmbeddings(Interface):
     """The two embeddings of word2vec, of words as they are looked up and as they are predicted."""
 
     input: nn.Embedding
@@ -132,13 +132,13 @@ class FitsInputs(Interface):
         raise NotImplementedError
 
 
-class Projects(Interface):
+class LinearProjection(Interface):
     """A layer that multiplies flattened inputs by `directions` [inputs, components]."""
 
     directions: Tensor
 
 
-class HasCritic(Interface):
+class ActorCritic(Interface):
     """A policy that also estimates the value of a state."""
 
     def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ class HasCritic(Interface):
         raise NotImplementedError
 
 
-class Denoises(Interface):
+class Denoiser(Interface):
     """A classifier that also reconstructs its inputs from noisy ones."""
 
     def denoise(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,13 +157,65 @@ class Denoises(Interface):
 # Data
 
 
+class Shard(NamedTuple):
+    """Which share of every batch is this process's own: number `rank` of `ranks`."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def share(self, start: int, stop: int) -> slice:
+        """This rank's consecutive part of the rows start..stop; the parts of all ranks tile them."""
+        rows = stop - start
+        return slice(start + rows * self.rank // self.ranks, start + rows * (self.rank + 1) // self.ranks)
+
+
+@runtime_checkable
+class Data(Protocol):
+    """What the trainer asks of a data set. Constructors take plain keyword arguments, `seed` and `batch_size` among them.
+
+    `batch_size` counts the rows of one batch over all ranks, so the number of ranks changes the speed, not the result.
+    What else a data set offers (rows, texts, settings that decide what is held out) it declares: see `dlref.interfaces`.
+    """
+
+    unit: str  # what the throughput counts: samples, tokens, words, steps
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that a network needs, by the name of its constructor's argument."""
+
+    @property
+    def batches_per_pass(self) -> float:
+        """How many batches are one pass over the training split."""
+
+    def units_per_batch(self, ranks: int) -> float:
+        """How many units one training batch holds, over all ranks."""
+
+    def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Any]:
+        """Endless training batches from number `first_batch` on, on the device of `net`."""
+
+    def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Any]:
+        """One pass over this rank's share of `train`, `eval` or `test`; raises DataError for a split that is not there."""
+
+    def has(self, split: str) -> bool:
+        """Whether there is such a split."""
+
+    def describe(self) -> dict[str, Any]:
+        """What using a trained model needs (vocabulary, normalisation, names of classes), as plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next training batch depends on beyond its number; empty where it is a function of (seed, number, rank)."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state_dict` gave, before `train_batches`."""
+
+
 class HeldOut(Interface):
     """Settings decide which rows are held out of training. An evaluation in which one of them differs is refused."""
 
     parted_by: Sequence[str]  # the names of these settings, `seed` among them if it is one
 
 
-class Summarized(Interface):
+class HasSummary(Interface):
     """Data that say what they have read, since they had to find out."""
 
     def summary(self) -> list[str]:
@@ -171,7 +223,7 @@ class Summarized(Interface):
         raise NotImplementedError
 
 
-class DataRoot(Interface):
+class HasRoot(Interface):
     """Its files lie below a folder for all data sets."""
 
     root: Path
@@ -204,7 +256,7 @@ class HasVocabulary(Interface):
     vocabulary: Any
 
 
-class SizedText(Interface):
+class CountedText(Interface):
     """Data whose tokens are those of a text."""
 
     def text_size(self, split: str) -> dict[str, int]:
@@ -222,7 +274,7 @@ class TokenizedText(HasVocabulary):
         raise NotImplementedError
 
 
-class ParallelTexts(Interface):
+class ParallelData(Interface):
     """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.text.line_encoder.Side` does."""
 
     source: Any

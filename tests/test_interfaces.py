@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import dlref
 from dlref import build, interfaces
 from dlref.cli.main import main
-from dlref.data import Shard
 from dlref.data.text.markov_chain import MarkovChain
 from dlref.errors import ConfigError
+from dlref.interfaces import Shard
 from dlref.models.mlp import MLP
 from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.language_modelling import LanguageModelling
@@ -26,7 +26,7 @@ from dlref.reports.samples import Samples
 
 PACKAGE = Path(dlref.__file__).parent
 EVERY = [
-    each for each in vars(interfaces).values() if isinstance(each, type) and each.__module__ == interfaces.__name__
+    each for each in vars(interfaces).values() if isinstance(each, type) and issubclass(each, interfaces.Interface)
 ]
 # Of torch, other libraries and errors, not of parts: file and name.
 OTHERS = {
@@ -95,17 +95,17 @@ def test_what_looks_as_if_it_was_meant_is_said_once(caplog: pytest.LogCaptureFix
         context = 7
 
     with caplog.at_level(logging.WARNING, "dlref"):
-        assert not interfaces.declares(Mine(1, 1), interfaces.LimitedContext)
-        assert not interfaces.declares(Mine(1, 1), interfaces.LimitedContext)
-        assert not interfaces.declares(nn.Linear(1, 1), interfaces.LimitedContext)
-        assert not interfaces.declares(MLP(1, 1, []), interfaces.HasCritic)
+        assert not interfaces.declares(Mine(1, 1), interfaces.FixedContext)
+        assert not interfaces.declares(Mine(1, 1), interfaces.FixedContext)
+        assert not interfaces.declares(nn.Linear(1, 1), interfaces.FixedContext)
+        assert not interfaces.declares(MLP(1, 1, []), interfaces.ActorCritic)
     (said,) = caplog.messages
     assert said.startswith("Mine has context, which dlref does not use")
-    assert said.endswith("inherit dlref.interfaces.LimitedContext")
+    assert said.endswith("inherit dlref.interfaces.FixedContext")
 
 
 def test_what_is_declared_is_there() -> None:
-    class Half(nn.Linear, interfaces.Generates, interfaces.LimitedContext):
+    class Half(nn.Linear, interfaces.TextDecoder, interfaces.FixedContext):
         def step(self, state: Any, token: Tensor) -> Any:
             return token, state
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dlref.interfaces import HasCritic
+from dlref.interfaces import ActorCritic
 from dlref.models.layers import Activation
 from dlref.models.mlp import MLP
 
 
-class ActorCritic(nn.Module, HasCritic):
+class ActorCriticMLP(nn.Module, ActorCritic):
     """Two multi-layer perceptrons of the same `widths`: one for the actions, one for the value of the state."""
 
     def __init__(self, inputs: int, outputs: int, widths: Sequence[int], activation: Activation = "tanh") -> None:

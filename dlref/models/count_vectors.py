@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import CountTable, HasWordVectors
+from dlref.interfaces import CountTable, WordVectors
 
 
-class CountVectors(nn.Module, CountTable, HasWordVectors):
+class CountVectors(nn.Module, CountTable, WordVectors):
     """A vector for each word, of V words and D numbers, which an objective fits. Raises ConfigError for a width below 1."""
 
     def __init__(self, vocab_size: int, width: int) -> None:

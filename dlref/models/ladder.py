@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.interfaces import Denoises, FitsInputs
+from dlref.interfaces import Denoiser, FitsInputs
 from dlref.models.layers import Noise, PrincipalComponents, fit_components, require_units
 
 
@@ -25,7 +25,7 @@ class Lateral(nn.Module):
         return torch.lerp(middle, z.to(middle.dtype), torch.sigmoid(torch.addcmul(self.d, self.c, u)))
 
 
-class Ladder(nn.Module, Denoises, FitsInputs):
+class Ladder(nn.Module, Denoiser, FitsInputs):
     """A multi-layer perceptron with batch norm, which in training also tells its inputs from noisy ones.
 
     Going up, normal noise is added to the inputs, or to their principal `components`, and to every layer after its batch

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import Projects
+from dlref.interfaces import LinearProjection
 
 Activation = Literal["relu", "gelu", "sigmoid", "tanh"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
@@ -17,7 +17,7 @@ Norm = Literal["batch", "layer"]
 Init = float | Literal["torch", "lecun", "xavier", "he"]
 
 
-class PrincipalComponents(nn.Module, Projects):
+class PrincipalComponents(nn.Module, LinearProjection):
     """The coordinates of inputs along their directions of largest variance (Pearson 1901), which `fit` finds.
 
     A first layer behind it costs `components` rather than `inputs` multiplications a unit, and noise added to it does not

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import Generates, NGramTables
+from dlref.interfaces import NGramTables, TextDecoder
 
 NOTHING = -1  # stands before the first word
 State = tuple[Tensor, ...]  # one, the last words [B, order - 1]
 
 
-class NGram(nn.Module, NGramTables, Generates):
+class NGram(nn.Module, NGramTables, TextDecoder):
     """P(w | c) = share(c, w) + rest(c) P(w | c without its oldest word), for the longest context c that the tables know.
 
     At the end of this chain stands P(w), the `unigrams`. An objective fills the tables; until then all words are alike.

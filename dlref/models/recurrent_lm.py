@@ -7,12 +7,12 @@ B batch, T time, D width, H hidden width, L layers, V vocabulary.
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import Generates, HiddenStates
+from dlref.interfaces import LanguageModel, TextDecoder
 from dlref.models.layers import Dropout
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, State, require_sizes
 
 
-class RecurrentLM(nn.Module, HiddenStates, Generates):
+class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
     """Word vectors of `width`, `layers` of a recurrent cell, and the next word's scores, unnormalised logarithms.
 
     All layers are as wide as the word vectors, or `hidden` where it is set. With `tied` the scores use the word vectors again

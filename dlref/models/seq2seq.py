@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import CrossAttention, OutputLayer, Translates
+from dlref.interfaces import HasCrossAttention, HasOutputLayer, Seq2SeqDecoder
 from dlref.models.layers import Dropout, Init, initialize, require_one_vocabulary
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, require_sizes
 from dlref.models.rnn_attention import Attention, Score
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return turn(x) if self.reversed else x, ends
 
 
-class Seq2Seq(nn.Module, OutputLayer, Translates, CrossAttention):
+class Seq2Seq(nn.Module, HasOutputLayer, Seq2SeqDecoder, HasCrossAttention):
     """An encoder, and a decoder that begins with what each layer of it ends with; the c of an LSTM begins at 0.
 
     All layers are as wide as the word vectors, or `hidden` where it is set. With `attention`, the decoder's h and the places

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import CrossAttention, LimitedContext, OutputLayer, Translates
+from dlref.interfaces import FixedContext, HasCrossAttention, HasOutputLayer, Seq2SeqDecoder
 from dlref.models.layers import require_one_vocabulary
 from dlref.models.transformer_layers import (
     Activation,
@@ -28,7 +28,7 @@ from dlref.models.transformer_layers import (
 State = tuple[Tensor, ...]
 
 
-class Transformer(nn.Module, OutputLayer, LimitedContext, Translates, CrossAttention):
+class Transformer(nn.Module, HasOutputLayer, FixedContext, Seq2SeqDecoder, HasCrossAttention):
     """An encoder, and a decoder that attends to what it yields, of `layers` blocks each, or the decoder of `decoder_layers`.
 
     `context` is how many tokens either side takes at most. Feed-forward layers have `hidden` units, four times the width

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlref.interfaces import Generates, HiddenStates, LimitedContext, SelfAttention
+from dlref.interfaces import FixedContext, HasSelfAttention, LanguageModel, TextDecoder
 from dlref.models.transformer_layers import (
     Activation,
     Block,
@@ -24,7 +24,7 @@ from dlref.models.transformer_layers import (
 State = tuple[Tensor, ...]  # the tokens read [B, T]; of each layer its keys and its values [B, heads, T, D / heads]
 
 
-class TransformerLM(nn.Module, HiddenStates, LimitedContext, Generates, SelfAttention):
+class TransformerLM(nn.Module, LanguageModel, FixedContext, TextDecoder, HasSelfAttention):
     """Blocks of self-attention to what came before, and the next token's scores, unnormalised logarithms.
 
     `context` is how many tokens it sees at most, the data's pieces in training. Feed-forward layers have `hidden` units, four

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import HasWordVectors, InputOutputVectors
+from dlref.interfaces import InputOutputEmbeddings, WordVectors
 
 
-class WordVectors(nn.Module, InputOutputVectors, HasWordVectors):
+class WordEmbeddings(nn.Module, InputOutputEmbeddings, WordVectors):
     """`input` vectors of words as they are looked up, `output` vectors of words as they are foretold; V words, D numbers.
 
     With `sparse` their gradients hold only the rows of words that occurred. Raises ConfigError for a width below 1.

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import Denoises, declares
+from dlref.interfaces import Denoiser, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
 from dlref.objectives.supervised import Classification
@@ -27,7 +27,7 @@ class Denoising(Classification):
         adversarial: float = 0.0,
     ) -> None:
         super().__init__(net, label_smoothing, max_norm, adversarial)
-        if not declares(net, Denoises):
+        if not declares(net, Denoiser):
             raise ConfigError(
                 f"objective Denoising takes a network that can denoise, not {type(net).__name__}; choose model=ladder"
             )

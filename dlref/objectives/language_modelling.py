@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import HiddenStates, declares
+from dlref.interfaces import LanguageModel, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cross_entropy
@@ -24,10 +24,11 @@ class LanguageModelling(Carrying):
 
     def __init__(self, net: nn.Module, activation: float = 0.0, change: float = 0.0) -> None:
         super().__init__(net)
-        self.has_hidden_states = declares(net, HiddenStates)
+        self.has_hidden_states = declares(net, LanguageModel)
         if (activation or change) and not self.has_hidden_states:
             raise ConfigError(
-                f"objective.activation and change are for networks with dlref.interfaces.HiddenStates, not {type(net).__name__}"
+                "objective.activation and change are for networks with dlref.interfaces.LanguageModel, "
+                f"not {type(net).__name__}"
             )
         self.activation, self.change = activation, change
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import HasCritic, declares
+from dlref.interfaces import ActorCritic, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
 from dlref.objectives.rl import FromPlay
@@ -35,7 +35,7 @@ class PolicyGradient(FromPlay):
         super().__init__(net)
         if not 0 <= discount <= 1 or not 0 <= trace <= 1:
             raise ConfigError(f"objective.discount is {discount} and trace {trace}; they take a share from 0 to 1")
-        if critic is not None and not declares(net, HasCritic):
+        if critic is not None and not declares(net, ActorCritic):
             raise ConfigError(
                 f"objective.critic is {critic}, and {type(net).__name__} has no values to judge states by; "
                 "choose model=actor_critic, or leave out the critic"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import InputOutputVectors, declares
+from dlref.interfaces import InputOutputEmbeddings, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Carrying, at_least_float32, text_parts
 from dlref.objectives.fused.embedding_rows import look_up
@@ -96,8 +96,8 @@ class Word2Vec(Carrying):
             )
         if not 1 <= shortest <= window:
             raise ConfigError(f"objective.shortest is {shortest}; it takes 1 to objective.window, which is {window}")
-        if not declares(net, InputOutputVectors):
-            raise ConfigError(f"word2vec learns WordVectors, not {type(net).__name__}; choose model=word2vec")
+        if not declares(net, InputOutputEmbeddings):
+            raise ConfigError(f"word2vec learns WordEmbeddings, not {type(net).__name__}; choose model=word2vec")
         if negatives is None and self.net.output.sparse:
             raise ConfigError("the full softmax changes every row at each step; set network.sparse=false, or negatives")
         self.window, self.dynamic, self.shortest, self.subsample = window, dynamic, shortest, subsample

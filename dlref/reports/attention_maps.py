@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dlref.data import place_of
 from dlref.data.text.tokenizer import BEGIN
-from dlref.interfaces import CrossAttention, SelfAttention, TokenizedText, declares
+from dlref.interfaces import HasCrossAttention, HasSelfAttention, TokenizedText, declares
 from dlref.reports import Report
 from dlref.reports.translation_quality import context_of, translates, written
 
@@ -31,7 +31,7 @@ class AttentionMaps(Report):
         self.lines, self.most = lines, most
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, Figure]":
-        if not translates(net, data) or not (declares(net, CrossAttention) and net.attends):
+        if not translates(net, data) or not (declares(net, HasCrossAttention) and net.attends):
             return {}
         found: dict[str, Figure] = {}
         most = min(self.most, context_of(net))
@@ -54,7 +54,7 @@ class SelfAttentionMaps(Report):
 
     def __call__(self, net: Any, data: Any, split: str) -> "dict[str, Figure]":
         device = place_of(net)[0]
-        if not declares(net, SelfAttention) or not declares(data, TokenizedText):
+        if not declares(net, HasSelfAttention) or not declares(data, TokenizedText):
             return {}
         words, most = data.vocabulary, min(self.most, context_of(net))
         ids = data.split(split)[:most].tolist()

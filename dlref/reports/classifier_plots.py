@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.interfaces import NamedTargets, Projects, Rows, declares
+from dlref.interfaces import LinearProjection, NamedTargets, Rows, declares
 from dlref.reports import Report
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Filters(Report):
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d):
                 return layer.weight[: self.count].mean(dim=1).detach().cpu()
-            if declares(layer, Projects):
+            if declares(layer, LinearProjection):
                 directions = layer.directions
             if isinstance(layer, nn.Linear):
                 weight = layer.weight[: self.count] if directions is None else layer.weight[: self.count] @ directions.T

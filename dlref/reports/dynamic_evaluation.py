@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlref.interfaces import HiddenStates, LimitedContext, TokenizedText, declares
+from dlref.interfaces import FixedContext, LanguageModel, TokenizedText, declares
 from dlref.metrics import Mean, perplexity
 from dlref.reports import Report
 
@@ -25,7 +25,7 @@ class DynamicEvaluation(Report):
         self.lr, self.decay, self.length, self.clip_norm = lr, decay, length, clip_norm
 
     def __call__(self, net: Any, data: Any, split: str) -> dict[str, Any]:
-        carries_state = declares(net, HiddenStates) and not declares(net, LimitedContext)
+        carries_state = declares(net, LanguageModel) and not declares(net, FixedContext)
         if not carries_state or not declares(data, TokenizedText):
             return {}
         learner: Any = copy.deepcopy(net)

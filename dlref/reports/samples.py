@@ -11,7 +11,7 @@ from torch import nn
 from dlref.data import generator, place_of
 from dlref.data.text.tokenizer import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.decoding.sampling import check, generate
-from dlref.interfaces import Generates, TokenizedText, declares
+from dlref.interfaces import TextDecoder, TokenizedText, declares
 from dlref.reports import Report
 
 WIDTH = 100  # letters a line
@@ -75,7 +75,7 @@ class Samples(Report):
         self.prompts, self.seed = prompts or [""], seed
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
-        if not declares(net, Generates) or not declares(data, TokenizedText):
+        if not declares(net, TextDecoder) or not declares(data, TokenizedText):
             return {}
         texts = []
         for number, prompt in enumerate(self.prompts):

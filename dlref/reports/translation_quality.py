@@ -13,7 +13,7 @@ from dlref.data import place_of
 from dlref.data.text.tokenizer import BEGIN, END, PAD, UNKNOWN, Tokenizer
 from dlref.decoding.sampling import PENALTY, beam_search, check_beam, generate
 from dlref.errors import ConfigError
-from dlref.interfaces import LimitedContext, ParallelTexts, Translates, declares
+from dlref.interfaces import FixedContext, ParallelData, Seq2SeqDecoder, declares
 from dlref.reports import Report
 
 LETTERS = 200_000  # most that a batch reads, padding included: a line of a megabyte is read by itself
@@ -23,12 +23,12 @@ logger = logging.getLogger("dlref")
 
 
 def translates(net: Any, data: Any) -> bool:
-    return declares(net, Translates) and declares(data, ParallelTexts)
+    return declares(net, Seq2SeqDecoder) and declares(data, ParallelData)
 
 
 def context_of(net: Any) -> int:
     """How many tokens the network reads at most."""
-    return net.context if declares(net, LimitedContext) else sys.maxsize
+    return net.context if declares(net, FixedContext) else sys.maxsize
 
 
 def written(net: Any, source: Any, target: Any, lines: Sequence[str], **settings: Any) -> list[list[int]]:
@@ -53,7 +53,7 @@ def write(
     those lines have that were too long for the network.
 
     Without a limit, a line may become twice as many tokens as it has, and ten. `<unk>` is written only if `unknown`. A
-    network with a `LimitedContext` reads and writes no more tokens than that: of a longer line the first ones, and `<eos>`.
+    network with a `FixedContext` reads and writes no more tokens than that: of a longer line the first ones, and `<eos>`.
     """
     ids, visible = (part.to(place_of(net)[0]) for part in source.encode(lines))
     words, lengths, context = target.vocabulary, visible.sum(1), context_of(net)

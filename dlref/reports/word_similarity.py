@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.text.text_files import lines_of
 from dlref.errors import DataError, brief
-from dlref.interfaces import DataRoot, HasVocabulary, HasWordVectors, declares
+from dlref.interfaces import HasRoot, HasVocabulary, WordVectors, declares
 from dlref.reports import Embedding, Report
 
 logger = logging.getLogger("dlref")
@@ -64,7 +64,7 @@ class Words:
 
 def vectors_of(net: nn.Module, data: Any) -> Words | None:
     """The words of a text and their vectors, if it is words that the network has vectors of."""
-    if not declares(net, HasWordVectors) or not declares(data, HasVocabulary):
+    if not declares(net, WordVectors) or not declares(data, HasVocabulary):
         return None
     return Words(data.vocabulary.get_itos(), net.vectors())
 
@@ -72,7 +72,7 @@ def vectors_of(net: nn.Module, data: Any) -> Words | None:
 def at_hand(file: RemoteFile, data: Any) -> Path | None:
     """Where the file lies, below the root of the data or where data lie by default; None, with a sentence, if nowhere."""
     try:
-        return fetch(file, data_root(data.root if declares(data, DataRoot) else None))
+        return fetch(file, data_root(data.root if declares(data, HasRoot) else None))
     except DataError as error:
         logger.warning("%s is left out: %s", Path(file.name).stem, error)
         return None

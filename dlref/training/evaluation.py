@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dlref.interfaces import SizedText, declares
+from dlref.interfaces import CountedText, declares
 from dlref.metrics import Totals, add, plain, read, text_metrics
 from dlref.objectives import Objective
 from dlref.training import devices, distributed
@@ -45,6 +45,6 @@ def evaluate(
         raise EvaluationStopped
     totals = distributed.sum_over_ranks(distributed.same_names(totals))[0]
     figures = plain(objective.summarize(totals))
-    if "nll" in totals and declares(data, SizedText):
+    if "nll" in totals and declares(data, CountedText):
         figures |= text_metrics(totals["nll"], **data.text_size(split))
     return figures

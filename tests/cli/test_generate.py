@@ -20,10 +20,10 @@ NETWORK = '''"""Scores of the next token by the one before it."""
 import torch
 from torch import Tensor, nn
 
-from dlref.interfaces import Generates
+from dlref.interfaces import TextDecoder
 
 
-class Bigrams(nn.Module, Generates):
+class Bigrams(nn.Module, TextDecoder):
     def __init__(self, vocab_size: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, vocab_size)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dlref.data import Shard
 from dlref.data.text.corpora import TinyShakespeare
+from dlref.interfaces import Shard
 from dlref.models.recurrent_layers import Cell
 from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.language_modelling import LanguageModelling

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dlref.build import build
 from dlref.cli.compose import compose
-from dlref.data import Shard
+from dlref.interfaces import Shard
 from dlref.metrics import Totals
 from dlref.objectives import Objective
 from tests.conftest import SMALL

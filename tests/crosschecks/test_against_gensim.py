@@ -13,8 +13,8 @@ from torch import Tensor
 from dlref.data.text.corpora import TextFiles
 from dlref.data.text.token_streams import Piece
 from dlref.data.text.tokenizer import UNKNOWN, Vocabulary
-from dlref.interfaces import DataRoot, HasVocabulary
-from dlref.models.word_vectors import WordVectors
+from dlref.interfaces import HasRoot, HasVocabulary
+from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
 from dlref.reports.word_similarity import Analogies, Words, WordSimilarity
 from tests.crosschecks.conftest import Agree
@@ -36,7 +36,7 @@ def sentences(data: TextFiles) -> list[list[str]]:
 
 
 def fitted(data: TextFiles, **settings: Any) -> Word2Vec:
-    objective = SkipGram(WordVectors(len(data.vocabulary), 4), **settings)
+    objective = SkipGram(WordEmbeddings(len(data.vocabulary), 4), **settings)
     objective.fit(parts(data))
     return objective
 
@@ -150,7 +150,7 @@ class Sentence:
 
     def dlrefs(self, kind: type[Word2Vec], ids: list[int], scores: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Its loss and gradients, by gensim's number of a word, of which `ids` are dlref's."""
-        net = WordVectors(len(ids) + 2, self.model.vector_size, sparse=False).double()
+        net = WordEmbeddings(len(ids) + 2, self.model.vector_size, sparse=False).double()
         with torch.no_grad():
             net.input.weight[ids] = torch.from_numpy(self.inputs)
             net.output.weight[ids] = torch.from_numpy(self.output_vectors(scores))
@@ -288,7 +288,7 @@ def test_windows(
     texts = [text for text in texts if len(text) > 1][:30]
     grid = Grid(len(model.wv))
     loss, inputs, outputs = gensims_step(model, grid, texts, train_batch_sg if kind is SkipGram else train_batch_cbow)
-    net = WordVectors(len(model.wv) + 2, 7, sparse=False).double()
+    net = WordEmbeddings(len(model.wv) + 2, 7, sparse=False).double()
     settings = {"window": window, "dynamic": False, "subsample": None, "negatives": 5, "block": block, "shared": shared}
     objective = kind(net, **settings)
     objective.counts += 1
@@ -304,7 +304,7 @@ def test_windows(
         agree(ours / largest, theirs / largest, atol=SUMS)
 
 
-class Text(HasVocabulary, DataRoot):
+class Text(HasVocabulary, HasRoot):
     """What a report asks of data."""
 
     def __init__(self, words: list[str], root: Path) -> None:
@@ -319,8 +319,8 @@ def learned(datasets: Path) -> KeyedVectors:
     return Gensim([line.split() for line in lines], **settings).wv
 
 
-def network(theirs: KeyedVectors) -> WordVectors:
-    net = WordVectors(len(theirs), theirs.vector_size)
+def network(theirs: KeyedVectors) -> WordEmbeddings:
+    net = WordEmbeddings(len(theirs), theirs.vector_size)
     net.input.weight.data.copy_(torch.from_numpy(theirs.vectors))
     return net
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.supervised.glyphs import Glyphs
+from dlref.interfaces import Shard
 from dlref.models.cnn import CNN
 from dlref.models.mlp import MLP
 from dlref.models.strided_cnn import StridedCNN

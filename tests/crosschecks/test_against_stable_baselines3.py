@@ -15,7 +15,7 @@ from dlref.data.rl.episodes import Finished, as_input
 from dlref.data.rl.experience import Play, Transitions
 from dlref.data.rl.replay import Replay
 from dlref.data.rl.rollouts import Rollout
-from dlref.models.actor_critic import ActorCritic
+from dlref.models.actor_critic import ActorCriticMLP
 from dlref.models.mlp import MLP
 from dlref.models.q_table import Table
 from dlref.models.strided_cnn import StridedCNN
@@ -451,8 +451,8 @@ each_rollout = pytest.mark.parametrize(
 GAPS = "with and without masked steps after the end of an episode"
 
 
-def copied_actor_critic(model: Any) -> ActorCritic:
-    net = ActorCritic(4, 2, (16, 12), "tanh").double()
+def copied_actor_critic(model: Any) -> ActorCriticMLP:
+    net = ActorCriticMLP(4, 2, (16, 12), "tanh").double()
     policy = model.policy
     copy_linear(nn.Sequential(policy.mlp_extractor.policy_net, policy.action_net), net.actor)
     copy_linear(nn.Sequential(policy.mlp_extractor.value_net, policy.value_net), net.critic)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard
+from dlref.interfaces import Shard
 from dlref.models.recurrent_layers import Cell
 from dlref.models.recurrent_lm import RecurrentLM
 from dlref.models.seq2seq import Encoder

@@ -8,7 +8,7 @@ from torch import nn
 
 from dlref.build import build_trainer
 from dlref.cli.compose import compose
-from dlref.data import Shard
+from dlref.interfaces import Shard
 from dlref.objectives import Objective
 from dlref.training.log import Log
 

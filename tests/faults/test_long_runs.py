@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.rl.experience import Play
 from dlref.errors import ConfigError
+from dlref.interfaces import Shard
 from tests.conftest import SMALL, first, needs_linux
 from tests.data.rl import corridor  # noqa: F401  registers the environments
 from tests.faults.processes import Child

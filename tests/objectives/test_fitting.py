@@ -12,7 +12,7 @@ from dlref.data.text.markov_chain import MarkovChain
 from dlref.errors import ConfigError
 from dlref.models.count_vectors import CountVectors
 from dlref.models.ngram import NGram
-from dlref.models.word_vectors import WordVectors
+from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives.kneser_ney import KneserNey
 from dlref.objectives.ppmi_svd import Counting, co_occurrence
 from dlref.objectives.word2vec import SkipGram
@@ -40,7 +40,7 @@ def test_every_pair_of_words_is_counted_once(data: MarkovChain) -> None:
 
 
 def test_every_word_is_counted_once(data: MarkovChain) -> None:
-    net = WordVectors(6, 3)
+    net = WordEmbeddings(6, 3)
     objective = SkipGram(net, window=1)
     objective.fit(training_set(data, net, CPU))
     assert objective.counts.tolist() == [0, 0, 3, 3, 3, 1]
@@ -58,6 +58,6 @@ def test_n_grams_reach_over_all_of_the_text(data: MarkovChain) -> None:
 
 
 def test_data_without_a_text_are_refused() -> None:
-    for objective in (Counting(CountVectors(6, 3)), SkipGram(WordVectors(6, 3)), KneserNey(NGram(6))):
+    for objective in (Counting(CountVectors(6, 3)), SkipGram(WordEmbeddings(6, 3)), KneserNey(NGram(6))):
         with pytest.raises(ConfigError, match="class inherit"):
             objective.fit([object()])

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.rl.episodes import Episode, Finished
 from dlref.data.rl.experience import Play, Transitions
 from dlref.data.rl.rollouts import Rollout
@@ -17,8 +16,9 @@ from dlref.data.supervised.in_memory import Examples
 from dlref.data.text.parallel import Pairs
 from dlref.data.text.token_streams import Piece
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import Shard
 from dlref.metrics import Mean
-from dlref.models.actor_critic import ActorCritic
+from dlref.models.actor_critic import ActorCriticMLP
 from dlref.models.ladder import Ladder
 from dlref.models.mlp import MLP
 from dlref.models.recurrent_lm import RecurrentLM
@@ -406,7 +406,7 @@ def test_the_denoising_error_joins_the_loss_in_training_alone() -> None:
 def test_a_critic_needs_a_network_that_judges() -> None:
     with pytest.raises(ConfigError, match="has no values to judge states by"):
         PolicyGradient(MLP(3, 4, [5]), critic=0.5)
-    PolicyGradient(ActorCritic(3, 4, [5]), critic=0.5)
+    PolicyGradient(ActorCriticMLP(3, 4, [5]), critic=0.5)
 
 
 def test_targets_of_batches_that_were_drawn_together_are_those_of_each_alone() -> None:

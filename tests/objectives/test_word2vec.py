@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dlref.data.text.token_streams import Piece
 from dlref.errors import ConfigError
 from dlref.models.mlp import MLP
-from dlref.models.word_vectors import WordVectors
+from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives import word2vec
 from dlref.objectives.fused.embedding_rows import look_up
 from dlref.objectives.ppmi_svd import Counting
@@ -26,7 +26,7 @@ END = 1
 
 def made(kind: type[Word2Vec] = SkipGram, sparse: bool = True, **typed: Any) -> Word2Vec:
     torch.manual_seed(0)
-    net = WordVectors(9, 4, sparse).double()
+    net = WordEmbeddings(9, 4, sparse).double()
     nn.init.normal_(net.output.weight)
     plain = {"window": 2, "dynamic": False, "subsample": None, "block": 4, "shared": 3}
     return kind(net, **(plain | typed))

@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard
 from dlref.data.rl.environments import Step
 from dlref.data.rl.episodes import Finished
 from dlref.data.rl.experience import Play, Transitions
 from dlref.data.rl.replay import Replay
 from dlref.data.rl.rollouts import Rollout
 from dlref.equations import reinforcement
-from dlref.interfaces import HasCritic
+from dlref.interfaces import ActorCritic, Shard
 from dlref.models.layers import Dueling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
@@ -153,7 +152,7 @@ def importance_weights(equation: Any) -> None:
         torch.testing.assert_close(weights[part], equation(chances, len(data.replay), exponent), **EXACT)
 
 
-class Told(nn.Module, HasCritic):
+class Told(nn.Module, ActorCritic):
     """A network that is told its outputs: states hold the logits of 3 actions and the value."""
 
     def forward(self, states: Tensor) -> Tensor:

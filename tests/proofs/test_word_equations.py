@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dlref.data.text.token_streams import Piece
 from dlref.equations import words
-from dlref.models.word_vectors import WordVectors
+from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives import ppmi_svd
 from dlref.objectives.word2vec import CBOW, SkipGram, Windows, Word2Vec
 from tests.proofs.harness import agree, proves, random
@@ -21,7 +21,7 @@ INPUTS, OUTPUTS = random(9, 3), random(9, 3, seed=1)
 def fixed(kind: type[Word2Vec]) -> tuple[Word2Vec, Windows, Tensor]:
     """An objective that draws nothing more: its windows and its noise [G, S] are these."""
     torch.manual_seed(3)
-    objective = kind(WordVectors(9, 3), window=2, subsample=None, negatives=2, block=4, shared=3)
+    objective = kind(WordEmbeddings(9, 3), window=2, subsample=None, negatives=2, block=4, shared=3)
     objective.fit([TOKENS.flatten()])
     windows = objective.windows(BATCH)
     noise = objective.noise(len(windows.around))

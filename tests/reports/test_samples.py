@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dlref.data.text.tokenizer import Tokenizer, Vocabulary, learn_bpe
 from dlref.decoding.sampling import generate
 from dlref.errors import ConfigError
-from dlref.interfaces import Generates, TokenizedText
+from dlref.interfaces import TextDecoder, TokenizedText
 from dlref.reports.samples import WIDTH, Samples, joined, written
 
 TEXT = "the cat sat on the mat\nthe dog , naïve , did not\n\n the cat  did\n"
@@ -28,7 +28,7 @@ class Text(SimpleNamespace, TokenizedText):
     """Data of a text alone."""
 
 
-class Bigrams(nn.Module, Generates):
+class Bigrams(nn.Module, TextDecoder):
     """Scores of the next token by the one before it."""
 
     def __init__(self, size: int) -> None:

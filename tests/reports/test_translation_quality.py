@@ -18,7 +18,7 @@ from dlref.data.text.line_encoder import Side
 from dlref.data.text.tokenizer import Tokenizer, Vocabulary
 from dlref.decoding.sampling import PENALTY, beam_search
 from dlref.errors import ConfigError
-from dlref.interfaces import CrossAttention, LimitedContext, ParallelTexts, Translates
+from dlref.interfaces import FixedContext, HasCrossAttention, ParallelData, Seq2SeqDecoder
 from dlref.models.seq2seq import Seq2Seq
 from dlref.models.transformer import Transformer
 from dlref.reports.translation_quality import Translation, scores_of, translated, written
@@ -28,7 +28,7 @@ WORDS = {"ein": "a", "hund": "dog", "und": "and", "die": "the", "katze": "cat", 
 LINES = ["ein hund schläft .", "", "die katze", "hund", "und die katze und die katze schläft", "  ", "katze katze ."]
 
 
-class Dictionary(nn.Module, Translates, CrossAttention):
+class Dictionary(nn.Module, Seq2SeqDecoder, HasCrossAttention):
     """Writes word for word, hardly in doubt; attends to the word that it translates."""
 
     attends = True
@@ -56,7 +56,7 @@ def side(words: Iterable[str]) -> Side:
     return Side(Tokenizer("words"), Vocabulary([*SPECIALS, *words]))
 
 
-class Narrow(Dictionary, LimitedContext):
+class Narrow(Dictionary, FixedContext):
     """Reads so many tokens at most."""
 
     def __init__(self, context: int) -> None:
@@ -64,7 +64,7 @@ class Narrow(Dictionary, LimitedContext):
         self.context = context
 
 
-class Pairs(SimpleNamespace, ParallelTexts):
+class Pairs(SimpleNamespace, ParallelData):
     """Data of pairs alone."""
 
 

@@ -13,8 +13,8 @@ import torch
 
 from dlref.data.text.tokenizer import Vocabulary
 from dlref.errors import DataError
-from dlref.interfaces import DataRoot, HasVocabulary
-from dlref.models.word_vectors import WordVectors
+from dlref.interfaces import HasRoot, HasVocabulary
+from dlref.models.word_vectors import WordEmbeddings
 from dlref.reports import word_similarity
 from dlref.reports.word_similarity import Analogies, Neighbours, Projector, Words, WordSimilarity, agreement, answered
 
@@ -27,12 +27,12 @@ class Text(SimpleNamespace, HasVocabulary):
     """Data with a vocabulary alone."""
 
 
-class Kept(Text, DataRoot):
+class Kept(Text, HasRoot):
     """The same below a folder."""
 
 
-def trained() -> tuple[WordVectors, Any]:
-    net = WordVectors(len(WORDS), 3)
+def trained() -> tuple[WordEmbeddings, Any]:
+    net = WordEmbeddings(len(WORDS), 3)
     with torch.no_grad():
         net.input.weight.copy_(VECTORS)
     return net, Text(vocabulary=Vocabulary(WORDS))

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dlref import load
 from dlref.cli.main import main
-from dlref.data import Shard
 from dlref.data.rl.experience import Play
 from dlref.data.text.markov_chain import MarkovChain
+from dlref.interfaces import Shard
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import first
 

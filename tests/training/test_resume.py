@@ -387,8 +387,8 @@ def test_auto_starts_and_then_goes_on(train: Callable[..., tuple[int, str]], tmp
 
 def test_restored_is_trained(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     """What `dlref.load` gives is the network whose figures the run logged."""
-    from dlref.data import Shard
     from dlref.data.supervised.spiral import Spiral
+    from dlref.interfaces import Shard
     from dlref.objectives.supervised import Classification
     from dlref.training.evaluation import evaluate
     from dlref.training.precision import autocast

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard
 from dlref.data.supervised.spiral import Spiral
 from dlref.errors import ConfigError, DivergedError
+from dlref.interfaces import Shard
 from dlref.metrics import Mean, Totals
 from dlref.models.mlp import MLP
 from dlref.objectives import Objective

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     """Evaluate one checkpoint. `recorded`: whether the data paths that it has recorded are read."""
     from dlref.cli.run_reports import run_reports
-    from dlref.data import Shard
+    from dlref.interfaces import Shard
     from dlref.training import devices
     from dlref.training.checkpoint import find
     from dlref.training.evaluation import evaluate as evaluate_split
@@ -120,7 +120,7 @@ def fitted_as_typed(
 def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequence[str], at_fault: Any = None) -> Any:
     """The model of a config with the weights of the checkpoint, built within the context `at_fault`."""
     from dlref import build
-    from dlref.interfaces import LimitedContext, declares
+    from dlref.interfaces import FixedContext, declares
     from dlref.training import devices
     from dlref.training.state import load_weights
 
@@ -128,7 +128,7 @@ def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequen
         model = build.build(config, device, plugins)
     trained, wanted = (sizes.get("context") for sizes in (checkpoint.manifest["sizes"], model.data.sizes))
     # Of positions that are computed a longer context would tell nothing.
-    if declares(model.objective.net, LimitedContext) and trained and wanted and wanted > trained:
+    if declares(model.objective.net, FixedContext) and trained and wanted and wanted > trained:
         raise ConfigError(
             f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )

@@ -65,15 +65,15 @@ def number(flags: dict[str, Any], flag: str, default: float | None) -> float | N
 def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bool, settings: dict[str, Any]) -> None:
     from dlref.data import generator
     from dlref.data.text.tokenizer import Tokenizer, Vocabulary
-    from dlref.interfaces import Generates, LimitedContext, declares
+    from dlref.interfaces import FixedContext, TextDecoder, declares
     from dlref.reports.samples import written
 
     about = net.description
-    if not declares(net, Generates) or not {"tokenizer", "vocabulary"} <= set(about):
+    if not declares(net, TextDecoder) or not {"tokenizer", "vocabulary"} <= set(about):
         raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm or transformer_lm makes one")
     tokenizer, vocabulary = Tokenizer.described(about["tokenizer"]), Vocabulary(about["vocabulary"])
     tokens = tokenizer(prompt)
-    if declares(net, LimitedContext) and len(tokens) > net.context:
+    if declares(net, FixedContext) and len(tokens) > net.context:
         told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
         logger.warning(told, f"{len(tokens):,}", f"{net.context:,}")
     if lacking := [repr(brief(word, 40)) for word in dict.fromkeys(tokens) if word not in vocabulary]:

@@ -77,12 +77,12 @@ def asked(names: Sequence[str]) -> list[tuple[list[str], list[str]]]:
 def vectors_of(name: str, plugins: Sequence[str], device: Sequence[str]) -> tuple[list[str], Any]:
     """Words and vectors [V, D] of a run, or of a file of them."""
     from dlref.data.text.word2vec_format import read_vectors
-    from dlref.interfaces import HasWordVectors, declares
+    from dlref.interfaces import WordVectors, declares
 
     if Path(name).is_file():
         return read_vectors(Path(name))
     net = load(name, plugins, device)
     words = net.description.get("vocabulary")
-    if not declares(net, HasWordVectors) or not isinstance(words, list) or len(words) != len(net.vectors()):
+    if not declares(net, WordVectors) or not isinstance(words, list) or len(words) != len(net.vectors()):
         raise CheckpointError(f"{name} holds no vectors of words; dlref train model=word2vec makes some")
     return words, net.vectors()

@@ -129,7 +129,7 @@ def train(overrides: list[str], config_dirs: Sequence[str] = (), recorded: bool 
     one_limit(config, overrides)
 
     from dlref import build
-    from dlref.data import Shard
+    from dlref.interfaces import Shard
     from dlref.training import devices, memory
 
     build.check(config, plugins)
@@ -351,8 +351,7 @@ def open_run(start: Start, config: dict[str, Any], RunFolder: Any, new_folder: A
 
 def training_set(data: Any, net: Any, device: Any) -> Iterable[Any]:
     """All training data once, for `Objective.fit`: a text in consecutive parts, whatever its batches are; else the batches."""
-    from dlref.data import Shard
-    from dlref.interfaces import TokenizedText, declares
+    from dlref.interfaces import Shard, TokenizedText, declares
 
     if not declares(data, TokenizedText):
         return data.batches("train", net, Shard())
@@ -407,7 +406,7 @@ def introduce(
     config: dict[str, Any], objective: Any, data: Any, trainer: Any, folder: Path, typed: Sequence[str]
 ) -> None:
     """What is about to happen, in a few lines."""
-    from dlref.interfaces import Summarized, declares
+    from dlref.interfaces import HasSummary, declares
     from dlref.optimizers.muon import Muon, iteration_dtype
     from dlref.training.devices import idle_accelerator
     from dlref.training.precision import notes
@@ -422,7 +421,7 @@ def introduce(
     precision = trainer.computes_in
     logger.info("%s: %s, %s parameters", config["name"], type(objective.net).__name__, f"{parameters:,}")
     logger.info("data %s (%s), seed %d", type(data).__name__, sizes, config["seed"])
-    for line in data.summary() if declares(data, Summarized) else []:
+    for line in data.summary() if declares(data, HasSummary) else []:
         logger.info("  %s", line)
     logger.info("%s, %s, %s", trainer.device, precision, " or ".join(limit for limit in limits if limit))
     if idle := idle_accelerator(trainer.device) if config["device"] == "auto" else None:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, generator, place_of
+from dlref.data import generator, place_of
 from dlref.data.rl.environments import Environments, Step
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import Shard
 
 logger = logging.getLogger("dlref")
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard
 from dlref.data.rl.episodes import Finished, Greedy, Playing, as_input
 from dlref.data.rl.replay import Priorities, Replay
 from dlref.errors import ConfigError
+from dlref.interfaces import Shard
 
 
 class Transitions(NamedTuple):

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, place_of
+from dlref.data import place_of
 from dlref.data.rl.episodes import LONGEST, Finished, Playing, as_input
 from dlref.errors import ConfigError
+from dlref.interfaces import Shard
 
 
 class Rollout(NamedTuple):

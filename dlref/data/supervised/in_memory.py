@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, generator, place_of
+from dlref.data import generator, place_of
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import Rows
+from dlref.interfaces import Rows, Shard
 
 
 class Examples(NamedTuple):

@@ -34,7 +34,7 @@ from dlref.data.supervised.table_columns import (
 )
 from dlref.data.supervised.table_files import Column, read_table, shown
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import HeldOut, NamedTargets, Summarized
+from dlref.interfaces import HasSummary, HeldOut, NamedTargets
 
 Kind = Literal["numbers", "classes", "labels"]
 HELD: dict[Kind, Holds] = {"numbers": "numbers", "classes": "categories", "labels": "labels"}
@@ -44,7 +44,7 @@ PLAIN_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
 logger = logging.getLogger("dlref")
 
 
-class Table(Supervised, NamedTargets, HeldOut, Summarized):
+class Table(Supervised, NamedTargets, HeldOut, HasSummary):
     """Rows of one file, split at random by `seed`; `targets` names the columns to predict from the others.
 
     `kind` says what the targets are: `numbers` (regression), `classes` (one column, one of its values), or `labels` (0 or

@@ -10,7 +10,7 @@ from dlref.data.text.text_files import Encoded, encode
 from dlref.data.text.token_streams import LanguageModelText, Order
 from dlref.data.text.tokenizer import END, UNKNOWN, Level
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import DataRoot, HeldOut
+from dlref.interfaces import HasRoot, HeldOut
 
 PTB_FILES = {
     split: RemoteFile(
@@ -107,7 +107,7 @@ class TextFiles(EncodedText, HeldOut):
             )
 
 
-class PennTreebank(EncodedText, DataRoot):
+class PennTreebank(EncodedText, HasRoot):
     """Penn Treebank as Mikolov et al. 2010 prepared it: 929,589 / 73,760 / 82,430 words with `<eos>`, 10,000 different."""
 
     def __init__(
@@ -125,7 +125,7 @@ class PennTreebank(EncodedText, DataRoot):
         self.take(encode({split: fetch(file, self.root) for split, file in PTB_FILES.items()}, "words"))
 
 
-class TinyShakespeare(EncodedText, DataRoot):
+class TinyShakespeare(EncodedText, HasRoot):
     """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % of the rest `eval`.
 
     Unless that is `held_out`, it is learned too, as by those who have the last 10 % alone to evaluate on; its figures then
@@ -153,7 +153,7 @@ class TinyShakespeare(EncodedText, DataRoot):
             self.splits["train"] = torch.cat([self.splits["train"], self.splits["eval"]])
 
 
-class Text8(EncodedText, DataRoot):
+class Text8(EncodedText, HasRoot):
     """The first 100 million characters of an English Wikipedia, 17 million words: 90, 5 and 5 % (Mahoney 2011)."""
 
     def __init__(

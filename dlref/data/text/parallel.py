@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, generator, place_of
+from dlref.data import generator, place_of
 from dlref.data.text.encoded_pairs import EncodedPairs, Split, Texts
 from dlref.data.text.line_encoder import Lines, Side, blocks, learn_sides
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import ParallelTexts
+from dlref.interfaces import ParallelData, Shard
 
 logger = logging.getLogger("dlref")
 
@@ -105,7 +105,7 @@ def count_left_out(kept: np.ndarray, why: str, remedy: str, messages: list[str])
         messages.append(f"{len(kept) - kept.sum():,} of {len(kept):,} training pairs {why} and are left out")
 
 
-class ParallelText(ParallelTexts):
+class ParallelText(ParallelData):
     """Splits of pairs, which a subclass hands to `take`; `batch_size` is the mean number of pairs of a batch.
 
     A pass over the training pairs has the same number of batches each time. They hold about equally many tokens, those

@@ -16,7 +16,7 @@ from dlref.data.text.text_files import FORMAT, digest, lines_of
 from dlref.data.text.token_cache import cached
 from dlref.data.text.tokenizer import Level, sentencepiece_version
 from dlref.errors import ConfigError, DataError, brief
-from dlref.interfaces import DataRoot, HeldOut
+from dlref.interfaces import HasRoot, HeldOut
 
 Language = Literal["de", "en", "fr"]
 Test = Literal["flickr2016", "flickr2017", "mscoco2017"]
@@ -111,7 +111,7 @@ class ParallelFiles(TranslatedFiles, HeldOut):
         self.take_files(given, shares, level, minimum, pieces, lowercase, longest)
 
 
-class Multi30k(TranslatedFiles, DataRoot):
+class Multi30k(TranslatedFiles, HasRoot):
     """Captions of photographs, 29,000 to train on and 1,014 for `eval`, as written (Elliott et al. 2016).
 
     `test` has 1,000 of 2016 or 2017, or 461 of 2017 of pictures that were chosen for their ambiguous verbs.

@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard, generator, place_of
+from dlref.data import generator, place_of
 from dlref.data.text.tokenizer import Tokenizer, Vocabulary
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import LimitedContext, SizedText, TokenizedText, declares
+from dlref.interfaces import CountedText, FixedContext, Shard, TokenizedText, declares
 
 Order = Literal["fixed", "shifted", "rotated", "shuffled"]
 EVAL_LENGTH = 256  # tokens a piece, without any effect on the figures: the state is carried over
@@ -31,7 +31,7 @@ def piece(text: Tensor, places: Tensor, begins: bool) -> Piece:  # [N], [B, T]
     return Piece(text[places].long(), text[places + 1].long(), begins)
 
 
-class LanguageModelText(TokenizedText, SizedText):
+class LanguageModelText(TokenizedText, CountedText):
     """Splits of consecutive ids, read as `batch_size` parallel columns in pieces of `length` tokens, or slightly fewer.
 
     A batch is a function of its number and the rank. Training leaves out the tokens that do not divide into columns. Its
@@ -42,7 +42,7 @@ class LanguageModelText(TokenizedText, SizedText):
     pieces at other places, and these are read in random order, all but what does not divide into batches.
 
     Evaluation predicts every token but the first once, in `eval_columns` columns: with 1 each token sees all that came
-    before it; more are faster, and begin without a past. A network with `interfaces.LimitedContext`, which carries nothing,
+    before it; more are faster, and begin without a past. A network with `interfaces.FixedContext`, which carries nothing,
     sees windows of so many tokens, whatever `eval_columns` says; each window predicts the `eval_stride` that are new in it,
     or all of them where that is not set. Recurrent networks need no windows.
     """
@@ -146,7 +146,7 @@ class LanguageModelText(TokenizedText, SizedText):
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Piece]:
         text = self.split(split).to(place_of(net)[0])
-        if declares(net, LimitedContext):
+        if declares(net, FixedContext):
             yield from self.windows(text, net.context, shard)
             return
         columns = min(self.eval_columns, len(text) - 1)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dlref.data import Shard
 from dlref.data.rl.environments import Environments
 from dlref.data.rl.experience import Play
+from dlref.interfaces import Shard
 from dlref.models.strided_cnn import StridedCNN
 
 pytest.importorskip("ale_py")

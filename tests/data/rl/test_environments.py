@@ -15,13 +15,13 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.rl.environments import Environments, Step
 from dlref.data.rl.episodes import as_input
 from dlref.data.rl.experience import Play
 from dlref.data.rl.observations import Observations, WrongObservation
 from dlref.data.rl.snapshots import Fingerprint, freeze, thaw, variables_kept
 from dlref.errors import ConfigError, DataError, DlrefError
+from dlref.interfaces import Shard
 from tests.conftest import SMALL
 from tests.data.rl import corridor, odd_environments  # noqa: F401  which registers the environments
 from tests.data.rl.odd_environments import Counting, Drawn, registered, scripted

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data import Shard
 from dlref.data.rl.experience import Play, Transitions
 from dlref.errors import ConfigError
+from dlref.interfaces import Shard
 from tests.data.rl import corridor  # noqa: F401  registers the environments
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.rl import rollouts
 from dlref.data.rl.rollouts import Rollout, Rollouts
+from dlref.interfaces import Shard
 from tests.data.rl import corridor  # noqa: F401  registers the environments
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dlref.data import Shard
 from dlref.data.supervised.images import IDX, MNIST, mean_and_std, moved, read_idx, read_image
 from dlref.errors import DataError
+from dlref.interfaces import Shard
 
 
 def write_idx(path: Path, array: Tensor) -> None:

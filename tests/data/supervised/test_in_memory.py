@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.supervised.in_memory import Supervised
 from dlref.data.supervised.spiral import Spiral
 from dlref.errors import DataError
+from dlref.interfaces import Shard
 
 NET = nn.Linear(1, 1, dtype=torch.float64)
 ALONE = Shard()

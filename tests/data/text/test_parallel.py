@@ -22,7 +22,7 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 from torch import nn
 
-from dlref.data import Shard, generator
+from dlref.data import generator
 from dlref.data.text import parallel_corpora
 from dlref.data.text.addition import Addition
 from dlref.data.text.dates import Dates
@@ -32,6 +32,7 @@ from dlref.data.text.parallel import Pairs, ParallelText, arranged, overlap
 from dlref.data.text.parallel_corpora import Multi30k, ParallelFiles
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import Shard
 
 NET = nn.Linear(1, 1)
 PAD, UNKNOWN, BEGIN, END = range(4)

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlref.data import Shard
 from dlref.data.text import text_files
 from dlref.data.text.corpora import PennTreebank, Text8, TextFiles, TinyShakespeare
 from dlref.data.text.text_files import encode, lines_of, texts
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
+from dlref.interfaces import Shard
 from dlref.metrics import Mean, text_metrics
 from dlref.models.recurrent_lm import RecurrentLM
 from dlref.objectives.language_modelling import LanguageModelling

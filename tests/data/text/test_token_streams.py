@@ -8,13 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from dlref.data import Shard
 from dlref.data.text.markov_chain import MarkovChain
 from dlref.data.text.python_docs import PythonDocs
 from dlref.data.text.token_streams import LanguageModelText, Order, Piece
 from dlref.data.text.tokenizer import Vocabulary
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import LimitedContext
+from dlref.interfaces import FixedContext, Shard
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
 
@@ -37,7 +36,7 @@ class Numbers(LanguageModelText):
         self.splits = {"train": torch.arange(tokens), "eval": torch.arange(tokens)}
 
 
-class Windowed(nn.Linear, LimitedContext):
+class Windowed(nn.Linear, FixedContext):
     """Sees so many tokens at most."""
 
     def __init__(self, context: int) -> None:
