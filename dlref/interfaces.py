@@ -1,6 +1,6 @@
 """What a network or a data set may offer besides what every one has: a class declares it by inheriting from an interface.
 
-A name alone declares nothing. A class of your own may call an attribute `context` or a method `read`, and both stay its own.
+A name alone declares nothing. A class of your own may call an attribute `context` or a method `hidden`, and both stay its own.
 Each class here says what is asked of those who inherit from it. B batch, T and S time, D width, V vocabulary.
 """
 
@@ -28,28 +28,44 @@ I_ = TypeVar("I_", bound=Interface)
 # Networks
 
 
+class Hidden(NamedTuple):
+    """Final hidden states of a language model, and its state after the last token."""
+
+    dropped: Tensor  # [B, T, D], the input of the output layer
+    raw: Tensor  # [B, T, D], the same before dropout
+    state: State
+
+
 class HasOutputLayer(Interface):
-    """`out` makes logits [..., V] of the final hidden states. Its weight has a row for each token, as an embedding has."""
+    """A network whose output layer `out` maps final hidden states [..., D] to logits [..., V]: one row of weights per token."""
 
     out: nn.Linear
 
 
 class LanguageModel(HasOutputLayer):
-    """A language model whose logits are `out` of the final hidden states, so that a loss need not keep the logits."""
+    """A language model with logits `out(hidden.dropped)`, so that a fused loss need not keep the logits in memory."""
 
-    def read(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Tensor, State]:
-        """Of tokens [B, T] the input of `out` [B, T, D], the same before dropout, and the state after the last token."""
+    def hidden(self, tokens: Tensor, state: State | None = None) -> Hidden:
+        """Final hidden states for tokens [B, T], after a state of earlier tokens if there is one."""
+        raise NotImplementedError
+
+
+class EncoderDecoder(HasOutputLayer):
+    """A sequence-to-sequence network that is trained by teacher forcing, with logits `out(hidden)`."""
+
+    def hidden(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        """Final hidden states [B, T, D] for target tokens [B, T], given sources [B, S] whose real tokens are `visible`."""
         raise NotImplementedError
 
 
 class FixedContext(Interface):
-    """It sees at most `context` tokens and carries no state, so that evaluation reads windows of so many tokens."""
+    """A network that sees at most `context` tokens and carries no state, so that evaluation reads windows of that length."""
 
     context: int
 
 
 class Decoder(Interface):
-    """It writes token by token."""
+    """A network that decodes token by token."""
 
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
         """Logits of the next token [B, V], up to a constant, and the state after reading one more token [B]."""
@@ -59,33 +75,33 @@ class Decoder(Interface):
 class TextDecoder(Decoder):
     """A language model that continues a text."""
 
-    def begin(self, context: Tensor) -> State:
-        """The state after tokens [B, T], of which there may be none."""
+    def prefill(self, context: Tensor) -> State:
+        """The state after tokens [B, T]; T may be 0."""
         raise NotImplementedError
 
 
 class Seq2SeqDecoder(Decoder):
-    """An encoder-decoder that writes a target for a source."""
+    """An encoder-decoder that decodes a target for a source."""
 
-    def begin(self, source: Tensor, visible: Tensor) -> State:
-        """The state after sources [B, S], of which those tokens are real that are `visible` [B, S]."""
+    def prefill(self, source: Tensor, visible: Tensor) -> State:
+        """The state before the first target token, given sources [B, S] whose real tokens are `visible` [B, S]."""
         raise NotImplementedError
 
 
 class HasSelfAttention(Interface):
-    """A language model whose attention can be shown."""
+    """A language model that returns its self-attention weights."""
 
-    def attention(self, tokens: Tensor) -> Tensor:
+    def attention_weights(self, tokens: Tensor) -> Tensor:
         """Attention weights [B, layers, heads, T, T] of tokens [B, T]."""
         raise NotImplementedError
 
 
 class HasCrossAttention(Interface):
-    """A decoder whose attention to the source can be shown, if it `attends`."""
+    """A decoder that returns its attention weights over the source, if `attends`."""
 
     attends: bool
 
-    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+    def attention_weights(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
         """Attention weights [B, T, S] or [B, layers, heads, T, S] of target tokens [B, T]."""
         raise NotImplementedError
 
@@ -139,10 +155,10 @@ class LinearProjection(Interface):
 
 
 class ActorCritic(Interface):
-    """A policy that also estimates the value of a state."""
+    """A policy network with a critic, which estimates the value of a state."""
 
-    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` returns for states [B, ...], and the value of each state [B]."""
+    def policy_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Policy logits [B, actions], as `forward` returns them, and values [B] of states [B, ...]."""
         raise NotImplementedError
 
 

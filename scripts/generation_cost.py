@@ -20,7 +20,7 @@ def main() -> None:
     with torch.inference_mode():
         for _ in range(REPEATS):  # in turn, so that all meet the same machine
             for position in POSITIONS:
-                state, begun = net.begin(text[:, :position]), time.perf_counter()
+                state, begun = net.prefill(text[:, :position]), time.perf_counter()
                 for token in text[:, position : position + TOKENS].T:
                     _, state = net.step(state, token)
                 times.setdefault(f"kept_{position}", []).append((time.perf_counter() - begun) / TOKENS)

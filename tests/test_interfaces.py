@@ -63,7 +63,7 @@ class Namesakes(nn.Module):
     def anything(self, *_: object) -> None:
         raise AssertionError("this is called by nobody but its author")
 
-    read = begin = step = attention = vectors = fit = judge = denoise = anything
+    hidden = prefill = step = attention_weights = vectors = fit = policy_and_value = denoise = anything
 
 
 def figures(net: nn.Module) -> dict[str, float]:
@@ -109,8 +109,8 @@ def test_what_is_declared_is_there() -> None:
         def step(self, state: Any, token: Tensor) -> Any:
             return token, state
 
-    assert interfaces.undelivered(Half(1, 1)) == ["begin", "context"]
-    with pytest.raises(ConfigError, match="network Half lacks begin, context"):
+    assert interfaces.undelivered(Half(1, 1)) == ["prefill", "context"]
+    with pytest.raises(ConfigError, match="network Half lacks prefill, context"):
         build.require_delivered("network", Half(1, 1))
     build.require_delivered("network", RecurrentLM(5, 6))
 

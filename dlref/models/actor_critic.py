@@ -1,4 +1,4 @@
-"""A policy beside a judgement of states: Sutton et al. 2000, Mnih et al. 2016."""
+"""Actor–critic networks, a policy and a value function: Sutton et al. 2000, Mnih et al. 2016."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from dlref.models.mlp import MLP
 
 
 class ActorCriticMLP(nn.Module, ActorCritic):
-    """Two multi-layer perceptrons of the same `widths`: one for the actions, one for the value of the state."""
+    """Two multi-layer perceptrons of the same `widths`: one for the policy logits, one for the value of the state."""
 
     def __init__(self, inputs: int, outputs: int, widths: Sequence[int], activation: Activation = "tanh") -> None:
         super().__init__()
@@ -20,6 +20,6 @@ class ActorCriticMLP(nn.Module, ActorCritic):
     def forward(self, x: Tensor) -> Tensor:  # [B, inputs] -> [B, outputs]
         return self.actor(x)
 
-    def judge(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, inputs] -> [B, outputs], [B]
-        """What forward yields, and the value of each state."""
+    def policy_and_value(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, inputs] -> [B, outputs], [B]
+        """Policy logits, as `forward` returns them, and the value of each state."""
         return self.actor(x), self.critic(x).squeeze(1)

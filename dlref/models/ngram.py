@@ -40,14 +40,14 @@ class NGram(nn.Module, NGramTables, TextDecoder):
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
         """The logarithm of each word's probability after each token."""
-        past = self.begin(tokens[:, :0])[0] if state is None else state[0]
+        past = self.prefill(tokens[:, :0])[0] if state is None else state[0]
         text = torch.cat([past, tokens], 1)
         p = self.unigrams.repeat(tokens.numel(), 1)
         for contexts in self.contexts(text, tokens.shape[1]):
             self.refine(p, contexts)
         return p.log().view(*tokens.shape, -1), (text[:, tokens.shape[1] :],)
 
-    def begin(self, tokens: Tensor) -> State:  # [B, T], T may be 0
+    def prefill(self, tokens: Tensor) -> State:  # [B, T], T may be 0
         """The state after these tokens."""
         past = tokens.new_full((len(tokens), self.order - 1), NOTHING)
         return (torch.cat([past, tokens], 1)[:, tokens.shape[1] :],)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError
+from dlref.interfaces import Hidden
 from dlref.models.layers import Dropout
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -55,15 +56,15 @@ class RecurrentLayers(nn.Module):
         kind = LAYERS[cell][0]
         self.layers = nn.ModuleList(kind(inputs, units, batch_first=True) for inputs, units in pairwise(widths))
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """What the last layer yields [B, T, H], the same before dropout, and the state behind the last time step."""
+    def forward(self, x: Tensor, state: State) -> Hidden:
+        """Hidden states of the last layer [B, T, H], with and without dropout, and the state after the last time step."""
         end: list[Tensor] = []
         h = x = self.drops[0](x)
         for number in range(len(self.layers)):
             h, last = self.run(number, x, state[number * self.parts : (number + 1) * self.parts])
             end += last
             x = self.drops[number + 1](h)
-        return x, h, tuple(end)
+        return Hidden(x, h, tuple(end))
 
     def run(self, number: int, x: Tensor, state: State) -> tuple[Tensor, list[Tensor]]:
         """One layer over all time steps, whatever is dropped of its weights: every h [B, T, H], and its last state."""

@@ -7,7 +7,7 @@ B batch, T time, D width, H hidden width, L layers, V vocabulary.
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import LanguageModel, TextDecoder
+from dlref.interfaces import Hidden, LanguageModel, TextDecoder
 from dlref.models.layers import Dropout
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, State, require_sizes
 
@@ -64,11 +64,11 @@ class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
-        features, _, state = self.read(tokens, state)
-        return self.out(features), state
+        hidden = self.hidden(tokens, state)
+        return self.out(hidden.dropped), hidden.state
 
-    def read(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
-        """What `out` makes scores of [B, T, D], the same before dropout, and the state behind the last token."""
+    def hidden(self, tokens: Tensor, state: State | None = None) -> Hidden:
+        """Final hidden states [B, T, D], the input of the output layer, with and without dropout."""
         return self.recurrent(self.embedded(tokens), self.recurrent.start(len(tokens)) if state is None else state)
 
     def embedded(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, T, D]
@@ -76,9 +76,9 @@ class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
             return self.embed(tokens)
         return self.embed(tokens) * self.word_drop(self.embed.weight.new_ones(self.embed.num_embeddings, 1))[tokens]
 
-    def begin(self, context: Tensor) -> State:
-        """The state behind tokens [B, T], of which there may be none."""
-        return self.read(context)[2] if context.shape[1] else self.recurrent.start(len(context))
+    def prefill(self, context: Tensor) -> State:
+        """The state after tokens [B, T]; T may be 0."""
+        return self.hidden(context).state if context.shape[1] else self.recurrent.start(len(context))
 
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
         logits, state = self(token[:, None], state)

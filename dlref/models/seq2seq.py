@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import HasCrossAttention, HasOutputLayer, Seq2SeqDecoder
+from dlref.interfaces import EncoderDecoder, HasCrossAttention, Seq2SeqDecoder
 from dlref.models.layers import Dropout, Init, initialize, require_one_vocabulary
 from dlref.models.recurrent_layers import Cell, RecurrentLayers, require_sizes
 from dlref.models.rnn_attention import Attention, Score
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return turn(x) if self.reversed else x, ends
 
 
-class Seq2Seq(nn.Module, HasOutputLayer, Seq2SeqDecoder, HasCrossAttention):
+class Seq2Seq(nn.Module, EncoderDecoder, Seq2SeqDecoder, HasCrossAttention):
     """An encoder, and a decoder that begins with what each layer of it ends with; the c of an LSTM begins at 0.
 
     All layers are as wide as the word vectors, or `hidden` where it is set. With `attention`, the decoder's h and the places
@@ -136,19 +136,19 @@ class Seq2Seq(nn.Module, HasOutputLayer, Seq2SeqDecoder, HasCrossAttention):
     def forward(
         self, source: Tensor, visible: Tensor, tokens: Tensor
     ) -> Tensor:  # [B, S], [B, S] bool, [B, T] -> [B, T, V]
-        return self.out(self.read(source, visible, tokens))
+        return self.out(self.hidden(source, visible, tokens))
 
-    def read(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
-        """What `out` makes scores of [B, T, D]."""
-        return self.follow(tokens, self.begin(source, visible))[0]
+    def hidden(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        """Final hidden states [B, T, D], the input of the output layer."""
+        return self.follow(tokens, self.prefill(source, visible))[0]
 
-    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+    def attention_weights(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
         """To which share each target token attends to each place of the source [B, T, S]."""
-        shares = self.follow(tokens, self.begin(source, visible))[1]
+        shares = self.follow(tokens, self.prefill(source, visible))[1]
         assert shares is not None, "this network has no attention"
         return shares
 
-    def begin(self, source: Tensor, visible: Tensor) -> State:
+    def prefill(self, source: Tensor, visible: Tensor) -> State:
         """The state after reading sources [B, S], of which those are real that are `visible`."""
         memory, ends = self.encoder(self.embed_source(source), visible)
         own = [part for end in ends for part in (end, torch.zeros_like(end))[: self.decoder.parts]]

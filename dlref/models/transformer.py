@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import FixedContext, HasCrossAttention, HasOutputLayer, Seq2SeqDecoder
+from dlref.interfaces import EncoderDecoder, FixedContext, HasCrossAttention, Seq2SeqDecoder
 from dlref.models.layers import require_one_vocabulary
 from dlref.models.transformer_layers import (
     Activation,
@@ -28,7 +28,7 @@ from dlref.models.transformer_layers import (
 State = tuple[Tensor, ...]
 
 
-class Transformer(nn.Module, HasOutputLayer, FixedContext, Seq2SeqDecoder, HasCrossAttention):
+class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCrossAttention):
     """An encoder, and a decoder that attends to what it yields, of `layers` blocks each, or the decoder of `decoder_layers`.
 
     `context` is how many tokens either side takes at most. Feed-forward layers have `hidden` units, four times the width
@@ -84,13 +84,13 @@ class Transformer(nn.Module, HasOutputLayer, FixedContext, Seq2SeqDecoder, HasCr
     def forward(
         self, source: Tensor, visible: Tensor, tokens: Tensor
     ) -> Tensor:  # [B, S], [B, S] bool, [B, T] -> [B, T, V]
-        return self.out(self.read(source, visible, tokens))
+        return self.out(self.hidden(source, visible, tokens))
 
-    def read(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
-        """What `out` makes scores of [B, T, D]."""
-        return self.follow(tokens, self.begin(source, visible))[0]
+    def hidden(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+        """Final hidden states [B, T, D], the input of the output layer."""
+        return self.follow(tokens, self.prefill(source, visible))[0]
 
-    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+    def attention_weights(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
         """To which share each target token attends to each place of the source, by layer and head [B, layers, heads, T, S]."""
         memory = self.encode(source, visible)
         x, angles = self.embed(tokens)
@@ -109,7 +109,7 @@ class Transformer(nn.Module, HasOutputLayer, FixedContext, Seq2SeqDecoder, HasCr
             x, _ = block(x, angles, visible=visible)
         return self.source_norm(x)
 
-    def begin(self, source: Tensor, visible: Tensor) -> State:
+    def prefill(self, source: Tensor, visible: Tensor) -> State:
         """The state after reading sources [B, S], of which those are real that are `visible`."""
         memory = self.encode(source, visible)
         nothing = memory.new_zeros(len(memory), self.heads, 0, memory.shape[2] // self.heads)

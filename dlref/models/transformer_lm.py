@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlref.interfaces import FixedContext, HasSelfAttention, LanguageModel, TextDecoder
+from dlref.interfaces import FixedContext, HasSelfAttention, Hidden, LanguageModel, TextDecoder
 from dlref.models.transformer_layers import (
     Activation,
     Block,
@@ -64,19 +64,19 @@ class TransformerLM(nn.Module, LanguageModel, FixedContext, TextDecoder, HasSelf
         self.out = scores(self.embed, tied, zero_init)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
-        features, _, state = self.read(tokens, state)
-        return self.out(features), state
+        hidden = self.hidden(tokens, state)
+        return self.out(hidden.dropped), hidden.state
 
-    def read(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
-        """What `out` makes scores of [B, T, D], twice, since nothing is dropped of it, and no state, since none is carried."""
+    def hidden(self, tokens: Tensor, state: State | None = None) -> Hidden:
+        """Final hidden states [B, T, D], the input of the output layer, which has no dropout; no state is carried."""
         assert not state
         x, angles = self.embed(tokens)
         for block in self.blocks:
             x, _ = block(x, angles, causal=True)
         x = self.norm(x)
-        return x, x, ()
+        return Hidden(x, x, ())
 
-    def attention(self, tokens: Tensor) -> Tensor:
+    def attention_weights(self, tokens: Tensor) -> Tensor:
         """To which share each head of each layer attends to each token [B, layers, heads, T, T]."""
         x, angles = self.embed(tokens)
         found = []
@@ -86,7 +86,7 @@ class TransformerLM(nn.Module, LanguageModel, FixedContext, TextDecoder, HasSelf
             x, _ = block(x, angles, causal=True)
         return torch.stack(found, 1)
 
-    def begin(self, context: Tensor) -> State:
+    def prefill(self, context: Tensor) -> State:
         """The state behind tokens [B, T], of which there may be none; of many, the last that leave room for one more count."""
         kept = context[:, max(context.shape[1] - self.context + 1, 0) :]
         return self.follow(kept, self.empty(len(kept)))[1]

@@ -37,15 +37,15 @@ class LanguageModelling(Carrying):
         targets, new = batch.targets.flatten(), slice(-batch.targets.shape[1], None)  # the others are there to be seen
         penalty: Tensor | float = 0.0
         if self.has_hidden_states:
-            features, before, state = self.net.read(batch.tokens, state)
-            out, features = self.net.out, features[:, new]
+            hidden = self.net.hidden(batch.tokens, state)
+            out, features, state = self.net.out, hidden.dropped[:, new], hidden.state
             logits = None if self.training else out(features)
         else:
             logits, state = self.net(batch.tokens, state)
             logits = logits[:, new]
         if logits is None:
             nll, hits = LinearCrossEntropy.apply(features.flatten(0, 1), out.weight, out.bias, targets)
-            penalty = self.penalty(features, before)
+            penalty = self.penalty(features, hidden.raw)
         else:
             nll, hits = cross_entropy(at_least_float32(logits).flatten(0, 1), targets)
         # The gradient stops here: the state is carried over, its history is not.
@@ -57,11 +57,11 @@ class LanguageModelling(Carrying):
             "accuracy": Mean(hits, count),
         }
 
-    def penalty(self, features: Tensor, before: Tensor) -> Tensor | float:  # [B, T, D] each
+    def penalty(self, features: Tensor, raw: Tensor) -> Tensor | float:  # [B, T, D] each
         total: Tensor | float = 0.0
         if self.activation:
             total = total + self.activation * at_least_float32(features).square().mean(2).sum()
-        if self.change and before.shape[1] > 1:
-            steps = at_least_float32(before[:, 1:] - before[:, :-1]).square().mean((1, 2)).sum()
-            total = total + self.change * steps * before.shape[1]
+        if self.change and raw.shape[1] > 1:
+            steps = at_least_float32(raw[:, 1:] - raw[:, :-1]).square().mean((1, 2)).sum()
+            total = total + self.change * steps * raw.shape[1]
         return total

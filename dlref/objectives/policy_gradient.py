@@ -16,7 +16,7 @@ class PolicyGradient(FromPlay):
     """-Σ_t A_t log π(a_t | s_t), for a network whose outputs are the log-chances of actions up to a constant.
 
     Without a critic A_t is the return from there on, Σ_k γ^k r_(t+k), as far as the rollout goes: REINFORCE. With one,
-    that is a network with `judge(states) -> (outputs, values)`, A_t = Σ_k (γλ)^k δ_(t+k), where
+    that is a network with `policy_and_value(states) -> (outputs, values)`, A_t = Σ_k (γλ)^k δ_(t+k), where
     δ_t = r_t + γ V(s_(t+1)) - V(s_t) and λ is the `trace`: REINFORCE with a baseline at 1, the actor–critic of one step at
     0; and V is drawn to A + V by ½ (V - target)² times `critic`. `entropy` rewards policies that leave more open, and
     `standardize` brings the A of a batch to mean 0 and deviation 1. In evaluation a batch is a finished episode and only
@@ -49,11 +49,11 @@ class PolicyGradient(FromPlay):
             logits, values = self.net(states), torch.zeros_like(batch.rewards)
             following = values
         else:
-            judge: Any = self.net.judge
-            logits, values = judge(states)
+            policy_and_value: Any = self.net.policy_and_value
+            logits, values = policy_and_value(states)
             values = at_least_float32(values).view_as(batch.rewards)
             with torch.no_grad():
-                following = at_least_float32(judge(batch.next_states.flatten(0, 1))[1]).view_as(values)
+                following = at_least_float32(policy_and_value(batch.next_states.flatten(0, 1))[1]).view_as(values)
         advantages = self.advantages(batch, values, following)
         logs = at_least_float32(logits).log_softmax(1).view(*taken.shape, -1)
         # Masks, not indices, whose number would be a shape that a compiled graph does not know.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError
+from dlref.interfaces import EncoderDecoder, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
 from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cross_entropy
@@ -27,12 +28,17 @@ class Translation(Objective):
 
     def __init__(self, net: nn.Module, smoothing: float = 0.0) -> None:
         super().__init__(net)
+        if not declares(net, EncoderDecoder):
+            raise ConfigError(
+                f"objective Translation is for networks with dlref.interfaces.EncoderDecoder, not {type(net).__name__}; "
+                "choose model=seq2seq or transformer"
+            )
         if not 0 <= smoothing < 1:
             raise ConfigError(f"objective.smoothing is {smoothing}; it takes a share from 0 to below 1")
         self.smoothing = smoothing
 
     def forward(self, batch: Any) -> Totals:
-        features = self.net.read(batch.source, batch.visible, batch.tokens)[batch.counted]
+        features = self.net.hidden(batch.source, batch.visible, batch.tokens)[batch.counted]
         targets, out = batch.targets[batch.counted], self.net.out
         if self.training:
             nll, hits = score(features, out.weight, out.bias, targets)

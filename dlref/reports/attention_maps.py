@@ -62,7 +62,7 @@ class SelfAttentionMaps(Report):
             ids = words.lookup_indices(data.tokenizer(self.text))[:most]
         if not ids:
             return {}
-        shares = net.attention(torch.tensor([ids], device=device))[0].float().cpu()
+        shares = net.attention_weights(torch.tensor([ids], device=device))[0].float().cpu()
         return {"attention": drawn(shares, words.lookup_tokens(ids), words.lookup_tokens(ids))}
 
 
@@ -75,7 +75,7 @@ def attended(
     [tokens] = written(net, source, target, [line], limit=limit)
     read = torch.tensor([[target.vocabulary[BEGIN], *tokens[:-1]]])
     place = place_of(net)[0]
-    shares = net.attention(ids.to(place), visible.to(place), read.to(place))[0].float().cpu()
+    shares = net.attention_weights(ids.to(place), visible.to(place), read.to(place))[0].float().cpu()
     return shares, source.vocabulary.lookup_tokens(ids[0].tolist()), target.vocabulary.lookup_tokens(tokens)
 
 

@@ -33,7 +33,7 @@ def written(
     forbidden = [vocabulary[word] for word in never if word in vocabulary]
     read = torch.tensor([context], device=place_of(net)[0])
     with torch.no_grad():
-        state = net.begin(read[:, :-1])
+        state = net.prefill(read[:, :-1])
     tokens = generate(net, state, read[:, -1], forbidden=forbidden, **settings)
     return joined(tokenizer, map(vocabulary.lookup_token, itertools.chain(ids, (int(token) for token in tokens))))
 

@@ -61,7 +61,7 @@ def write(
     limits = (2 * lengths + 10 if limit is None else torch.full_like(lengths, limit)).clamp(max=context)
     ids, visible, cut = ids[:, :context], visible[:, :context], lengths > context
     ids[cut, -1] = source.vocabulary[END]
-    state, token = net.begin(ids, visible), torch.full_like(ids[:, 0], words[BEGIN])
+    state, token = net.prefill(ids, visible), torch.full_like(ids[:, 0], words[BEGIN])
     if beam == 1:
         longest = int(limits.max())
         tokens = [*generate(net, state, token, longest, temperature=0, forbidden=forbidden, stop=words[END])]

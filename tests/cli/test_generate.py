@@ -31,7 +31,7 @@ class Bigrams(nn.Module, TextDecoder):
     def forward(self, tokens: Tensor, state: object = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.table(tokens), ()
 
-    def begin(self, context: Tensor) -> tuple[Tensor, ...]:
+    def prefill(self, context: Tensor) -> tuple[Tensor, ...]:
         return ()
 
     def step(self, state: object, token: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -186,7 +186,7 @@ def test_fault_29_a_wrong_command_is_one_sentence(
 def test_fault_29_a_model_of_something_else_is_refused(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for method in ("begin", "step"):  # as of a network that writes something else
+    for method in ("prefill", "step"):  # as of a network that writes something else
         monkeypatch.setattr(MLP, method, None, raising=False)
     for model in ("mlp", "word2vec", "transformer"):
         train(*SMALL[model], "trainer.max_steps=2", f"run_dir={tmp_path / model}")

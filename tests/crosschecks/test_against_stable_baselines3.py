@@ -469,7 +469,7 @@ def test_advantages(trace: float, agree: Agree) -> None:
     objective = PolicyGradient(net, discount=0.97, trace=trace, critic=1.0)
     with torch.no_grad():
         values, following = (
-            net.judge(states.flatten(0, 1))[1].view(rollout.rewards.shape)
+            net.policy_and_value(states.flatten(0, 1))[1].view(rollout.rewards.shape)
             for states in (rollout.states, rollout.next_states)
         )
     agree(values, model.rollout_buffer.values, atol=1e-12)

@@ -158,7 +158,7 @@ def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], tied: b
 @torch.no_grad()
 def test_transformer_decoding(prenorm: bool, agree: Agree) -> None:
     (net, theirs), pairs = made(prenorm, "relu"), batch()
-    expected, state = logits_of(net.eval(), theirs.train(), pairs), net.begin(pairs.source, pairs.visible)
+    expected, state = logits_of(net.eval(), theirs.train(), pairs), net.prefill(pairs.source, pairs.visible)
     for step, counted in enumerate(pairs.counted.unbind(1)):
         logits, state = net.step(state, pairs.tokens[:, step])
         agree(logits[counted], expected[counted, step], **FLOAT64)

@@ -157,7 +157,7 @@ def same_decoding(made: Any, agree: Agree, **allowed: float) -> None:
     (net, theirs, weights), prompt, length = made, text(3, 20), 30
     net.eval()
     theirs.load_state_dict(weights(net))
-    state, token, cache = net.begin(prompt[:, :-1]), prompt[:, -1], transformers.DynamicCache()
+    state, token, cache = net.prefill(prompt[:, :-1]), prompt[:, -1], transformers.DynamicCache()
     written = torch.stack([*generate(net, state, token, length, temperature=0)], 1)
     logits = theirs(prompt, cache=cache).logits[:, -1]
     for number in range(length):
@@ -319,7 +319,7 @@ def test_beam_search(beams: int, penalty: float, agree: Agree) -> None:
         logits_processor=transformers.LogitsProcessorList([Forced(start, prompt[:, start:], beams)]),
         return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
-    tokens, scores = beam_search(net, net.begin(prompt[:, :-1]), prompt[:, -1], length, beams, STOP, penalty)
+    tokens, scores = beam_search(net, net.prefill(prompt[:, :-1]), prompt[:, -1], length, beams, STOP, penalty)
     theirs_written = found.sequences[:, prompt.shape[1] :]
     assert (tokens[:, -1] == STOP).all()
     assert theirs_written.shape[1] < length, "a row was cut, where the two differ by definition"

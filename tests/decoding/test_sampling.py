@@ -24,7 +24,7 @@ class Trigrams:
         self.table = (2 * torch.randn(SIZE + 1, SIZE, SIZE, generator=draw)).requires_grad_()
         self.steps = 0
 
-    def begin(self, context: Tensor) -> tuple[Tensor, ...]:
+    def prefill(self, context: Tensor) -> tuple[Tensor, ...]:
         first = torch.full((len(context), 1), SIZE)
         return (torch.cat([first, context], dim=1)[:, -1],)
 
@@ -37,7 +37,7 @@ class Trigrams:
 def begun(net: Trigrams, context: Any) -> tuple[tuple[Tensor, ...], Tensor]:
     """The state before the last token of a context, and that token."""
     tokens = torch.tensor(context)
-    return net.begin(tokens[:, :-1]), tokens[:, -1]
+    return net.prefill(tokens[:, :-1]), tokens[:, -1]
 
 
 def drawn(seed: int, context: Any = ((1, 2), (3, 0), (5, 5)), length: int = 40, **settings: Any) -> Tensor:  # [B, T]

@@ -110,7 +110,7 @@ MISTAKES = {
     # parts that do not fit each other
     "data=python_docs": "network MLP needs inputs, outputs",
     "data=cartpole": "objective Classification reads 'inputs' of a batch, which data Play do not give",
-    "objective=translation": "objective Translation, network MLP and data Spiral do not go together (AttributeError",
+    "objective=translation": "objective Translation is for networks with dlref.interfaces.EncoderDecoder, not MLP",
     "optimizer.foreach=true": "`fused` and `foreach`",
     "optimizer._target_=torch.optim.Optimizer": "is refused",
     "network._target_=os.system": "network._target_ 'os.system' is refused",

@@ -163,13 +163,13 @@ def test_token_by_token_is_all_at_once(cell: Any) -> None:
     tokens = torch.randint(9, (3, 7))
     expected, _ = net(tokens)
     for read in (0, 3):  # tokens that are read before the first is written
-        state = net.begin(tokens[:, :read])
+        state = net.prefill(tokens[:, :read])
         for t in range(read, 7):
             logits, state = net.step(state, tokens[:, t])
             torch.testing.assert_close(logits, expected[:, t])
-    rows = tuple(part[[2, 0]] for part in net.begin(tokens))  # a state goes with its row
+    rows = tuple(part[[2, 0]] for part in net.prefill(tokens))  # a state goes with its row
     torch.testing.assert_close(
-        net.step(rows, tokens[[2, 0], 0])[0], net.step(net.begin(tokens), tokens[:, 0])[0][[2, 0]]
+        net.step(rows, tokens[[2, 0], 0])[0], net.step(net.prefill(tokens), tokens[:, 0])[0][[2, 0]]
     )
 
 

@@ -29,7 +29,7 @@ def fitted(order: int, length: int = 80) -> NGram:
 def test_word_by_word_is_all_at_once(order: int, before: int) -> None:
     net, tokens = fitted(order), drawn(3, 9, seed=2)
     expected, end = net(tokens)
-    state = net.begin(tokens[:, :before])
+    state = net.prefill(tokens[:, :before])
     for t in range(before, 9):
         logits, state = net.step(state, tokens[:, t])
         torch.testing.assert_close(logits, expected[:, t])
@@ -41,7 +41,7 @@ def test_word_by_word_is_all_at_once(order: int, before: int) -> None:
 def test_rows_of_a_state_can_be_reordered(order: int) -> None:
     net, tokens = fitted(order), drawn(3, 5, seed=2)
     rows, token = torch.tensor([2, 0, 2, 1]), torch.tensor([1, 4, 0, 3])
-    (state,) = net.begin(tokens)
+    (state,) = net.prefill(tokens)
     expected = net(torch.cat([tokens[rows], token[:, None]], 1))[0][:, -1]
     torch.testing.assert_close(net.step((state[rows],), token)[0], expected)
 

@@ -83,7 +83,7 @@ def test_fault_19_more_tokens_than_the_context_are_refused_with_both_numbers(pos
     for source, target in ((5, 6), (6, 5)):
         with pytest.raises(ConfigError, match=said):
             net(*sources(2, source), torch.zeros(2, target, dtype=torch.int64))
-    state = net.begin(*sources(2, 5))
+    state = net.prefill(*sources(2, 5))
     for _ in range(5):
         _, state = net.step(state, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ConfigError, match=said):

@@ -149,7 +149,7 @@ def test_activation_regularisation_is_in_the_loss_and_not_in_the_nll() -> None:
     """Merity et al. 2017, equations 1 and 2, token by token; nothing is dropped, so both are of the same h."""
     net, text = RecurrentLM(vocab_size=11, width=6), torch.randint(11, (3, 9))
     totals = LanguageModelling(net, activation=0.7, change=0.3)(Piece(text[:, :-1], text[:, 1:], True))
-    h, before, _ = net.read(text[:, :-1])
+    h, before, _ = net.hidden(text[:, :-1])
     assert torch.equal(h, before)
     squares = [float(unit) ** 2 for unit in h.flatten()]
     steps = [float(h[b, t + 1, d] - h[b, t, d]) ** 2 for b in range(3) for t in range(7) for d in range(6)]

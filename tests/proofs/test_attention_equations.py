@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dlref.data.text.parallel import Pairs
 from dlref.equations import attention
+from dlref.interfaces import EncoderDecoder
 from dlref.models.rnn_attention import Attention, Score
 from dlref.models.seq2seq import Encoder
 from dlref.objectives.translation import Translation
@@ -152,14 +153,14 @@ def encode_both_ways(equation: Any) -> None:
         )
 
 
-class Features(nn.Module):
+class Features(nn.Module, EncoderDecoder):
     """A network that makes its scores of what it is given for a source."""
 
     def __init__(self) -> None:
         super().__init__()
         self.out = nn.Linear(D, 7)
 
-    def read(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+    def hidden(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
         return source
 
 

@@ -158,7 +158,7 @@ class Told(nn.Module, ActorCritic):
     def forward(self, states: Tensor) -> Tensor:
         return states[:, :3]
 
-    def judge(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def policy_and_value(self, states: Tensor) -> tuple[Tensor, Tensor]:
         return states[:, :3], states[:, 3]
 
 

@@ -122,7 +122,7 @@ def test_the_whole_network_by_hand(settings: dict[str, Any]) -> None:
     if not dropped:
         torch.testing.assert_close(net(source, VISIBLE, TOKENS), scores, **EXACT)
         if shares is not None:
-            torch.testing.assert_close(net.attention(source, VISIBLE, TOKENS), shares, **EXACT)
+            torch.testing.assert_close(net.attention_weights(source, VISIBLE, TOKENS), shares, **EXACT)
 
 
 def recorded(net: nn.Module) -> dict[str, Recorded]:
@@ -171,7 +171,7 @@ def same(mine: Tensor, theirs: Tensor, settings: str) -> None:
 @torch.no_grad()
 def test_writing_token_by_token_is_reading_at_once(cell: str, score: str | None) -> None:
     for settings, net in networks(cell, score):
-        state = net.begin(SOURCE, VISIBLE)
+        state = net.prefill(SOURCE, VISIBLE)
         for t, expected in enumerate(net(SOURCE, VISIBLE, TOKENS).unbind(dim=1)):
             logits, state = net.step(state, TOKENS[:, t])
             same(logits, expected, settings)
@@ -183,7 +183,7 @@ def test_the_rows_of_a_state_can_be_reordered_and_repeated(cell: str, score: str
     """As beam search does: they go on like the sentences that they came from."""
     order = torch.tensor([2, 0, 0, 1])
     for settings, net in networks(cell, score):
-        _, state = net.step(net.begin(SOURCE, VISIBLE), TOKENS[:, 0])
+        _, state = net.step(net.prefill(SOURCE, VISIBLE), TOKENS[:, 0])
         expected = net(SOURCE[order], VISIBLE[order], TOKENS[order][:, :2])[:, 1]
         logits, _ = net.step(tuple(part.index_select(0, order) for part in state), TOKENS[order, 1])
         same(logits, expected, settings)
@@ -194,12 +194,12 @@ def test_the_rows_of_a_state_can_be_reordered_and_repeated(cell: str, score: str
 def test_a_sentence_alone_is_the_same_as_in_a_padded_batch(cell: str, score: str | None) -> None:
     for settings, net in networks(cell, score):
         together = net(SOURCE, VISIBLE, TOKENS)
-        shares = net.attention(SOURCE, VISIBLE, TOKENS) if net.attends else None
+        shares = net.attention_weights(SOURCE, VISIBLE, TOKENS) if net.attends else None
         for b, (words, length) in enumerate(zip(SOURCE_LENGTHS, LENGTHS, strict=True)):
             alone = SOURCE[b : b + 1, :words], VISIBLE[b : b + 1, :words], TOKENS[b : b + 1, :length]
             same(together[b, :length], net(*alone)[0], settings)
             if shares is not None:
-                same(shares[b, :length, :words], net.attention(*alone)[0], settings)
+                same(shares[b, :length, :words], net.attention_weights(*alone)[0], settings)
 
 
 @every_network
@@ -231,6 +231,6 @@ def test_what_stands_in_the_padding_does_not_matter(cell: str, score: str | None
 @torch.no_grad()
 def test_attention_is_shared_among_the_words_of_the_source(cell: str, score: str) -> None:
     for settings, net in networks(cell, score):
-        shares = net.attention(SOURCE, VISIBLE, TOKENS)
+        shares = net.attention_weights(SOURCE, VISIBLE, TOKENS)
         same(shares.sum(2), torch.ones(3, T, dtype=torch.float64), settings)
         assert torch.equal(shares > 0, VISIBLE[:, None].expand(-1, T, -1)), settings

@@ -189,7 +189,7 @@ def test_the_whole_language_model_by_hand(tied: Any, name: str) -> None:
     same_gradients(net, totals["loss"].total, recurrent.total_nats(scores, targets))
     if not dropped:
         torch.testing.assert_close(net(tokens)[0], scores, **EXACT)
-        torch.testing.assert_close(net.attention(tokens), shares, **EXACT)
+        torch.testing.assert_close(net.attention_weights(tokens), shares, **EXACT)
 
 
 TRANSLATORS = named(
@@ -220,7 +220,7 @@ def test_the_whole_translator_by_hand(name: str) -> None:
     torch.testing.assert_close(totals["nll"].total, attention.counted_nats(scores, TARGETS, COUNTED, 0.0), **EXACT)
     if not dropped:
         torch.testing.assert_close(net(source, VISIBLE, TOKENS), scores, **EXACT)
-        torch.testing.assert_close(net.attention(source, VISIBLE, TOKENS), shares, **EXACT)
+        torch.testing.assert_close(net.attention_weights(source, VISIBLE, TOKENS), shares, **EXACT)
 
 
 @functools.cache
@@ -250,7 +250,7 @@ ORDER = torch.tensor([2, 0, 0, 1])
 @torch.no_grad()
 def test_a_translation_token_by_token_is_reading_at_once() -> None:
     for settings, net in translators():
-        state = net.begin(SOURCE, VISIBLE)
+        state = net.prefill(SOURCE, VISIBLE)
         for t, expected in enumerate(net(SOURCE, VISIBLE, TOKENS).unbind(dim=1)):
             logits, state = net.step(state, TOKENS[:, t])
             same(logits, expected, settings)
@@ -261,7 +261,7 @@ def test_the_rows_of_a_translation_can_be_reordered_and_repeated() -> None:
     """As beam search does: they go on like the sentences that they came from."""
     for settings, net in translators():
         expected = net(SOURCE[ORDER], VISIBLE[ORDER], TOKENS[ORDER])
-        state = net.begin(SOURCE, VISIBLE)
+        state = net.prefill(SOURCE, VISIBLE)
         for t in range(2):
             _, state = net.step(state, TOKENS[:, t])
         state = tuple(part.index_select(0, ORDER) for part in state)
@@ -274,7 +274,7 @@ def test_the_rows_of_a_translation_can_be_reordered_and_repeated() -> None:
 def test_writing_token_by_token_is_reading_at_once() -> None:
     tokens = drawn(SIZE, CONTEXT)
     for settings, net in models():
-        state = net.begin(tokens[:, :0])
+        state = net.prefill(tokens[:, :0])
         for t, expected in enumerate(net(tokens)[0].unbind(dim=1)):
             logits, state = net.step(state, tokens[:, t])
             same(logits, expected, settings)
@@ -284,7 +284,7 @@ def test_writing_token_by_token_is_reading_at_once() -> None:
 def test_the_rows_of_a_language_model_can_be_reordered_and_repeated() -> None:
     tokens = drawn(SIZE, CONTEXT)
     for settings, net in models():
-        state = net.begin(tokens[:, :4])
+        state = net.prefill(tokens[:, :4])
         state = tuple(part.index_select(0, ORDER) for part in state)
         expected = net(tokens[ORDER])[0]
         for t in range(4, CONTEXT):
@@ -297,7 +297,7 @@ def test_the_rows_of_a_language_model_can_be_reordered_and_repeated() -> None:
 def test_past_its_context_a_language_model_reads_the_second_half_and_what_is_new(context: int) -> None:
     tokens = drawn(SIZE, 3 * context)
     for settings, net in models(context):
-        state, first = net.begin(tokens[:, :0]), 0
+        state, first = net.prefill(tokens[:, :0]), 0
         for t in range(tokens.shape[1]):
             if t - first == context:
                 first = t - context // 2
@@ -313,8 +313,8 @@ def test_what_a_language_model_begins_with_are_the_last_tokens_that_leave_room_f
     tokens = drawn(SIZE, 3 * context + 1)
     for settings, net in models(context):
         for length in range(3 * context + 1):
-            begun, first = net.begin(tokens[:, :length]), max(length - context + 1, 0)
-            read = net.begin(tokens[:, :0])
+            begun, first = net.prefill(tokens[:, :length]), max(length - context + 1, 0)
+            read = net.prefill(tokens[:, :0])
             for t in range(first, length):
                 _, read = net.step(read, tokens[:, t])
             for mine, theirs in zip(begun, read, strict=True):
@@ -326,17 +326,17 @@ def test_what_a_language_model_begins_with_are_the_last_tokens_that_leave_room_f
 @torch.no_grad()
 def test_a_sentence_alone_is_the_same_as_in_a_padded_batch() -> None:
     for settings, net in translators():
-        together, shares = net(SOURCE, VISIBLE, TOKENS), net.attention(SOURCE, VISIBLE, TOKENS)
+        together, shares = net(SOURCE, VISIBLE, TOKENS), net.attention_weights(SOURCE, VISIBLE, TOKENS)
         for b, (words, length) in enumerate(zip(SOURCE_LENGTHS, LENGTHS, strict=True)):
             alone = SOURCE[b : b + 1, :words], VISIBLE[b : b + 1, :words], TOKENS[b : b + 1, :length]
             same(together[b, :length], net(*alone)[0], settings)
-            same(shares[b, :, :, :length, :words], net.attention(*alone)[0], settings)
+            same(shares[b, :, :, :length, :words], net.attention_weights(*alone)[0], settings)
 
 
 @torch.no_grad()
 def test_attention_is_shared_among_the_words_of_the_source() -> None:
     for settings, net in translators():
-        shares = net.attention(SOURCE, VISIBLE, TOKENS)
+        shares = net.attention_weights(SOURCE, VISIBLE, TOKENS)
         same(shares.sum(4), torch.ones(3, 2, H, T, dtype=torch.float64), settings)
         assert torch.equal(shares > 0, VISIBLE[:, None, None, None].expand_as(shares)), settings
 
@@ -372,5 +372,5 @@ def test_blocks_that_begin_at_zero_hand_on_what_they_are_given(tied: bool) -> No
     net = TransformerLM(SIZE, CONTEXT, D, 2, H, zero_init=True, tied=tied).double()
     tokens = drawn(SIZE, T)
     x = net.norm(net.embed(tokens)[0])
-    torch.testing.assert_close(net.read(tokens)[0], x, **EXACT)
+    torch.testing.assert_close(net.hidden(tokens).dropped, x, **EXACT)
     assert net(tokens)[0].any() == tied

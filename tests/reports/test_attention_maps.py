@@ -144,7 +144,7 @@ def test_attention_is_that_of_the_line_and_the_tokens_written_for_it() -> None:
     assert len(down) == 7
     assert len({*down}) > 2
     read = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
-    torch.testing.assert_close(shares, net.attention(*SOURCE.encode(["die katze zebra"]), read)[0])
+    torch.testing.assert_close(shares, net.attention_weights(*SOURCE.encode(["die katze zebra"]), read)[0])
     torch.testing.assert_close(shares.sum(1), torch.ones(7))
 
 

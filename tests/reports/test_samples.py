@@ -35,7 +35,7 @@ class Bigrams(nn.Module, TextDecoder):
         super().__init__()
         self.table = nn.Parameter(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))
 
-    def begin(self, context: Tensor) -> tuple[Tensor, ...]:
+    def prefill(self, context: Tensor) -> tuple[Tensor, ...]:
         return ()
 
     def step(self, state: tuple[Tensor, ...], token: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -85,7 +85,7 @@ def test_a_prompt_goes_on_with_what_the_network_writes_after_it(level: str) -> N
     ids = data.vocabulary.lookup_indices(data.tokenizer(prompt))
     specials = [0, 1] if level == "characters" else [0]  # whose lines end with a line feed
     draw = torch.Generator().manual_seed(0)
-    state, token = net.begin(torch.tensor([ids[:-1]])), torch.tensor(ids[-1:])
+    state, token = net.prefill(torch.tensor([ids[:-1]])), torch.tensor(ids[-1:])
     ids += [int(i) for i in generate(net, state, token, 60, forbidden=specials, generator=draw)]
     text = text_of(level, prompt)
     assert text == data.tokenizer.join(data.vocabulary.lookup_tokens(ids))

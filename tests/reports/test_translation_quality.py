@@ -37,7 +37,7 @@ class Dictionary(nn.Module, Seq2SeqDecoder, HasCrossAttention):
         super().__init__()
         self.scores = nn.Parameter(9 * torch.eye(len(SPECIALS) + len(WORDS)))
 
-    def begin(self, source: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
+    def prefill(self, source: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
         assert torch.equal(source == 0, ~visible)
         return source, torch.zeros_like(source[:, 0])
 
@@ -48,7 +48,7 @@ class Dictionary(nn.Module, Seq2SeqDecoder, HasCrossAttention):
         now = source.gather(1, place.clamp(max=source.shape[1] - 1)[:, None])[:, 0]
         return self.scores[now], (source, place + 1)
 
-    def attention(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
+    def attention_weights(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
         return torch.eye(tokens.shape[1], source.shape[1])[None]
 
 
@@ -131,7 +131,7 @@ def test_what_a_beam_finds_has_the_chance_that_the_network_gives_it_at_once(kind
     net.out.bias[3] += 12  # now and then it stops
     ids, visible = SOURCE.encode(LINES)
     begin = torch.full((len(LINES), 1), 2)
-    found, scores = beam_search(net, net.begin(ids, visible), begin[:, 0], 8, 5, stop=3)
+    found, scores = beam_search(net, net.prefill(ids, visible), begin[:, 0], 8, 5, stop=3)
     lengths = ((found != 3).sum(1) + 1).clamp(max=8)
     assert len({*lengths.tolist()}) > 1
     logs = net(ids, visible, torch.cat([begin, found[:, :-1]], 1)).log_softmax(2)
@@ -178,13 +178,13 @@ def test_special_tokens_are_not_written_and_unknown_ones_only_on_request() -> No
 
 def test_long_lines_are_read_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     net, sizes = Dictionary(), []
-    begin = net.begin
+    prefill = net.prefill
 
     def noted(source: Tensor, visible: Tensor) -> tuple[Tensor, ...]:
         sizes.append(tuple(source.shape))
-        return begin(source, visible)
+        return prefill(source, visible)
 
-    monkeypatch.setattr(net, "begin", noted)
+    monkeypatch.setattr(net, "prefill", noted)
     monkeypatch.setattr("dlref.reports.translation_quality.LETTERS", 1000)
     lines = ["hund"] * 9 + ["katze " * 400]
     assert translated(net, SOURCE, TARGET, lines) == [by_hand(line) for line in lines]
