@@ -52,7 +52,7 @@ SMALL = {
         "network.widths=[16,12]",
         "network.dropout=0.2",
         "network.norm=batch",
-        "network.components=2",
+        "network.pca_components=2",
         "data.points=50",
     ],
     "cnn": [

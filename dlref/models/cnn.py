@@ -26,7 +26,7 @@ class CNN(nn.Module):
         outputs: int,
         blocks: Sequence[Sequence[int]],
         widths: Sequence[int],
-        planes: int = 1,
+        in_channels: int = 1,
         kernel: int = 3,
         padding: Literal["same", "valid"] = "same",
         activation: Activation = "relu",
@@ -38,23 +38,23 @@ class CNN(nn.Module):
         init: Init = "torch",
     ) -> None:
         super().__init__()
-        self.shape = (planes, rows, columns)
+        self.shape = (in_channels, rows, columns)
         if padding == "same" and kernel % 2 == 0:
             raise ConfigError(f"network.kernel is {kernel}; with network.padding=same it takes an odd number")
         if any(channels < 1 for block in blocks for channels in block):
             raise ConfigError(f"network.blocks is {list(blocks)}; each convolution takes 1 channel or more")
         layers: list[nn.Module] = [Noise(input_noise)] if input_noise else []
         for number, block in enumerate(blocks):
-            for channels in block:
+            for out_channels in block:
                 lost = kernel - 1 if padding == "valid" else 0
                 rows, columns = rows - lost, columns - lost
                 layers.append(
-                    nn.Conv2d(planes, channels, kernel, padding=(kernel - 1 - lost) // 2, bias=norm != "batch")
+                    nn.Conv2d(in_channels, out_channels, kernel, padding=(kernel - 1 - lost) // 2, bias=norm != "batch")
                 )
                 if norm is not None:
-                    layers.append(nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(1, channels))
+                    layers.append(nn.BatchNorm2d(out_channels) if norm == "batch" else nn.GroupNorm(1, out_channels))
                 layers.append(activate(activation))
-                planes = channels
+                in_channels = out_channels
             rows, columns = rows // 2, columns // 2
             if rows < 1 or columns < 1:
                 raise ConfigError(
@@ -65,14 +65,14 @@ class CNN(nn.Module):
             if block_dropout:
                 layers.append(nn.Dropout2d(block_dropout))
         self.features = nn.Sequential(*layers)
-        inputs = planes * rows * columns
+        inputs = in_channels * rows * columns
         hidden = hidden_layers(inputs, widths, activation, norm, dropout)
         self.layers = nn.Sequential(
             nn.Flatten(), *hidden, (Dueling if dueling else nn.Linear)([inputs, *widths][-1], outputs)
         )
         initialize(self, init)
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, rows, columns] or [B, planes, rows, columns] -> [B, outputs]
+    def forward(self, x: Tensor) -> Tensor:  # [B, rows, columns] or [B, in_channels, rows, columns] -> [B, outputs]
         # Channels last is how the fast convolutions of CPUs and tensor cores read; numbers and shapes stay the same.
         images = x.view(-1, *self.shape).contiguous(memory_format=torch.channels_last)
         return self.layers(self.features(images))

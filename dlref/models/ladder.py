@@ -28,7 +28,7 @@ class Lateral(nn.Module):
 class Ladder(nn.Module, Denoiser, FitsInputs):
     """A multi-layer perceptron with batch norm, which in training also tells its inputs from noisy ones.
 
-    Going up, normal noise is added to the inputs, or to their principal `components`, and to every layer after its batch
+    Going up, normal noise is added to the inputs, or to their principal `pca_components`, and to every layer after its batch
     norm. Going down, each layer is estimated from the one above and from its own noisy values (`Lateral`). Of all layers
     the inputs' estimate alone is judged, which is the paper's "bottom-level cost". In evaluation nothing goes down.
     Raises ConfigError for widths below 1.
@@ -41,14 +41,14 @@ class Ladder(nn.Module, Denoiser, FitsInputs):
         widths: Sequence[int],
         noise: float = 0.3,
         input_noise: float = 0.3,
-        components: int | None = None,
+        pca_components: int | None = None,
     ) -> None:
         super().__init__()
         require_units(widths)
         self.read = nn.Sequential(nn.Flatten())
-        if components is not None:
-            self.read.append(PrincipalComponents(inputs, components))
-        sizes = [components or inputs, *widths, outputs]
+        if pca_components is not None:
+            self.read.append(PrincipalComponents(inputs, pca_components))
+        sizes = [pca_components or inputs, *widths, outputs]
         self.input_noise, self.noise = Noise(input_noise), Noise(noise)
         self.up = nn.ModuleList(nn.Linear(below, above, bias=False) for below, above in pairwise(sizes))
         self.norms = nn.ModuleList(nn.BatchNorm1d(size, affine=False) for size in sizes[1:])

@@ -28,7 +28,7 @@ class PrincipalComponents(nn.Module, LinearProjection):
         super().__init__()
         if not 1 <= components <= inputs:
             raise ConfigError(
-                f"network.components is {components}; it takes 1 to {inputs}, as many as there are inputs"
+                f"network.pca_components is {components}; it takes 1 to {inputs}, as many as there are inputs"
             )
         self.mean = nn.Buffer(torch.zeros(inputs))
         self.directions = nn.Buffer(torch.eye(inputs, components))
@@ -66,7 +66,7 @@ def require_one_vocabulary(source_vocab_size: int, target_vocab_size: int) -> No
     """Raise ConfigError for sides that are to be joint and have two vocabularies."""
     if source_vocab_size != target_vocab_size:
         sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
-        raise ConfigError(f"network.joint is for one vocabulary, not two of {sizes}; set it to false")
+        raise ConfigError(f"network.shared_embeddings is for one vocabulary, not two of {sizes}; set it to false")
 
 
 class Noise(nn.Module):

@@ -22,7 +22,7 @@ from dlref.models.layers import (
 class MLP(nn.Module, FitsInputs):
     """Affine, (batch or layer norm,) activation, (dropout) for each width, then affine.
 
-    With `components` it reads that many principal components of its inputs, and is fitted to them before training;
+    With `pca_components` it reads that many principal components of its inputs, and is fitted to them before training;
     noise and dropout of the inputs come after that. With `dueling` the last layer is a `Dueling` one, for values of actions.
     Raises ConfigError for widths below 1 and shares outside [0, 0.99].
     """
@@ -37,19 +37,19 @@ class MLP(nn.Module, FitsInputs):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         input_noise: float = 0.0,
-        components: int | None = None,
+        pca_components: int | None = None,
         dueling: bool = False,
         init: Init = "torch",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        if components is not None:
-            layers.append(PrincipalComponents(inputs, components))
+        if pca_components is not None:
+            layers.append(PrincipalComponents(inputs, pca_components))
         if input_noise:
             layers.append(Noise(input_noise))
         if input_dropout:
             layers.append(Dropout(input_dropout))
-        width = components or inputs
+        width = pca_components or inputs
         layers += hidden_layers(width, widths, activation, norm, dropout)
         layers.append((Dueling if dueling else nn.Linear)([width, *widths][-1], outputs))
         self.layers = nn.Sequential(*layers)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Table(nn.Module):
+class QTable(nn.Module):
     """One value for each state and action, an embedding that is read by one-hot states. All begin at 0."""
 
     def __init__(self, inputs: int, outputs: int) -> None:

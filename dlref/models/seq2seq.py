@@ -75,8 +75,8 @@ class Seq2Seq(nn.Module, EncoderDecoder, Seq2SeqDecoder, HasCrossAttention):
     All layers are as wide as the word vectors, or `hidden` where it is set. With `attention`, the decoder's h and the places
     of the source that it attends to, weighted, make the scores: tanh(W [context; h]) (Luong et al. 2015, equation 5);
     without, h alone. A `peeky` decoder also sees the encoder's last h at every step, before its layers and before the
-    scores (Cho et al. 2014, equations 1 and 2). `tied` scores use the word vectors again (Press & Wolf 2017); `joint` sides
-    have one vocabulary, and its vectors are the same.
+    scores (Cho et al. 2014, equations 1 and 2). `tied` scores use the word vectors again (Press & Wolf 2017). With
+    `shared_embeddings` source and target have one vocabulary and one table of word vectors.
 
     `dropout` is the share of units dropped before each layer and before the scores, `input_dropout` and `output_dropout`
     replace it at the word vectors and before the scores; one mask for all time steps if `variational`. `init` is how weights
@@ -96,7 +96,7 @@ class Seq2Seq(nn.Module, EncoderDecoder, Seq2SeqDecoder, HasCrossAttention):
         reversed: bool = False,
         peeky: bool = False,
         tied: bool = False,
-        joint: bool = False,
+        shared_embeddings: bool = False,
         dropout: float = 0.0,
         input_dropout: float | None = None,
         output_dropout: float | None = None,
@@ -106,13 +106,13 @@ class Seq2Seq(nn.Module, EncoderDecoder, Seq2SeqDecoder, HasCrossAttention):
         super().__init__()
         hidden = width if hidden is None else hidden
         require_sizes(width, hidden, layers)
-        if joint:
+        if shared_embeddings:
             require_one_vocabulary(source_vocab_size, target_vocab_size)
         drops = [dropout if input_dropout is None else input_dropout, *[dropout] * (layers - 1)]
         widths = [width, *[hidden] * layers]
         self.peeky, self.attends = peeky, attention is not None
         self.embed = nn.Embedding(target_vocab_size, width)
-        self.embed_source = self.embed if joint else nn.Embedding(source_vocab_size, width)
+        self.embed_source = self.embed if shared_embeddings else nn.Embedding(source_vocab_size, width)
         self.encoder = Encoder(cell, widths, drops, variational, bidirectional, reversed)
         widths[0] += hidden * peeky
         self.decoder = RecurrentLayers(cell, widths, [*drops, 0.0], variational)

@@ -23,31 +23,31 @@ class StridedCNN(nn.Module):
         outputs: int,
         convolutions: Sequence[Sequence[int]] = ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
         widths: Sequence[int] = (512,),
-        planes: int = 1,
+        in_channels: int = 1,
         dueling: bool = False,
     ) -> None:
         super().__init__()
-        self.shape = (planes, rows, columns)
+        self.shape = (in_channels, rows, columns)
         layers: list[nn.Module] = []
         for number, numbers in enumerate(convolutions):
             if len(numbers) != 3 or min(numbers) < 1:
                 raise ConfigError(
                     f"network.convolutions has {list(numbers)}; each takes channels, kernel and stride of 1 or more"
                 )
-            channels, kernel, stride = numbers
+            out_channels, kernel, stride = numbers
             rows, columns = (rows - kernel) // stride + 1, (columns - kernel) // stride + 1
             if min(rows, columns) < 1:
                 raise ConfigError(
                     f"nothing is left of an image of {self.shape[1]} × {self.shape[2]} after convolution {number + 1} of "
                     "network.convolutions; take fewer, or smaller kernels and strides"
                 )
-            layers += [nn.Conv2d(planes, channels, kernel, stride), activate("relu")]
-            planes = channels
-        inputs = planes * rows * columns
+            layers += [nn.Conv2d(in_channels, out_channels, kernel, stride), activate("relu")]
+            in_channels = out_channels
+        inputs = in_channels * rows * columns
         hidden = hidden_layers(inputs, widths, "relu", norm=None, dropout=0.0)
         last = (Dueling if dueling else nn.Linear)([inputs, *widths][-1], outputs)
         self.layers = nn.Sequential(*layers, nn.Flatten(), *hidden, last)
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, planes, rows, columns] -> [B, outputs]
+    def forward(self, x: Tensor) -> Tensor:  # [B, in_channels, rows, columns] -> [B, outputs]
         # Channels last is how the fast convolutions of CPUs and tensor cores read; numbers and shapes stay the same.
         return self.layers(x.view(-1, *self.shape).contiguous(memory_format=torch.channels_last))

@@ -32,9 +32,8 @@ class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCr
     """An encoder, and a decoder that attends to what it yields, of `layers` blocks each, or the decoder of `decoder_layers`.
 
     `context` is how many tokens either side takes at most. Feed-forward layers have `hidden` units, four times the width
-    where it is not set. `tied` scores use the target's token vectors again (Press & Wolf 2017); `joint` sides have one
-    vocabulary, and its vectors are the same. `dropout` is the share dropped of the token vectors and of what each part of a
-    block adds. For `positions`, `norm`, `prenorm`, `activation`, `qk_norm` and `zero_init` see
+    where it is not set. `tied` scores use the target's token vectors again (Press & Wolf 2017). With `shared_embeddings`
+    source and target have one vocabulary and one table of token vectors. `dropout` is of these and of what each part adds. For `positions`, `norm`, `prenorm`, `activation`, `qk_norm` and `zero_init` see
     `dlref.models.transformer_layers`. Raises ConfigError for sizes and shares that make no sense.
     """
 
@@ -57,7 +56,7 @@ class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCr
         qk_norm: bool = False,
         zero_init: bool = False,
         tied: bool = False,
-        joint: bool = False,
+        shared_embeddings: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
     ) -> None:
@@ -67,12 +66,12 @@ class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCr
         require_shape(width, heads, layers, context, hidden, positions)
         if decoder_layers < 1:
             raise ConfigError(f"network.decoder_layers is {decoder_layers}; it takes 1 or more")
-        if joint:
+        if shared_embeddings:
             require_one_vocabulary(source_vocab_size, target_vocab_size)
         self.context, self.heads = context, heads
         embedding = partial(Embedding, width=width, heads=heads, context=context, positions=positions, dropout=dropout)
         self.embed = embedding(target_vocab_size)
-        self.embed_source = self.embed if joint else embedding(source_vocab_size)
+        self.embed_source = self.embed if shared_embeddings else embedding(source_vocab_size)
         block = partial(Block, width, heads, hidden, norm, prenorm, activation, qk_norm, bias, dropout)
         self.encoder = nn.ModuleList(block() for _ in range(layers))
         self.decoder = nn.ModuleList(block(cross=True) for _ in range(decoder_layers))

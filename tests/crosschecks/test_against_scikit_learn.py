@@ -281,7 +281,7 @@ def test_metrics(kind: str, agree: Agree) -> None:
 )
 def test_principal_components(agree: Agree) -> None:
     x = shipped.load_digits(return_X_y=True)[0]
-    net = MLP(64, 2, [], components=10).double()
+    net = MLP(64, 2, [], pca_components=10).double()
     net.fit(part for part in tensor(x).split(500))
     theirs = PCA(10).fit(x)
     ours = (tensor(x) - net.layers[0].mean) @ net.layers[0].directions

@@ -17,7 +17,7 @@ from dlref.data.rl.replay import Replay
 from dlref.data.rl.rollouts import Rollout
 from dlref.models.actor_critic import ActorCriticMLP
 from dlref.models.mlp import MLP
-from dlref.models.q_table import Table
+from dlref.models.q_table import QTable
 from dlref.models.strided_cnn import StridedCNN
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
@@ -345,7 +345,7 @@ def test_double_dqn(n_steps: int, agree: Agree) -> None:
 def test_nature_cnn(agree: Agree) -> None:
     layers: Any = pytest.importorskip("stable_baselines3.common.torch_layers")
     features = layers.NatureCNN(spaces.Box(0, 255, (4, 84, 84), np.uint8))
-    theirs, ours = nn.Sequential(features, nn.Linear(512, 6)).double(), StridedCNN(84, 84, 6, planes=4).double()
+    theirs, ours = nn.Sequential(features, nn.Linear(512, 6)).double(), StridedCNN(84, 84, 6, in_channels=4).double()
     copy_linear(theirs, ours)
     images, direction = torch.rand(3, 4, 84, 84).double(), torch.randn(3, 6).double()
     agree(ours(images), theirs(images), atol=1e-12)
@@ -568,7 +568,7 @@ def test_q_learning(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
         target_update_interval=1,
         buffer_size=1,
     )
-    table = Table(decisions.states, decisions.actions).double()
+    table = QTable(decisions.states, decisions.actions).double()
     objective = QLearning(table, decisions.discount, copy_every=1).train()
     optimizer, states = torch.optim.SGD(table.parameters(), lr=rate), torch.eye(decisions.states).double()
     for net in (model.q_net, model.q_net_target):

@@ -337,7 +337,7 @@ CNNS: dict[str, tuple[Callable[[], nn.Module], Layers]] = {
         ],
     ),
     "batch norm": (
-        lambda: CNN(9, 12, 3, [[4], [6]], [7], planes=2, norm="batch"),
+        lambda: CNN(9, 12, 3, [[4], [6]], [7], in_channels=2, norm="batch"),
         lambda: [
             *(conv(2, 4, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
             *(conv(4, 6, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
@@ -352,7 +352,7 @@ CNNS: dict[str, tuple[Callable[[], nn.Module], Layers]] = {
         ],
     ),
     "strided and dueling": (
-        lambda: StridedCNN(9, 12, 3, [(4, 4, 2), (6, 3, 1)], [7], planes=2, dueling=True),
+        lambda: StridedCNN(9, 12, 3, [(4, 4, 2), (6, 3, 1)], [7], in_channels=2, dueling=True),
         lambda: [
             *(conv(2, 4, 4, stride=2), nn.ReLU(), conv(4, 6, 3), nn.ReLU()),
             *(nn.Flatten(), nn.Linear(6 * 1 * 3, 7), nn.ReLU(), Duel()),

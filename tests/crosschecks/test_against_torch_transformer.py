@@ -43,7 +43,7 @@ def made(
 ) -> tuple[Transformer, nn.Transformer]:
     """A network with random weights, and torch's; what follows the last block is a norm in torch, which dlref has with
     `prenorm` alone, as the papers do."""
-    settings: Any = {"prenorm": prenorm, "activation": activation, "tied": tied, "joint": joint}
+    settings: Any = {"prenorm": prenorm, "activation": activation, "tied": tied, "shared_embeddings": joint}
     source_words = WORDS if joint else SOURCE_WORDS
     net = Transformer(source_words, WORDS, WIDTH, LAYERS, HEADS, DECODER_LAYERS, HIDDEN, **settings).double()
     random = torch.Generator().manual_seed(1)
@@ -126,7 +126,8 @@ CASES = [(prenorm, activation) for prenorm in (False, True) for activation in ("
 @crosscheck(
     "encoder-decoder Transformer, pre- and post-norm, padding and causal masks: logits, loss and gradients",
     "torch",
-    "weights to `torch.nn.Transformer`; token embeddings, sinusoidal positions and logits by formulas; untied, `tied`, `joint`",
+    "weights to `torch.nn.Transformer`; token embeddings, sinusoidal positions and logits by formulas; "
+    "untied, `tied`, `shared_embeddings`",
 )
 def test_transformer(prenorm: bool, activation: Literal["relu", "gelu"], tied: bool, joint: bool, agree: Agree) -> None:
     """The gradients are those at dlref's weights, of which torch's are made."""

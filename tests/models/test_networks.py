@@ -64,7 +64,7 @@ def test_rare_dropout_of_words_is_applied() -> None:
 def test_an_mlp_is_fitted_by_its_objective_to_all_training_inputs() -> None:
     torch.manual_seed(0)
     images = torch.randn(40, 2, 3)
-    net = MLP(6, 4, [5], components=3, input_noise=0.5).eval()
+    net = MLP(6, 4, [5], pca_components=3, input_noise=0.5).eval()
     expected = PrincipalComponents(6, 3)
     expected.fit([images.flatten(1)])
     Classification(net).fit(Examples(part, torch.zeros(len(part))) for part in images.split(16))
@@ -127,7 +127,7 @@ def test_layer_norm_leaves_the_size_of_an_input_to_be_seen() -> None:
         {"widths": [0]},
         {"widths": [3], "dropout": 1.0},
         {"widths": [3], "input_dropout": -0.1},
-        {"widths": [3], "components": 3},
+        {"widths": [3], "pca_components": 3},
     ],
 )
 def test_an_impossible_mlp_is_refused(settings: dict) -> None:
@@ -285,7 +285,7 @@ def test_a_ladder_has_noise_at_its_inputs_and_in_its_layers(noise: float, input_
 
 def test_a_ladder_is_an_mlp_with_batch_norm_in_evaluation() -> None:
     torch.manual_seed(0)
-    ladder, mlp = Ladder(6, 4, [5, 7], components=3), MLP(6, 4, [5, 7], norm="batch", components=3)
+    ladder, mlp = Ladder(6, 4, [5, 7], pca_components=3), MLP(6, 4, [5, 7], norm="batch", pca_components=3)
     images = torch.randn(40, 6)
     for net in (ladder, mlp):
         net.fit([images])

@@ -56,9 +56,9 @@ def test_settings_that_make_no_network_are_refused(made: Any, settings: dict[str
 def test_a_translator_has_a_decoder_and_one_vocabulary_if_it_is_to_be_joint() -> None:
     with pytest.raises(ConfigError, match=r"network\.decoder_layers is 0; it takes 1 or more"):
         MT(decoder_layers=0)
-    with pytest.raises(ConfigError, match=r"network\.joint is for one vocabulary, not two of 9 and 7; set it to false"):
-        MT(joint=True)
-    net = MT(joint=True, source_vocab_size=7)
+    with pytest.raises(ConfigError, match=r"network\.shared_embeddings is for one vocabulary, not two of 9 and 7"):
+        MT(shared_embeddings=True)
+    net = MT(shared_embeddings=True, source_vocab_size=7)
     assert net.embed_source is net.embed
 
 
@@ -153,7 +153,7 @@ def test_the_least_that_is_said_makes_the_translator_of_the_paper_but_for_where_
     assert len(net.encoder) == len(net.decoder) == 3
     assert net.context == 512
     explicit = MT(decoder_layers=3, hidden=32, context=512, positions="sinusoidal", norm="layer", prenorm=True,
-                  activation="relu", qk_norm=False, zero_init=False, tied=False, joint=False, bias=True,
+                  activation="relu", qk_norm=False, zero_init=False, tied=False, shared_embeddings=False, bias=True,
                   dropout=0.0)  # fmt: skip
     explicit.load_state_dict(net.state_dict())
     batch = *sources(), torch.randint(7, (2, 3))
@@ -200,7 +200,7 @@ def test_a_network_has_as_many_numbers_as_on_paper() -> None:
     encoder, decoder = attention + forward + 2 * norm, 2 * attention + forward + 3 * norm
     assert count(MT(decoder_layers=2)) == 9 * 8 + 7 * 8 + 3 * encoder + 2 * decoder + 2 * norm + 8 * 7 + 7
     assert count(MT(prenorm=False)) == count(MT()) - 2 * norm
-    assert count(MT(source_vocab_size=7, joint=True, tied=True)) == count(MT()) - 9 * 8 - 7 * 8
+    assert count(MT(source_vocab_size=7, shared_embeddings=True, tied=True)) == count(MT()) - 9 * 8 - 7 * 8
 
 
 @pytest.mark.faults

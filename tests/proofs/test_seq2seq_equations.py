@@ -99,14 +99,14 @@ class ByHand:
         {"cell": "gru", "attention": None, "layers": 1, "peeky": True, "reversed": True, "hidden": 5},
         {"cell": "lstm", "attention": None, "layers": 2, "peeky": True, "reversed": True, "dropout": 0.2, "variational": True},
         {"cell": "rnn", "attention": "general", "layers": 1, "peeky": True, "reversed": True, "output_dropout": 0.4},
-        {"cell": "rnn", "attention": None, "layers": 2, "tied": True, "joint": True},
+        {"cell": "rnn", "attention": None, "layers": 2, "tied": True, "shared_embeddings": True},
     ],
     ids=lambda settings: "-".join(str(name if value is True else value) for name, value in settings.items()),
 )  # fmt: skip
 def test_the_whole_network_by_hand(settings: dict[str, Any]) -> None:
     """Total nats of the counted targets, their labels smoothed: the value, and the gradient at every parameter."""
     torch.manual_seed(3)
-    words = SIZE if settings.get("joint") else WORDS
+    words = SIZE if settings.get("shared_embeddings") else WORDS
     source = SOURCE.clamp(max=words - 1)
     net = Seq2Seq(words, SIZE, width=4, **settings).double()
     dropped = recorded(net)

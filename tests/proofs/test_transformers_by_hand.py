@@ -65,7 +65,10 @@ class ByHand:
         def padded(b: int, t: int, s: int) -> bool:
             return bool(visible[b, s])
 
-        memory, looked = self.embedded("embed" if self.settings.get("joint") else "embed_source", source), []
+        memory, looked = (
+            self.embedded("embed" if self.settings.get("shared_embeddings") else "embed_source", source),
+            [],
+        )
         for layer in range(self.settings["layers"]):
             memory, _ = self.attended(f"encoder.{layer}", 0, memory, memory, padded)
             memory = self.fed_forward(f"encoder.{layer}", 1, memory)
@@ -199,9 +202,9 @@ TRANSLATORS = named(
     {"positions": "rotary", "norm": "rms", "prenorm": True, "activation": "swiglu", "layers": 2, "decoder_layers": 1,
      "qk_norm": True},
     {"positions": "rotary", "norm": "layer", "prenorm": False, "activation": "relu2", "layers": 1, "tied": True,
-     "joint": True, "bias": False},
+     "shared_embeddings": True, "bias": False},
     {"positions": "learned", "norm": "layer", "prenorm": True, "activation": "relu", "layers": 1, "decoder_layers": 2,
-     "joint": True, "dropout": 0.2},
+     "shared_embeddings": True, "dropout": 0.2},
     {"positions": "learned", "norm": "rms", "prenorm": False, "activation": "gelu", "layers": 1, "qk_norm": True},
 )  # fmt: skip
 
@@ -210,7 +213,7 @@ TRANSLATORS = named(
 def test_the_whole_translator_by_hand(name: str) -> None:
     """Total nats of the counted targets, their labels smoothed: the value, and the gradient at every parameter."""
     settings = TRANSLATORS[name]
-    words = SIZE if settings.get("joint") else WORDS
+    words = SIZE if settings.get("shared_embeddings") else WORDS
     source = SOURCE.clamp(max=words - 1)
     net = made(Transformer, words, SIZE, hidden=F, context=CONTEXT, **settings)
     dropped = recorded(net)

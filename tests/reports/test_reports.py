@@ -225,7 +225,7 @@ def test_the_first_filters_of_a_run_that_goes_on_are_those_that_it_began_with(
 
 @pytest.mark.usefixtures("without_gradients")
 def test_filters_behind_principal_components_are_shown_as_images() -> None:
-    net, data = MLP(12, 2, [3], components=5), Shades()
+    net, data = MLP(12, 2, [3], pca_components=5), Shades()
     net.layers[0].directions.copy_(torch.linalg.qr(torch.randn(12, 5)).Q)
     filters = Filters().weights(net, data)
     x = torch.randn(4, 12)

@@ -33,7 +33,7 @@ SHORT = ["data=markov_chain", "data.tokens=2000", "data.batch_size=12", "data.le
 FURTHER = {
     "perceptron": ["model=perceptron", "data.gate=xor"],
     "ladder": [
-        *("model=ladder", "network.widths=[12,8]", "network.components=9"),
+        *("model=ladder", "network.widths=[12,8]", "network.pca_components=9"),
         *("data.samples=100", "data.batch_size=9"),
     ],
     "q_table": [

@@ -56,7 +56,7 @@ class Playing:
     @property
     def sizes(self) -> dict[str, int]:
         shape = self.environments.shape
-        pictures = dict(zip(("planes", "rows", "columns"), shape, strict=True)) if len(shape) == 3 else {}
+        pictures = dict(zip(("in_channels", "rows", "columns"), shape, strict=True)) if len(shape) == 3 else {}
         return {"inputs": math.prod(shape), "outputs": self.environments.actions} | pictures
 
     @property

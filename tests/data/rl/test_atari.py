@@ -39,7 +39,7 @@ def test_states_are_the_last_four_frames() -> None:
 
 def test_pictures_reach_the_network_as_numbers_from_0_to_1() -> None:
     data = Play("ALE/Pong-v5", envs=2, batch_size=8, replay=100, warmup_steps=50)
-    net = StridedCNN(**{name: data.sizes[name] for name in ("rows", "columns", "outputs", "planes")}, widths=[4])
+    net = StridedCNN(**{name: data.sizes[name] for name in ("rows", "columns", "outputs", "in_channels")}, widths=[4])
     for batch in islice(data.train_batches(net, Shard(), 0), 3):
         assert batch.states.shape == batch.next_states.shape == (8, 4, 84, 84)
         assert batch.states.dtype == torch.float32

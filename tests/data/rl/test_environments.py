@@ -300,7 +300,7 @@ def test_channels_come_first_in_each_observation(shape: tuple[int, ...], planes:
     data = Play(name, warmup_steps=2, replay=20)
     sizes, is_rearranged = data.sizes, shape[2] == planes
     assert data.describe() == {"env": name} | ({"layout": "channels first"} if is_rearranged else {})
-    assert [sizes[name] for name in ("planes", "rows", "columns")] == list(expected.shape)
+    assert [sizes[name] for name in ("in_channels", "rows", "columns")] == list(expected.shape)
     assert np.array_equal(environments.read.several(np.stack([given, given])), np.stack([expected, expected]))
 
 
