@@ -18,6 +18,10 @@ class Objective(nn.Module):
     belongs into `get_extra_state`, which a checkpoint keeps apart from the weights.
     """
 
+    nll_unit: str | None = (
+        None  # what `nll` is a mean over: token, sample, label; None for a loss that is no likelihood
+    )
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
@@ -35,17 +39,18 @@ class Objective(nn.Module):
         """The weights have just been updated."""
 
     def summarize(self, totals: Totals) -> dict[str, float]:
-        """The metrics that people read. A likelihood's `nll`, in nats per unit, brings its perplexity along.
+        """Metrics by name: the means of the totals, and the perplexity of an `nll` per token.
 
-        It is left out where it is the loss: where nothing else is minimized, and in evaluation.
+        `nll`, in nats, is left out where it equals `loss`: where nothing else is minimized, and in evaluation.
         """
-        figures = {name: mean.value for name, mean in totals.items() if float(mean.count)}
-        if "nll" in figures:
-            nll = figures["nll"]
-            figures["perplexity"] = perplexity(nll)
-            if str(nll) == str(figures.get("loss")):  # as text, since NaN is no number that equals itself
-                del figures["nll"]
-        return figures
+        metrics = {name: mean.value for name, mean in totals.items() if float(mean.count)}
+        if "nll" in metrics:
+            nll = metrics["nll"]
+            if self.nll_unit == "token":
+                metrics["perplexity"] = perplexity(nll)
+            if str(nll) == str(metrics.get("loss")):  # as text, since NaN does not equal itself
+                del metrics["nll"]
+        return metrics
 
 
 class Carrying(Objective):

@@ -21,6 +21,7 @@ class LanguageModelling(Carrying):
     """
 
     net: Any
+    nll_unit = "token"
 
     def __init__(self, net: nn.Module, activation: float = 0.0, change: float = 0.0) -> None:
         super().__init__(net)

@@ -89,6 +89,7 @@ class Supervised(Objective):
 class Classification(Supervised):
     """One of C classes: the outputs [B, C] are log-odds. `nll` is in nats per sample; `loss` may smooth the labels."""
 
+    nll_unit = "sample"
     targets = "the numbers of classes [B]"
 
     def __init__(
@@ -124,6 +125,7 @@ class Labels(Supervised):
     `nll` is in nats per decision, `accuracy` the share of right decisions, `exact_match` of rows that are right in all.
     """
 
+    nll_unit = "label"
     targets = "0 or 1 for each output [B, L]"
 
     def judge(self, outputs: Tensor, targets: Tensor) -> Totals:

@@ -25,6 +25,7 @@ class Translation(Objective):
     """
 
     net: Any
+    nll_unit = "token"
 
     def __init__(self, net: nn.Module, smoothing: float = 0.0) -> None:
         super().__init__(net)

@@ -1,7 +1,7 @@
 """How far a training has come, what its last steps gave, and which figure says how good it is."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,17 +64,16 @@ class Window:
             raise
 
 
-def logged_as(name: str, figures: Mapping[str, object]) -> str:
-    """`loss` for an `nll` that is the loss, and so is not named twice (`Objective.summarize`); else the name itself."""
-    return "loss" if name == "nll" and name not in figures and "perplexity" in figures else name
+def monitored(monitor: str | None, figures: dict[str, float], has_nll: bool) -> float | None:
+    """The metric that a setting such as `eval/loss min` names, the larger the better; raises ConfigError without one.
 
-
-def monitored(monitor: str | None, figures: dict[str, float]) -> float | None:
-    """The figure that a setting as `eval/loss min` names, the larger the better; raises ConfigError where there is none."""
+    `has_nll`: the objective computes an nll, which is logged as `loss` where the two are equal (`Objective.summarize`).
+    """
     if not monitor:
         return None
     name, direction = monitor.removeprefix("eval/").split()
-    name = logged_as(name, figures)
+    if name == "nll" and has_nll and name not in figures:
+        name = "loss"
     if name not in figures:
         raise ConfigError(
             f"trainer.monitor is '{monitor}'; evaluation has {', '.join(figures)}; the weights are saved, so resume with one "

@@ -169,7 +169,7 @@ class Trainer(Settings):
         progress = self.progress
         figures = evaluate(self.shown, self.data, "eval", self.shard, self.autocast, self.device, stop)
         figures |= report(self.shown.net, progress.step)
-        value = monitored(self.monitor, figures)
+        value = monitored(self.monitor, figures, self.objective.nll_unit is not None)
         progress.evaluated, progress.figures = progress.step, figures
         better = value is not None and value == value and (progress.best is None or value > progress.best)
         if better:

@@ -190,7 +190,6 @@ def test_tensorboard_has_the_documented_tags(train: Train, tmp_path: Path) -> No
         "mlp": {
             "train/loss",
             "train/accuracy",
-            "train/perplexity",
             "train/lr",
             "train/grad_norm",
             "train/samples_per_second",

@@ -28,6 +28,7 @@ from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives import Objective
 from dlref.objectives.denoising import Denoising
 from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy
+from dlref.objectives.kneser_ney import KneserNey
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
@@ -65,17 +66,25 @@ def test_evaluation_does_not_smooth_labels() -> None:
 
 
 def test_perplexity_is_the_exponential_of_nats_per_token_and_not_of_the_loss() -> None:
-    objective = Objective(nn.Identity())
-    figures = objective.summarize({"loss": Mean(90.0, 10), "nll": Mean(20.0, 10), "accuracy": Mean(0.0, 0)})
-    assert figures == {"loss": 9.0, "nll": 2.0, "perplexity": math.exp(2.0)}
+    objective = LanguageModelling(nn.Identity())
+    metrics = objective.summarize({"loss": Mean(90.0, 10), "nll": Mean(20.0, 10), "accuracy": Mean(0.0, 0)})
+    assert metrics == {"loss": 9.0, "nll": 2.0, "perplexity": math.exp(2.0)}
     assert math.isfinite(objective.summarize({"nll": Mean(1e9, 1)})["perplexity"])
+
+
+def test_only_objectives_per_token_report_a_perplexity() -> None:
+    totals = {"loss": Mean(90.0, 10), "nll": Mean(20.0, 10)}
+    for objective in (Classification, Labels):
+        assert objective(MLP(5, 4, [6])).summarize(totals) == {"loss": 9.0, "nll": 2.0}
+    for per_token in (LanguageModelling, Translation, KneserNey):
+        assert per_token.nll_unit == "token"
 
 
 @pytest.mark.parametrize("nats", [2.0, 0.0, math.inf, math.nan])
 def test_a_loss_that_is_the_nll_is_named_once(nats: float) -> None:
-    figures = Objective(nn.Identity()).summarize({"loss": Mean(nats, 1), "nll": Mean(float(nats), 1)})
-    assert figures.keys() == {"loss", "perplexity"}
-    assert str(figures["loss"]) == str(nats)
+    metrics = Objective(nn.Identity()).summarize({"loss": Mean(nats, 1), "nll": Mean(float(nats), 1)})
+    assert metrics.keys() == {"loss"}
+    assert str(metrics["loss"]) == str(nats)
 
 
 def test_pieces_with_carried_state_are_the_whole_text_at_once() -> None:

@@ -153,11 +153,10 @@ def draw(trial: Any, key: str, kind: str, values: list[Any]) -> None:
 
 def best(run: Path, name: str, direction: str) -> float | None:
     """The best value of a figure in the evaluations of a run."""
-    from dlref.training.progress import logged_as
-
     lines = [line for line in logged(run) if line["split"] == "eval"]
     name = name.rpartition("/")[2]  # as the log calls it
-    values = [line[key] for line in lines if (key := logged_as(name, line)) in line]
+    key = "loss" if name == "nll" and not any(name in line for line in lines) else name  # training has checked the name
+    values = [line[key] for line in lines if key in line]
     return (max(values) if direction == "max" else min(values)) if values else None
 
 
