@@ -96,7 +96,7 @@ def build_trainer(
     limits: dict[str, Any] = {}
     if not trained:  # the network is fitted in closed form: one step, and an optimizer wants something to hold
         trained = [torch.zeros((), requires_grad=True)]
-        limits = {"max_steps": 1, "passes": None, "max_seconds": None}
+        limits = {"max_steps": 1, "max_epochs": None, "max_seconds": None}
     # Biases and the gains of norms stay out of weight decay, as in the papers that use it.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1]},

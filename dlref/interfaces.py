@@ -200,7 +200,7 @@ class Data(Protocol):
         """The sizes that a network needs, by the name of its constructor's argument."""
 
     @property
-    def batches_per_pass(self) -> float:
+    def batches_per_epoch(self) -> float:
         """How many batches are one pass over the training split."""
 
     def units_per_batch(self, ranks: int) -> float:

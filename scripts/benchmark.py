@@ -47,7 +47,7 @@ class Benchmark(NamedTuple):
 def words(corpus: str, *more: str) -> Benchmark:
     """gensim with two workers, and ours with two threads, learn from all of a corpus, and are asked what is alike."""
     settings = ["model=word2vec", "data=text_long_pieces", f"data.train={corpus}", f"data.eval={corpus}", "threads=2"]
-    settings += ["network.width=100", f"trainer.passes={PASSES}", "objective.subsample=1e-4", *more]
+    settings += ["network.width=100", f"trainer.max_epochs={PASSES}", "objective.subsample=1e-4", *more]
     settings += ["optimizer=sgd_rows", "data.batch_size=32"]
     return Benchmark(
         "words", settings, ["gensim_skip_gram.py", corpus, "2", str(PASSES), "{data}/word_similarity", "{seed}"], corpus
@@ -136,7 +136,7 @@ BENCHMARKS = {
     ),
     "word2vec": words(ENGLISH, "optimizer.lr=1600", "objective.shared=38"),
     # A third of the words, a third of the steps, which may be longer; <unk> is a word there, for the peer too.
-    "word2vec_ptb": words(PTB, "optimizer.lr=2667", "optimizer.longest=1", "objective.unknown=null"),
+    "word2vec_ptb": words(PTB, "optimizer.lr=2667", "optimizer.max_row_norm=1", "objective.unknown=null"),
 }
 
 

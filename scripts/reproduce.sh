@@ -140,7 +140,7 @@ for row in "$@"; do
             done
             ;;
         bf16)
-            mnist="experiment=mlp_mnist_fast data.eval_size=5000 trainer.max_seconds=null trainer.passes=3"
+            mnist="experiment=mlp_mnist_fast data.eval_size=5000 trainer.max_seconds=null trainer.max_epochs=3"
             for precision in float32 bf16; do
                 reproduce "mlp-$precision" eval "model=mlp trainer.precision=$precision"
                 reproduce "cnn-$precision" eval "model=cnn trainer.precision=$precision"

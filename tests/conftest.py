@@ -112,7 +112,7 @@ SMALL = {
     ],
     "word2vec": [
         "model=word2vec",
-        "trainer.passes=null",
+        "trainer.max_epochs=null",
         "network.width=6",
         "data.batch_size=6",
         "data.length=40",

@@ -213,7 +213,7 @@ def test_a_number_that_may_be_text_is_text_however_it_is_given(tmp_path: Path) -
 
 def built(config: dict[str, Any]) -> None:
     model = build.build(config, CPU)
-    build.build_trainer(config, model.objective)[2].limit_steps(lambda: model.data.batches_per_pass)
+    build.build_trainer(config, model.objective)[2].limit_steps(lambda: model.data.batches_per_epoch)
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_an_interpolation_of_the_environment_works_where_it_is_typed(monkeypatch
     assert compose(["name=${oc.env:DLREF_TEST_NAME}"])["name"] == "eleven"
 
 
-@pytest.mark.parametrize("name", ["max_steps", "passes", "max_seconds"])
+@pytest.mark.parametrize("name", ["max_steps", "max_epochs", "max_seconds"])
 def test_a_typed_limit_replaces_those_of_the_yamls(name: str) -> None:
     typed = ["experiment=mlp_mnist_fast", f"trainer.{name}=7"]
     config = compose(typed)
     one_limit(config, typed)
-    limits = {other: config["trainer"].get(other) for other in ("max_steps", "passes", "max_seconds")}
+    limits = {other: config["trainer"].get(other) for other in ("max_steps", "max_epochs", "max_seconds")}
     assert limits == dict.fromkeys(limits, None) | {name: 7}
 
 

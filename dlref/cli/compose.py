@@ -196,7 +196,7 @@ def first_line(error: Exception) -> str:
 
 def one_limit(config: dict[str, Any], overrides: Sequence[str]) -> None:
     """A limit that was typed replaces those of the YAMLs."""
-    limits = ("max_steps", "passes", "max_seconds")
+    limits = ("max_steps", "max_epochs", "max_seconds")
     typed = {key.rpartition(".")[2] for key, _ in map(split_key, overrides) if key in [f"trainer.{n}" for n in limits]}
     if typed:
         config["trainer"] |= {name: None for name in limits if name not in typed}

@@ -22,7 +22,7 @@ BITS = (
     "hardware.instructions",
     "hardware.gpu",
 )  # on which the last bits of sums depend
-LIMITS = {"trainer.max_steps", "trainer.passes", "trainer.max_seconds"}
+LIMITS = {"trainer.max_steps", "trainer.max_epochs", "trainer.max_seconds"}
 logger = logging.getLogger("dlref")
 
 INTERPOLATED = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # what OmegaConf resolves

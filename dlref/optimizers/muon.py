@@ -1,5 +1,7 @@
-"""Muon for the matrices of hidden layers, AdamW for all else: Jordan et al. 2024, *Muon: an optimizer for hidden layers in
-neural networks*."""
+"""Muon for the weight matrices of hidden layers, AdamW for all other parameters.
+
+Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,9 +17,10 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the iteration, as published
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:  # [G, N, M] -> [G, N, M]
-    """Near U Vᵀ of each U S Vᵀ, with singular values of about 0.7 to 1.2: `equations.optimizers.orthogonal`.
+    """Orthogonalized matrices by five Newton–Schulz steps: approximately U Vᵀ of U S Vᵀ, singular values 0.7 to 1.2.
 
-    Computed in bfloat16 where the hardware multiplies it natively, which is accurate enough, else in float32; float64 is kept.
+    The equation is `equations.optimizers.orthogonal`.
+    Computed in bfloat16 where the hardware multiplies it natively, else in float32; float64 stays float64.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
@@ -36,8 +39,8 @@ def iteration_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if multiplies_bf16(device) else torch.float32
 
 
-class Matrices(torch.optim.Optimizer):
-    """The steps of torch.optim.Muon; matrices of one shape are orthogonalized together, which is faster."""
+class MatrixMuon(torch.optim.Optimizer):
+    """torch.optim.Muon, except that matrices of the same shape are orthogonalized in one batch, which is faster."""
 
     def __init__(
         self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
@@ -56,25 +59,25 @@ class Matrices(torch.optim.Optimizer):
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             gradients = [p.grad for p in parameters]
-            means = [self.state[p]["momentum_buffer"] for p in parameters]
-            operators.interpolate_(means, gradients, 1 - group["momentum"])
-            updates = operators.interpolated(gradients, means, group["momentum"])
+            momenta = [self.state[p]["momentum_buffer"] for p in parameters]
+            operators.interpolate_(momenta, gradients, 1 - group["momentum"])
+            updates = operators.interpolated(gradients, momenta, group["momentum"])
             if group["weight_decay"]:
                 operators.multiply_(parameters, 1 - group["lr"] * group["weight_decay"])
-            shapes: dict[torch.Size, list[int]] = {}
-            for number, p in enumerate(parameters):
-                shapes.setdefault(p.shape, []).append(number)
-            for (rows, columns), numbers in shapes.items():
-                made = orthogonalized(torch.stack([updates[number] for number in numbers]))
+            indices_by_shape: dict[torch.Size, list[int]] = {}
+            for index, p in enumerate(parameters):
+                indices_by_shape.setdefault(p.shape, []).append(index)
+            for (rows, columns), indices in indices_by_shape.items():
+                directions = orthogonalized(torch.stack([updates[i] for i in indices])).to(updates[0].dtype)
                 rate = group["lr"] * max(1, rows / columns) ** 0.5
-                operators.add_([parameters[number] for number in numbers], list(made.to(updates[0].dtype)), alpha=-rate)
+                operators.add_([parameters[i] for i in indices], list(directions), alpha=-rate)
 
 
 class Muon(torch.optim.Optimizer):
-    """One optimizer of both, whose groups and state are theirs: it has none of its own, and is not set up as torch's are.
+    """Muon for hidden matrices and AdamW for the rest, as one optimizer with the parameter groups and the state of both.
 
-    `lr` is that of the matrices, whose updates have singular values of about 1; `others_lr` that of AdamW for what `tables`
-    names (what is looked up by words, or scores them) and for all that is no matrix. Weight decay is the same for both.
+    `lr` is the learning rate of the matrices, whose updates have singular values of about 1; `adamw_lr` is that of AdamW, for
+    `tables` (embeddings and the output layer), biases and norms. Weight decay is the same for both.
     """
 
     def __init__(
@@ -82,22 +85,22 @@ class Muon(torch.optim.Optimizer):
         params: Iterable[Any],
         tables: Sequence[Tensor] = (),
         lr: float = 0.02,
-        others_lr: float = 3e-3,
+        adamw_lr: float = 3e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
     ) -> None:
         groups = [each if isinstance(each, dict) else {"params": [each]} for each in params]
-        given = {id(table) for table in tables}
-        matrices = [p for group in groups for p in group["params"] if p.ndim == 2 and id(p) not in given]
-        chosen = {id(p) for p in matrices}
-        rest = [group | {"params": [p for p in group["params"] if id(p) not in chosen]} for group in groups]
+        table_ids = {id(table) for table in tables}
+        matrices = [p for group in groups for p in group["params"] if p.ndim == 2 and id(p) not in table_ids]
+        matrix_ids = {id(p) for p in matrices}
+        rest = [group | {"params": [p for p in group["params"] if id(p) not in matrix_ids]} for group in groups]
         rest = [group for group in rest if group["params"]]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(Matrices(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay))
+            self.parts.append(MatrixMuon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay))
         if rest:
-            self.parts.append(AdamW(rest, lr=others_lr, betas=betas, weight_decay=weight_decay, fused=True))
+            self.parts.append(AdamW(rest, lr=adamw_lr, betas=betas, weight_decay=weight_decay, fused=True))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -1,4 +1,7 @@
-"""Optimizers that know the rows of a table, which suits words of very different frequency. Gradients may be sparse."""
+"""Optimizers with a learning rate for each row of an embedding, for words of very different frequency.
+
+Gradients may be dense or sparse. R rows that have a gradient, D dimensions.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Rows(torch.optim.Optimizer):
+class RowOptimizer(torch.optim.Optimizer):
     """Moves each row of a parameter, which its first dimension counts, by its gradient times a rate of its own."""
 
     @torch.no_grad()
@@ -16,45 +19,45 @@ class Rows(torch.optim.Optimizer):
                 if table.grad is None:
                     continue
                 gradient = table.grad.coalesce() if table.grad.is_sparse else table.grad
-                slopes = (gradient.values() if gradient.is_sparse else gradient).view(-1, table[0].numel())
+                row_grads = (gradient.values() if gradient.is_sparse else gradient).view(-1, table[0].numel())
                 rows = gradient.indices()[0] if gradient.is_sparse else None
-                slopes.mul_(-self.rates(slopes, rows, group, table)[:, None])
+                row_grads.mul_(-self.rates(row_grads, rows, group, table)[:, None])
                 if rows is None:
                     table.add_(gradient)
                 else:  # in half the time of adding a sparse tensor
-                    table.view(len(table), -1).index_add_(0, rows, slopes)
+                    table.view(len(table), -1).index_add_(0, rows, row_grads)
 
-    def rates(self, slopes: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
-        """A rate for each row [R] of slopes [R, D]: those of `rows` [R], or all of the table."""
+    def rates(self, row_grads: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
+        """The rates [R] of gradients [R, D], which belong to `rows` [R] of the table, or to all of it."""
         raise NotImplementedError
 
 
-class RowSGD(Rows):
-    """Gradient descent in which no row moves farther than `longest` at once.
+class RowSGD(RowOptimizer):
+    """Gradient descent in which the update of each row has a norm of at most `max_row_norm`.
 
-    The updates of a word that occurs often in a batch are all taken at the same place and summed: without a limit they
-    can carry it far beyond where the next ones would have led back.
+    The gradients of all occurrences of a frequent word in a batch are taken at the same weights and summed: without a limit
+    such a sum overshoots.
     """
 
-    def __init__(self, params: Any, lr: float, longest: float = 0.5) -> None:
-        if lr < 0 or longest <= 0:
-            raise ValueError(f"lr is {lr}, from 0 on, and longest {longest}, above 0")
-        super().__init__(params, {"lr": lr, "longest": longest})
+    def __init__(self, params: Any, lr: float, max_row_norm: float = 0.5) -> None:
+        if lr < 0 or max_row_norm <= 0:
+            raise ValueError(f"lr is {lr}, from 0 on, and max_row_norm {max_row_norm}, above 0")
+        super().__init__(params, {"lr": lr, "max_row_norm": max_row_norm})
 
-    def rates(self, slopes: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
-        return (group["longest"] / slopes.norm(dim=1)).clamp_(max=group["lr"])
+    def rates(self, row_grads: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
+        return (group["max_row_norm"] / row_grads.norm(dim=1)).clamp_(max=group["lr"])
 
 
-class RowAdagrad(Rows):
-    """Adagrad (Duchi, Hazan & Singer 2011) with one sum of squares for each row: lr / √Σ mean(g_r²) is its rate."""
+class RowAdagrad(RowOptimizer):
+    """Adagrad (Duchi, Hazan & Singer 2011) with one sum of squares for each row: its rate is lr / √Σ mean(g_r²)."""
 
     def __init__(self, params: Any, lr: float = 0.05, eps: float = 1e-10) -> None:
         if lr < 0 or eps < 0:
             raise ValueError(f"lr is {lr} and eps {eps}; they take a number from 0 on")
         super().__init__(params, {"lr": lr, "eps": eps})
 
-    def rates(self, slopes: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
-        state, squares = self.state[table], slopes.square().mean(1)
+    def rates(self, row_grads: Tensor, rows: Tensor | None, group: dict[str, Any], table: Tensor) -> Tensor:
+        state, squares = self.state[table], row_grads.square().mean(1)
         if "sums" not in state:
             state["sums"] = table.new_zeros(len(table))
         if rows is None:

@@ -17,7 +17,7 @@ class Settings:
     """
 
     max_steps: int | None = None
-    passes: float | None = None
+    max_epochs: float | None = None
     max_seconds: float | None = None
     accumulate: int = 1
     clip_norm: float | None = None
@@ -35,7 +35,7 @@ class Settings:
         for name in ("max_steps", "accumulate", "patience", "log_every", "eval_every", "save_every"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"trainer.{name} is {value}; it takes 1 or more")
-        for name in ("passes", "max_seconds"):
+        for name in ("max_epochs", "max_seconds"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ConfigError(f"trainer.{name} is {value}; it takes a number above 0")
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -45,10 +45,10 @@ class Settings:
         if self.patience and not (self.monitor and self.eval_every):
             raise ConfigError("trainer.patience waits for trainer.monitor to improve; set monitor and eval_every too")
 
-    def limit_steps(self, batches_per_pass: Callable[[], float]) -> None:
-        """Turn passes over the data into steps."""
-        if self.passes is not None:
-            steps = max(1, -int(-self.passes * batches_per_pass() // self.accumulate))
-            self.max_steps, self.passes = min(steps, self.max_steps or steps), None
+    def limit_steps(self, batches_per_epoch: Callable[[], float]) -> None:
+        """Turn epochs into steps."""
+        if self.max_epochs is not None:
+            steps = max(1, -int(-self.max_epochs * batches_per_epoch() // self.accumulate))
+            self.max_steps, self.max_epochs = min(steps, self.max_steps or steps), None
         if self.max_steps is None and self.max_seconds is None:
-            raise ConfigError("nothing ends this run; set trainer.max_steps, trainer.passes or trainer.max_seconds")
+            raise ConfigError("nothing ends this run; set trainer.max_steps, trainer.max_epochs or trainer.max_seconds")

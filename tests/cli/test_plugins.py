@@ -93,7 +93,7 @@ def test_what_data_lack_is_said_once(tmp_path: Path) -> None:
     names = load_plugins([str(tmp_path / "lacking.py")])
     with pytest.raises(ConfigError) as found:
         build.resolve("lacking.Mine", "data", names)
-    lacking = "batches, batches_per_pass, describe, load_state_dict, sizes, state_dict, train_batches, units_per_batch"
+    lacking = "batches, batches_per_epoch, describe, load_state_dict, sizes, state_dict, train_batches, units_per_batch"
     assert f"data Mine lacks {lacking};" in str(found.value)
 
 

@@ -296,10 +296,10 @@ def test_rows(name: str, agree: Agree) -> None:
     elif name == "row_adagrad, four numbers":
         looked_up(4, lambda o: PlainRowAdagrad(o, lr=0.05, eps=1e-10), ["optimizer=row_adagrad"], agree)
     elif name == "sgd_rows":
-        typed = ["optimizer=sgd_rows", "optimizer.lr=0.2", "+optimizer.longest=100"]
+        typed = ["optimizer=sgd_rows", "optimizer.lr=0.2", "+optimizer.max_row_norm=100"]
         looked_up(4, lambda o: torch.optim.SGD(o.parameters(), lr=0.2), typed, agree)
     else:  # renorm adds 1e-7 to the length
-        looked_up(4, cut, ["optimizer=sgd_rows", "optimizer.lr=0.2", "+optimizer.longest=0.3"], agree, atol=1e-6)
+        looked_up(4, cut, ["optimizer=sgd_rows", "optimizer.lr=0.2", "+optimizer.max_row_norm=0.3"], agree, atol=1e-6)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **settings: Any) -> nn.Conv2d:

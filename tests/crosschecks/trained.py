@@ -16,7 +16,7 @@ from dlref.training.log import Log
 class InOrder:
     """Data whose training batches are those given, one after the other."""
 
-    unit, batches_per_pass = "samples", 1.0
+    unit, batches_per_epoch = "samples", 1.0
 
     def __init__(self, given: Sequence[Any]) -> None:
         self.given = given

@@ -192,7 +192,7 @@ def test_fault_28_what_is_fitted_at_once_is_the_same_on_every_rank(
 
 
 UNEVEN = {
-    # Of 13 points in batches of 3, one rank has two and the other one, and at the end of a pass and of eval one has none.
+    # Of 13 points in batches of 3, one rank has two and the other one, and at the end of an epoch and of eval one has none.
     "mlp": ["model=mlp", "network.widths=[9,7]", "data.batch_size=3", "data.points=13"],
     "perceptron": ["model=perceptron", "data.gate=xor"],  # whose batches of one row are for one rank alone
     "transformer": [

@@ -50,4 +50,4 @@ def test_a_usual_step_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
         net(torch.ones(1, 2)).sum().backward()
         optimizer.step()
         monkeypatch.setattr(torch.optim.Adam, "_init_group", lambda *_: pytest.fail("looked up again"))
-        assert optimizer.found is not None
+        assert optimizer.cache is not None

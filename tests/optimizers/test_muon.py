@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dlref.equations import optimizers
 from dlref.errors import CheckpointError
-from dlref.optimizers.muon import Matrices, Muon, orthogonalized
+from dlref.optimizers.muon import MatrixMuon, Muon, orthogonalized
 from dlref.training.state import load_optimizer
 from tests.proofs.harness import EXACT
 from tests.proofs.test_optimizer_equations import exact_muon
@@ -19,18 +19,18 @@ SHAPES = [(16, 16), (8, 40), (40, 8), (24, 96), (96, 24), (7, 5), (1, 6), (6, 1)
 ROUNDED = 0.05  # what bfloat16 adds up to within five rounds of numbers of about 1
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_matrices_become_nearly_orthogonal_and_keep_their_singular_vectors(shape: tuple[int, int]) -> None:
     """Those of a two hundredth of its length and more become about 1; smaller ones grow too, but not all the way."""
-    matrices = drawn(4, *shape)
+    matrices = normal(4, *shape)
     u, sizes, v = torch.linalg.svd(matrices, full_matrices=False)
-    turned = u.mT @ orthogonalized(matrices).float() @ v.mT
-    made = turned.diagonal(dim1=1, dim2=2)
-    torch.testing.assert_close(turned, torch.diag_embed(made), rtol=0, atol=ROUNDED)
+    rotated = u.mT @ orthogonalized(matrices).float() @ v.mT
+    made = rotated.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(rotated, torch.diag_embed(made), rtol=0, atol=ROUNDED)
     found = made[sizes > sizes.norm(dim=1, keepdim=True) / 200]
     assert found.min() > 0.65
     assert found.max() < 1.25
@@ -40,7 +40,7 @@ def test_matrices_become_nearly_orthogonal_and_keep_their_singular_vectors(shape
 @pytest.mark.parametrize("shape", SHAPES)
 def test_many_matrices_at_once_are_each_by_itself(shape: tuple[int, int]) -> None:
     """Whatever their lengths are, and if one is 0."""
-    matrices = drawn(4, *shape) * torch.tensor([1.0, 1e-3, 0.0, 1e3])[:, None, None]
+    matrices = normal(4, *shape) * torch.tensor([1.0, 1e-3, 0.0, 1e3])[:, None, None]
     together = orthogonalized(matrices).float()
     alone = [orthogonalized(matrix[None])[0].float() for matrix in matrices]
     torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=ROUNDED)
@@ -49,8 +49,8 @@ def test_many_matrices_at_once_are_each_by_itself(shape: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 5), (5, 2), (1, 4), (4, 1)])
 @pytest.mark.parametrize("steps", [1, 5])
-def test_it_is_the_equation_but_for_rounding(shape: tuple[int, int], steps: int) -> None:
-    matrices = drawn(2, *shape).double()
+def test_orthogonalization_equals_its_equation_up_to_rounding(shape: tuple[int, int], steps: int) -> None:
+    matrices = normal(2, *shape).double()
     expected = torch.stack([optimizers.orthogonal(matrix, steps) for matrix in matrices])
     torch.testing.assert_close(orthogonalized(matrices, steps).double(), expected, rtol=0, atol=ROUNDED)
     with exact_muon():
@@ -58,14 +58,14 @@ def test_it_is_the_equation_but_for_rounding(shape: tuple[int, int], steps: int)
 
 
 def moved(make: Any, dtype: torch.dtype) -> list[Tensor]:
-    """Matrices of some shapes, of which two are alike, after several steps; one goes without a gradient in one of them."""
+    """MatrixMuon of some shapes, of which two are alike, after several steps; one goes without a gradient in one of them."""
     parameters = [
-        nn.Parameter(drawn(*shape, seed=n).to(dtype)) for n, shape in enumerate([(4, 6), (6, 4), (4, 6), (5, 5)])
+        nn.Parameter(normal(*shape, seed=n).to(dtype)) for n, shape in enumerate([(4, 6), (6, 4), (4, 6), (5, 5)])
     ]
     optimizer = make(parameters)
     for step in range(6):
         for number, p in enumerate(parameters):
-            p.grad = None if (number, step) == (0, 2) else drawn(*p.shape, seed=10 * step + number).to(dtype)
+            p.grad = None if (number, step) == (0, 2) else normal(*p.shape, seed=10 * step + number).to(dtype)
         optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
         optimizer.step()
     return [p.detach() for p in parameters]
@@ -76,17 +76,18 @@ def test_the_steps_of_matrices_are_those_of_torch(settings: dict[str, Any]) -> N
     with exact_muon():
         mine, theirs = (
             moved(lambda p, make=make: make(p, lr=0.1, **settings), torch.float64)
-            for make in (Matrices, torch.optim.Muon)
+            for make in (MatrixMuon, torch.optim.Muon)
         )
         torch.testing.assert_close(mine, theirs, **EXACT)
     mine, theirs = (
-        moved(lambda p, make=make: make(p, lr=0.1, **settings), torch.float32) for make in (Matrices, torch.optim.Muon)
+        moved(lambda p, make=make: make(p, lr=0.1, **settings), torch.float32)
+        for make in (MatrixMuon, torch.optim.Muon)
     )
     torch.testing.assert_close(mine, theirs, rtol=0, atol=0.1 * ROUNDED)
 
 
 class Net(nn.Module):
-    """A table that is looked up, hidden matrices with shifts, and one that scores."""
+    """A table that is looked up, hidden matrices with biases, and an output layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ def muon(net: Net) -> Muon:
         {"params": [p for p in net.parameters() if p.ndim > 1]},
         {"params": net.others, "weight_decay": 0.0},
     ]
-    return Muon(groups, net.tables, lr=0.03, others_lr=0.02, weight_decay=0.4)
+    return Muon(groups, net.tables, lr=0.03, adamw_lr=0.02, weight_decay=0.4)
 
 
 def test_tables_and_vectors_are_moved_by_adamw_and_matrices_as_matrices() -> None:
@@ -140,7 +141,7 @@ def test_tables_and_vectors_are_moved_by_adamw_and_matrices_as_matrices() -> Non
         weight_decay=0.4,
         fused=True,
     )
-    matrices = Matrices(theirs.matrices, lr=0.03, momentum=0.95, weight_decay=0.4)
+    matrices = MatrixMuon(theirs.matrices, lr=0.03, momentum=0.95, weight_decay=0.4)
     for step in range(5):
         for net in (mine, theirs):
             backward(net, step)

@@ -39,8 +39,8 @@ def test_sparse_gradients_move_what_dense_ones_move(kind: Any, settings: dict[st
 
 def test_short_steps_are_those_of_gradient_descent_and_long_ones_are_cut() -> None:
     plain = moved(torch.optim.SGD, False, lr=0.01)
-    torch.testing.assert_close(moved(RowSGD, True, lr=0.01, longest=1.0), plain)
-    first = moved(RowSGD, True, lr=100.0, longest=0.25)[0] - TABLE
+    torch.testing.assert_close(moved(RowSGD, True, lr=0.01, max_row_norm=1.0), plain)
+    first = moved(RowSGD, True, lr=100.0, max_row_norm=0.25)[0] - TABLE
     torch.testing.assert_close(first.norm(dim=1)[[1, 2, 4]], torch.full((3,), 0.25, dtype=torch.float64))
     directions = -gradients()[0][[1, 2, 4]]
     torch.testing.assert_close(first[[1, 2, 4]] / 0.25, directions / directions.norm(dim=1, keepdim=True))
@@ -58,7 +58,7 @@ def test_each_row_has_a_rate_of_its_own() -> None:
             torch.testing.assert_close(seen[row], place)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [(RowSGD, {"lr": 1.0, "longest": 0.0}), (RowAdagrad, {"lr": -1.0})])
+@pytest.mark.parametrize(("kind", "settings"), [(RowSGD, {"lr": 1.0, "max_row_norm": 0.0}), (RowAdagrad, {"lr": -1.0})])
 def test_impossible_settings_are_refused(kind: Any, settings: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         kind([torch.nn.Parameter(TABLE)], **settings)

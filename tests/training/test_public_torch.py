@@ -131,17 +131,17 @@ def adam_steps(kind: Any) -> tuple[Any, list[Tensor]]:
 @pytest.mark.parametrize(("kind", "name"), [(adam.Adam, "_fused_adam_"), (adam.AdamW, "_fused_adamw_")])
 def test_adam_without_its_operator_takes_the_step_of_torch(kind: Any, name: str, remove: Remove) -> None:
     optimizer, expected = adam_steps(kind)
-    assert optimizer.found is not None
+    assert optimizer.cache is not None
     remove(name)
     optimizer, found = adam_steps(kind)
-    assert optimizer.found is None
+    assert optimizer.cache is None
     for mine, theirs in zip(found, expected, strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_adam_takes_the_same_steps_within_the_wrapper_for_torchs_profiler(monkeypatch: pytest.MonkeyPatch) -> None:
     _, expected = adam_steps(adam.Adam)
-    monkeypatch.delattr(adam.Prompt.step, "hooked")
+    monkeypatch.delattr(adam.CachedFusedStep.step, "hooked")
     wrapped = type("Wrapped", (adam.Adam,), {})  # torch puts its wrapper into the class
     _, found = adam_steps(wrapped)
     assert "step" in vars(wrapped)
@@ -150,9 +150,9 @@ def test_adam_takes_the_same_steps_within_the_wrapper_for_torchs_profiler(monkey
 
 
 def test_muon_needs_no_more_than_torchs_base_class() -> None:
-    assert muon.Matrices.__bases__ == (torch.optim.Optimizer,)
+    assert muon.MatrixMuon.__bases__ == (torch.optim.Optimizer,)
     with pytest.raises(ValueError, match=r"momentum -1 and weight_decay 0\.0; each must be 0 or more"):
-        muon.Matrices(three()[:1], lr=0.1, momentum=-1)
+        muon.MatrixMuon(three()[:1], lr=0.1, momentum=-1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -23,7 +23,7 @@ OPTIONS = {
     "bf16": ["trainer.precision=bf16"],
     "clipped and monitored": ["trainer.clip_norm=0.5", "trainer.monitor=eval/loss min", "trainer.patience=50"],
 }
-# A cell with one state; all that is drawn for a batch; and a text that is cut elsewhere in each of several passes.
+# A cell with one state; all that is drawn for a batch; and a text that is cut elsewhere in each of several epochs.
 GRU = [
     *("model=lstm_lm", "network.cell=gru", "network.width=12", "network.variational=true", "network.dropout=0.2"),
     *("network.weight_drop=0.3", "network.word_dropout=0.1", "objective.activation=1", "objective.change=1"),
@@ -252,7 +252,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(train: Callable[..., tuple[
     ("first", "then", "way"),
     [
         (["trainer.max_seconds=0.01"], [], "trainer.max_seconds"),
-        (["trainer.passes=1"], [], "trainer.max_steps"),
+        (["trainer.max_epochs=1"], [], "trainer.max_steps"),
         (["trainer.max_steps=60", "trainer.patience=1", "optimizer.lr=0"], ["trainer.patience=9"], "trainer.patience"),
     ],
 )

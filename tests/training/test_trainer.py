@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 class Ragged:
     """Batches of 3, 1, 4, 1, 5 … rows of one fixed table."""
 
-    unit, sizes, batches_per_pass = "rows", {}, 5.0
+    unit, sizes, batches_per_epoch = "rows", {}, 5.0
     counts = (3, 1, 4, 1, 5, 2)
 
     def __init__(self) -> None:
@@ -240,9 +240,9 @@ def test_evaluating_and_saving_cost_no_training_seconds(monkeypatch: pytest.Monk
     assert run.trainer.progress.seconds == 20 / 64
 
 
-def test_passes_are_turned_into_steps() -> None:
-    for passes, accumulate, steps in ((3, 1, 15), (2.5, 1, 13), (2, 3, 4), (0.01, 1, 1)):
-        trainer = Trainer(passes=passes, accumulate=accumulate)
+def test_epochs_are_turned_into_steps() -> None:
+    for epochs, accumulate, steps in ((3, 1, 15), (2.5, 1, 13), (2, 3, 4), (0.01, 1, 1)):
+        trainer = Trainer(max_epochs=epochs, accumulate=accumulate)
         trainer.limit_steps(lambda: 5.0)
         assert trainer.max_steps == steps
 

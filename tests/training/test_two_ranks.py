@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     length: int
 
 class Recorded:
-    unit, sizes, batches_per_pass = "steps", {"inputs": 3, "outputs": 4}, 1.0
+    unit, sizes, batches_per_epoch = "steps", {"inputs": 3, "outputs": 4}, 1.0
     def __init__(self, batch_size: int, seed: int): self.batch_size, self.seed = batch_size, seed
     def units_per_batch(self, ranks): return self.batch_size
     def has(self, split): return split == "eval"
@@ -87,7 +87,7 @@ MODELS = {
         "objective.power=70",
         "objective.subsample=null",
         "objective.dynamic=false",
-        "trainer.passes=null",
+        "trainer.max_epochs=null",
     ],
     "dqn": ["model=dqn", "network.widths=[9,7]", "data=recorded", "data.batch_size=7", "objective.copy_every=3"],
 }

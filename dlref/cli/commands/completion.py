@@ -58,7 +58,7 @@ def typed_keys(words: Sequence[str]) -> list[str]:
         name: option for entry in base.pop("defaults") if isinstance(entry, dict) for name, option in entry.items()
     }
     base.pop("hydra")
-    keys = [key for key in base if not isinstance(base[key], dict)] + ["trainer.passes", "trainer.max_seconds"]
+    keys = [key for key in base if not isinstance(base[key], dict)] + ["trainer.max_epochs", "trainer.max_seconds"]
     for layer in ("experiment", "model"):
         choice = typed.get(layer) or chosen.get(layer)
         content = read(folder / layer / f"{choice}.yaml")

@@ -185,7 +185,7 @@ def run(
                 "the data keep nothing for eval; set data.eval_size or data.eval_share above 0, or bring a longer data.eval"
             )
         optimizer, schedule, trainer = build.build_trainer(config, objective, plugins)
-        trainer.limit_steps(lambda: data.batches_per_pass)
+        trainer.limit_steps(lambda: data.batches_per_epoch)
         clock = time.perf_counter()
         if checkpoint is None:
             objective.fit(training_set(data, objective.net, device))
@@ -297,7 +297,7 @@ def run(
             finished = trainer.ended() and progress.evaluated == progress.step
             units = data.units_per_batch(shard.ranks) * trainer.accumulate * progress.step
             if gradient_norm.none(objective):  # one look at everything
-                units *= data.batches_per_pass
+                units *= data.batches_per_epoch
             speed = units / max(progress.seconds, 1e-9)
             home.record(
                 step=progress.step,
@@ -367,7 +367,7 @@ def require_rows(config: dict[str, Any], data: Any, ranks: int) -> None:
     if size < ranks:
         raise ConfigError(f"data.batch_size is {size}: {size} rows for {ranks} ranks; raise it, or start fewer ranks")
     with contextlib.suppress(ConfigError):  # play has no number of rows
-        if (rows := round(data.batches_per_pass * size)) < ranks:
+        if (rows := round(data.batches_per_epoch * size)) < ranks:
             raise DataError(f"the data have {rows} rows to train on for {ranks} ranks; start fewer, or bring more data")
 
 

@@ -60,8 +60,10 @@ class Playing:
         return {"inputs": math.prod(shape), "outputs": self.environments.actions} | pictures
 
     @property
-    def batches_per_pass(self) -> float:
-        raise ConfigError("play has no passes; set trainer.max_steps instead of trainer.passes")
+    def batches_per_epoch(self) -> float:
+        raise ConfigError(
+            "data from an environment have no epochs; set trainer.max_steps instead of trainer.max_epochs"
+        )
 
     def has(self, split: str) -> bool:
         return split in ("eval", "test")

@@ -26,7 +26,7 @@ def permutation(seed: int, turn: int, rows: int) -> Tensor:
 class Supervised(Rows):
     """Splits of (inputs, targets); a subclass fills `splits`, and may keep inputs small until `prepare` sees a batch.
 
-    Training walks through one endless sequence of shuffled passes, so every batch has `batch_size` rows.
+    Training walks through one endless sequence of shuffled epochs, so every batch has `batch_size` rows.
     Evaluation takes each row once, in order, and its last batch may be smaller.
     """
 
@@ -54,7 +54,7 @@ class Supervised(Rows):
         return {"inputs": math.prod(shape), "outputs": len(self.classes)} | of_images
 
     @property
-    def batches_per_pass(self) -> float:
+    def batches_per_epoch(self) -> float:
         return len(self.splits["train"][0]) / self.batch_size
 
     def units_per_batch(self, ranks: int) -> float:
@@ -82,8 +82,8 @@ class Supervised(Rows):
             start += self.batch_size
 
     def order(self, start: int, stop: int, rows: int) -> Tensor:
-        """Which rows stand at the places start..stop of the endless sequence of shuffled passes."""
-        turns = range(start // rows, -(-stop // rows))  # a batch may begin in one pass and end in the next
+        """Which rows stand at the places start..stop of the endless sequence of shuffled epochs."""
+        turns = range(start // rows, -(-stop // rows))  # a batch may begin in one epoch and end in the next
         parts = [permutation(self.seed, turn, rows)[max(start - turn * rows, 0) : stop - turn * rows] for turn in turns]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 

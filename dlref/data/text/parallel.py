@@ -147,11 +147,11 @@ class ParallelText(ParallelData):
         return {"source_vocab_size": len(self.source.vocabulary), "target_vocab_size": len(self.target.vocabulary)}
 
     @property
-    def batches_per_pass(self) -> float:
+    def batches_per_epoch(self) -> float:
         return max(round(len(self.splits["train"].texts[0]) / self.batch_size), 1)
 
     def units_per_batch(self, ranks: int) -> float:
-        return int(self.splits["train"].lines[1].lengths.sum()) / self.batches_per_pass
+        return int(self.splits["train"].lines[1].lengths.sum()) / self.batches_per_epoch
 
     def has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split].texts[0]) > 0
@@ -166,7 +166,7 @@ class ParallelText(ParallelData):
         return list(zip(*self.split(split).texts, strict=True))
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Pairs]:
-        count = int(self.batches_per_pass)
+        count = int(self.batches_per_epoch)
         for turn in itertools.count(first_batch // count):
             skip = max(first_batch - turn * count, 0)
             yield from self.read("train", count, generator(self.seed, 4, turn), skip, net, shard)

@@ -71,7 +71,7 @@ class LanguageModelText(TokenizedText, CountedText):
         return {"vocab_size": len(self.vocabulary), "context": self.length}
 
     @property
-    def batches_per_pass(self) -> float:
+    def batches_per_epoch(self) -> float:
         if self.order == "shuffled":
             return max((len(self.split("train")) // self.length - 1) // self.batch_size, 1)
         return -(-self.column("train") // self.length)
@@ -79,7 +79,7 @@ class LanguageModelText(TokenizedText, CountedText):
     def units_per_batch(self, ranks: int) -> float:
         if self.order == "shuffled":
             return self.batch_size * self.length
-        return self.batch_size * self.column("train") / self.batches_per_pass
+        return self.batch_size * self.column("train") / self.batches_per_epoch
 
     def column(self, split: str) -> int:
         """How many tokens each training column predicts."""
@@ -106,7 +106,7 @@ class LanguageModelText(TokenizedText, CountedText):
         if self.order == "shuffled":
             yield from self.shuffled(text, shard, first_batch)
             return
-        column, pieces = self.column("train"), int(self.batches_per_pass)
+        column, pieces = self.column("train"), int(self.batches_per_epoch)
         rows, number = shard.share(0, self.batch_size), first_batch
         length = -(-column // pieces)  # all alike, where the last of them would else be short
         while True:
@@ -118,7 +118,7 @@ class LanguageModelText(TokenizedText, CountedText):
             number += 1
 
     def shuffled(self, text: Tensor, shard: Shard, first_batch: int) -> Iterator[Piece]:
-        count, here = int(self.batches_per_pass), torch.arange(self.length, device=text.device)
+        count, here = int(self.batches_per_epoch), torch.arange(self.length, device=text.device)
         pieces = len(text) // self.length - 1
         if pieces < self.batch_size:
             raise DataError(
@@ -135,7 +135,7 @@ class LanguageModelText(TokenizedText, CountedText):
                 yield piece(text, rows[:, None] + here, True)
 
     def cuts(self, number: int, column: int) -> tuple[Tensor, Tensor]:  # [], [B, 1]
-        """By how many tokens the columns of a pass are shifted, and how far each begins behind its cut."""
+        """By how many tokens the columns of an epoch are shifted, and how far each begins behind its cut."""
         shift, rotation = torch.zeros((), dtype=torch.int64), torch.zeros(self.batch_size, 1, dtype=torch.int64)
         random = generator(self.seed, 3, number)
         if number and self.order == "shifted":

@@ -37,10 +37,10 @@ def seen(data: Supervised, count: int, shard: Shard = ALONE, first: int = 0) -> 
 def test_every_pass_takes_each_row_once_in_another_order(rows: int, size: int) -> None:
     data = Numbered(rows, size)
     flat = [*chain(*seen(data, 6 * rows))]
-    passes = [flat[i : i + rows] for i in range(0, len(flat) - rows + 1, rows)]
-    assert all(sorted(turn) == list(range(rows)) for turn in passes)
+    epochs = [flat[i : i + rows] for i in range(0, len(flat) - rows + 1, rows)]
+    assert all(sorted(turn) == list(range(rows)) for turn in epochs)
     if rows > 3:
-        assert len({tuple(turn) for turn in passes}) > 1
+        assert len({tuple(turn) for turn in epochs}) > 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

@@ -63,8 +63,8 @@ def real(batches: list[Pairs]) -> float:
 ALONE = Shard()
 
 
-def a_pass(data: ParallelText, first: int = 0, shard: Shard = ALONE) -> list[Pairs]:
-    return list(islice(data.train_batches(NET, shard, first), int(data.batches_per_pass)))
+def one_epoch(data: ParallelText, first: int = 0, shard: Shard = ALONE) -> list[Pairs]:
+    return list(islice(data.train_batches(NET, shard, first), int(data.batches_per_epoch)))
 
 
 def same(one: Pairs, other: Pairs) -> bool:
@@ -94,18 +94,18 @@ def read(data: ParallelText, batches: list[Pairs]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("jitter", [0.0, 3.0])
 def test_each_pass_has_every_pair_once_in_the_same_number_of_batches(jitter: float) -> None:
     data = Numbers(uneven(101), 8, jitter)
-    assert data.batches_per_pass == 13
-    passes = [a_pass(data, 13 * turn) for turn in range(2)]
-    for batches in passes:
+    assert data.batches_per_epoch == 13
+    epochs = [one_epoch(data, 13 * turn) for turn in range(2)]
+    for batches in epochs:
         assert sorted(read(data, batches)) == sorted(data.texts("train"))
         assert all(
             mask.any(0).all() for batch in batches for mask in (batch.visible, batch.counted)
         )  # as wide as needed
-    orders = [read(data, batches) for batches in passes]
+    orders = [read(data, batches) for batches in epochs]
     assert orders[0] != orders[1]
-    counted = sum(int(batch.counted.sum()) for batch in passes[0])
+    counted = sum(int(batch.counted.sum()) for batch in epochs[0])
     assert data.units_per_batch(1) * 13 == pytest.approx(counted)
-    assert read(data, a_pass(Numbers(uneven(101), 8, jitter, seed=1))) not in orders
+    assert read(data, one_epoch(Numbers(uneven(101), 8, jitter, seed=1))) not in orders
 
 
 def test_batches_begin_anywhere_and_ranks_share_them() -> None:
@@ -141,12 +141,12 @@ def test_any_lengths_are_parted_into_batches_none_of_which_is_empty(
 @pytest.mark.slow
 def test_batches_hold_equally_many_tokens_and_little_padding() -> None:
     data = Numbers(uneven(12_000), 32)
-    batches = a_pass(data)
+    batches = one_epoch(data)
     tokens = torch.tensor([float(batch.visible.sum() + batch.counted.sum()) for batch in batches])
     assert tokens.std() < 0.05 * tokens.mean()
     assert real(batches) > 0.95
     assert real(list(data.batches("eval", NET, Shard()))) > 0.95
-    mixed = a_pass(Numbers(uneven(12_000), 32, jitter=1000))  # so the order is what does it
+    mixed = one_epoch(Numbers(uneven(12_000), 32, jitter=1000))  # so the order is what does it
     assert real(mixed) < 0.7
 
 
@@ -239,9 +239,9 @@ def test_packed_lines_make_the_batches_that_lists_of_ids_made(
     monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
     for _ in range(2):  # encoded, and found again
         data = ParallelFiles(files, level=level, pieces=60, longest=longest, batch_size=7, jitter=2.0, seed=3)
-        former = list(former_batches(data, int(data.batches_per_pass), 3, longest))
-        assert all(map(same, a_pass(data), former))
-        assert len(former) == data.batches_per_pass
+        former = list(former_batches(data, int(data.batches_per_epoch), 3, longest))
+        assert all(map(same, one_epoch(data), former))
+        assert len(former) == data.batches_per_epoch
         monkeypatch.setattr(parallel_corpora, "encode_pairs", None)
 
 
@@ -470,7 +470,7 @@ def test_multi30k_has_its_published_sizes_and_little_padding(datasets: Path) -> 
     assert [len(data.texts(split)) for split in ("train", "eval", "test")] == [29_000, 1_014, 1_000]
     assert data.texts("train")[0][1] == "Two young, White males are outside near many bushes."
     assert data.source is data.target
-    assert real(a_pass(data)) > 0.95
+    assert real(one_epoch(data)) > 0.95
     other = Multi30k(datasets, source="fr", target="de", test="mscoco2017", level="words", lowercase=True)
     assert len(other.texts("test")) == 461
     assert other.texts("train")[0][0].startswith("Deux jeunes hommes blancs")

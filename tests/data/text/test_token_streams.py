@@ -55,7 +55,7 @@ def test_training_columns_go_on_where_they_ended(tokens: int, size: int, length:
         with pytest.raises(DataError, match="too short"):
             next(data.train_batches(NET, Shard(), 0))
         return
-    pieces: list[Piece] = list(islice(data.train_batches(NET, Shard(), 0), int(data.batches_per_pass)))
+    pieces: list[Piece] = list(islice(data.train_batches(NET, Shard(), 0), int(data.batches_per_epoch)))
     assert [piece.begins for piece in pieces] == [True] + [False] * (len(pieces) - 1)
     rows = torch.cat([piece.tokens for piece in pieces], dim=1)
     assert torch.equal(rows, torch.arange((tokens - 1) // size * size).view(size, -1))
@@ -64,17 +64,17 @@ def test_training_columns_go_on_where_they_ended(tokens: int, size: int, length:
 
 
 @pytest.mark.parametrize("order", ["shifted", "rotated"])
-def test_other_passes_cut_the_text_at_other_places_and_miss_nothing(order: Order) -> None:
+def test_other_epochs_cut_the_text_at_other_places_and_miss_nothing(order: Order) -> None:
     data = Numbers(62, 3, 4, order=order)  # three columns of 20 tokens
     pieces: list[Piece] = list(islice(data.train_batches(NET, Shard(), 0), 15))
     assert [piece.begins for piece in pieces] == [number % 5 == 0 for number in range(15)]
     assert all(torch.equal(piece.targets, piece.tokens + 1) for piece in pieces)
-    passes = [torch.cat([piece.tokens for piece in pieces[at : at + 5]], dim=1) for at in (0, 5, 10)]
-    assert torch.equal(passes[0], torch.arange(60).view(3, 20))
-    assert len({tuple(rows[:, 0].tolist()) for rows in passes}) == 3
-    for rows in passes[1:]:
+    epochs = [torch.cat([piece.tokens for piece in pieces[at : at + 5]], dim=1) for at in (0, 5, 10)]
+    assert torch.equal(epochs[0], torch.arange(60).view(3, 20))
+    assert len({tuple(rows[:, 0].tolist()) for rows in epochs}) == 3
+    for rows in epochs[1:]:
         rotated = order == "rotated"
-        assert rotated == torch.equal(rows.sort(1).values, passes[0])  # each column holds what it held
+        assert rotated == torch.equal(rows.sort(1).values, epochs[0])  # each column holds what it held
         assert rotated or torch.equal(rows.diff(dim=1).remainder(61), torch.ones(3, 19).long())
         assert len(rows.unique()) == 60
     ranks = [list(islice(data.train_batches(NET, Shard(rank, 2), 5), 10)) for rank in range(2)]
@@ -90,7 +90,7 @@ def test_evaluation_predicts_each_token_but_the_first_once(tokens: int, columns:
 
 
 @given(st.integers(2, 130), st.integers(1, 5), st.integers(1, 9))
-def test_shuffled_batches_have_one_shape_and_a_pass_reads_nearly_all_and_nothing_twice(
+def test_shuffled_batches_have_one_shape_and_an_epoch_reads_nearly_all_and_nothing_twice(
     tokens: int, size: int, length: int
 ) -> None:
     data = Numbers(tokens, size, length, order="shuffled")
@@ -102,7 +102,7 @@ def test_shuffled_batches_have_one_shape_and_a_pass_reads_nearly_all_and_nothing
             next(batches)
         return
     for _ in range(3):
-        pieces: list[Piece] = list(islice(batches, int(data.batches_per_pass)))
+        pieces: list[Piece] = list(islice(batches, int(data.batches_per_epoch)))
         for piece in pieces:
             assert piece.begins
             assert piece.tokens.shape == (size, length)
@@ -114,13 +114,13 @@ def test_shuffled_batches_have_one_shape_and_a_pass_reads_nearly_all_and_nothing
         assert tokens - len(read) < (size + 1) * length
 
 
-def test_shuffled_passes_are_cut_and_mixed_anew_by_the_seed_and_begin_anywhere() -> None:
-    data = Numbers(100, 3, 5, order="shuffled")  # six batches a pass
+def test_shuffled_epochs_are_cut_and_mixed_anew_by_the_seed_and_begin_anywhere() -> None:
+    data = Numbers(100, 3, 5, order="shuffled")  # six batches an epoch
     batches: list[Piece] = list(islice(data.train_batches(NET, Shard(), 0), 30))
-    passes = [torch.cat([batch.tokens[:, 0] for batch in batches[at : at + 6]]) for at in range(0, 30, 6)]
-    assert len({int(starts[0]) % 5 for starts in passes}) > 2  # where the text is cut
-    assert len({tuple((starts // 5).tolist()) for starts in passes}) == 5
-    assert not any(torch.equal(starts, starts.sort().values) for starts in passes)
+    epochs = [torch.cat([batch.tokens[:, 0] for batch in batches[at : at + 6]]) for at in range(0, 30, 6)]
+    assert len({int(starts[0]) % 5 for starts in epochs}) > 2  # where the text is cut
+    assert len({tuple((starts // 5).tolist()) for starts in epochs}) == 5
+    assert not any(torch.equal(starts, starts.sort().values) for starts in epochs)
     again, other = (Numbers(100, 3, 5, order="shuffled", seed=seed) for seed in (0, 1))
     assert all(map(same, again.train_batches(NET, Shard(), 0), batches))
     assert not any(map(same, other.train_batches(NET, Shard(), 0), batches))
