@@ -1,12 +1,22 @@
-"""The instruction set of this processor, and whether its hardware multiplies bfloat16."""
+"""Where a network computes, the instruction set of this processor, and whether its hardware multiplies bfloat16."""
 
+import itertools
 import os
 
 import torch
+from torch import nn
 
 from dlref import operators
 
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables by which oneDNN uses fewer instructions
+
+
+def device_and_dtype(net: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """The device and the floating-point type of a network's weights or buffers, in which it expects its input."""
+    for tensor in itertools.chain(net.parameters(), net.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -1,17 +1,6 @@
 """Data: where batches come from. A data set tells a network its sizes and knows nothing of models or training."""
 
-import itertools
-
 import torch
-from torch import nn
-
-
-def place_of(net: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device and the floating-point type in which a network expects its input."""
-    for tensor in itertools.chain(net.parameters(), net.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
 
 
 def generator(*numbers: int) -> torch.Generator:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlref.data import place_of
 from dlref.data.text.tokenizer import BEGIN
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import HasCrossAttention, HasSelfAttention, TokenizedText, declares
 from dlref.reports import Report
 from dlref.reports.translation_quality import context_of, translates, written
@@ -53,7 +53,7 @@ class SelfAttentionMaps(Report):
         self.text, self.most = text, most
 
     def __call__(self, net: Any, data: Any, split: str) -> "dict[str, Figure]":
-        device = place_of(net)[0]
+        device = device_and_dtype(net)[0]
         if not declares(net, HasSelfAttention) or not declares(data, TokenizedText):
             return {}
         words, most = data.vocabulary, min(self.most, context_of(net))
@@ -74,7 +74,7 @@ def attended(
     ids, visible = source.encode([line])
     [tokens] = written(net, source, target, [line], limit=limit)
     read = torch.tensor([[target.vocabulary[BEGIN], *tokens[:-1]]])
-    place = place_of(net)[0]
+    place = device_and_dtype(net)[0]
     shares = net.attention_weights(ids.to(place), visible.to(place), read.to(place))[0].float().cpu()
     return shares, source.vocabulary.lookup_tokens(ids[0].tolist()), target.vocabulary.lookup_tokens(tokens)
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlref.data import generator, place_of
+from dlref.data import generator
 from dlref.data.text.tokenizer import END, UNKNOWN, Tokenizer, Vocabulary
 from dlref.decoding.sampling import check, generate
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import TextDecoder, TokenizedText, declares
 from dlref.reports import Report
 
@@ -31,7 +32,7 @@ def written(
     # The line feed ends a line of characters, and an <eos> in their vocabulary has never been seen.
     never = ([] if unknown else [UNKNOWN]) + ([] if tokenizer("\n") == [END] else [END])
     forbidden = [vocabulary[word] for word in never if word in vocabulary]
-    read = torch.tensor([context], device=place_of(net)[0])
+    read = torch.tensor([context], device=device_and_dtype(net)[0])
     with torch.no_grad():
         state = net.prefill(read[:, :-1])
     tokens = generate(net, state, read[:, -1], forbidden=forbidden, **settings)

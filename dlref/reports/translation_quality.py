@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlref.data import place_of
 from dlref.data.text.tokenizer import BEGIN, END, PAD, UNKNOWN, Tokenizer
 from dlref.decoding.sampling import PENALTY, beam_search, check_beam, generate
 from dlref.errors import ConfigError
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import FixedContext, ParallelData, Seq2SeqDecoder, declares
 from dlref.reports import Report
 
@@ -55,7 +55,7 @@ def write(
     Without a limit, a line may become twice as many tokens as it has, and ten. `<unk>` is written only if `unknown`. A
     network with a `FixedContext` reads and writes no more tokens than that: of a longer line the first ones, and `<eos>`.
     """
-    ids, visible = (part.to(place_of(net)[0]) for part in source.encode(lines))
+    ids, visible = (part.to(device_and_dtype(net)[0]) for part in source.encode(lines))
     words, lengths, context = target.vocabulary, visible.sum(1), context_of(net)
     forbidden = [words[word] for word in ([PAD, BEGIN] if unknown else [PAD, BEGIN, UNKNOWN])]
     limits = (2 * lengths + 10 if limit is None else torch.full_like(lengths, limit)).clamp(max=context)

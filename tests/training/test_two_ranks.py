@@ -16,7 +16,7 @@ from tests.faults.processes import Child
 TRANSITIONS = """
 import torch
 from typing import NamedTuple
-from dlref.data import generator, place_of
+from dlref.data import generator
 from dlref.data.rl.experience import Transitions
 
 class Outcome(NamedTuple):
@@ -33,7 +33,7 @@ class Recorded:
     def load_state_dict(self, state): pass
     def batches(self, split, net, shard): yield Outcome(float(shard.rank), 1)
     def train_batches(self, net, shard, first_batch):
-        number, (device, dtype) = first_batch, place_of(net)
+        number, (device, dtype) = first_batch, device_and_dtype(net)
         while True:
             draw, size = generator(self.seed, number), self.batch_size - number % 3  # ragged
             rows, number = shard.share(0, size), number + 1

@@ -58,8 +58,8 @@ def predict(
     import torch
 
     from dlref import build
-    from dlref.data import place_of
     from dlref.data.supervised import images, tables
+    from dlref.hardware import device_and_dtype
     from dlref.objectives.supervised import Supervised
     from dlref.training.checkpoint import as_data, find
     from dlref.training.devices import explained
@@ -71,7 +71,7 @@ def predict(
         build.check_section("objective", section, "objective", plugins)
         objective: Any = build.make(section, "objective", plugins, net=net)
     about: Any = net.description
-    place = place_of(net)
+    place = device_and_dtype(net)
     if not isinstance(objective, Supervised) or about.get("reads") not in ("table", "image"):
         raise CheckpointError(f"{checkpoint.path} is no model of tables or images; dlref predict reads only these")
     rows: list[dict[str, str]] = []

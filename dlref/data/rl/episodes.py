@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import generator, place_of
+from dlref.data import generator
 from dlref.data.rl.environments import Environments, Step
 from dlref.errors import ConfigError, DataError
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import Shard
 
 logger = logging.getLogger("dlref")
@@ -146,7 +147,7 @@ class Greedy:
 
     def __init__(self, net: nn.Module) -> None:
         shared = {id(tensor): tensor for tensor in itertools.chain(net.parameters(), net.buffers())}
-        self.net, self.place = copy.deepcopy(net, shared).eval(), place_of(net)
+        self.net, self.place = copy.deepcopy(net, shared).eval(), device_and_dtype(net)
 
     @torch.no_grad()
     def __call__(self, observations: np.ndarray) -> np.ndarray:  # [E, ...] -> [E]

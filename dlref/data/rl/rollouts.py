@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import place_of
 from dlref.data.rl.episodes import LONGEST, Finished, Playing, as_input
 from dlref.errors import ConfigError
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import Shard
 
 
@@ -75,7 +75,7 @@ class Rollouts(Playing):
                     fields[3] |= playing
                     self.end(np.flatnonzero(playing))
                     break
-        device, dtype = place_of(net)
+        device, dtype = device_and_dtype(net)
         stacked = [as_input(np.stack(field), device, dtype) for field in zip(*steps, strict=True)]
         return Rollout(
             states=stacked[0],
@@ -91,7 +91,7 @@ class Rollouts(Playing):
 
     def draw(self, net: nn.Module, states: np.ndarray) -> np.ndarray:  # [E, ...] -> [E]
         """Actions by their chances."""
-        device, dtype = place_of(net)
+        device, dtype = device_and_dtype(net)
         with torch.no_grad():
             shares = net(as_input(states, device, dtype)).softmax(1)
         return torch.multinomial(shares.cpu(), 1, generator=self.random).squeeze(1).numpy()

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlref.data import generator, place_of
+from dlref.data import generator
 from dlref.errors import ConfigError, DataError
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import Rows, Shard
 
 
@@ -70,7 +71,7 @@ class Supervised(Rows):
         return self.splits[split]
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Examples]:
-        device, dtype = place_of(net)
+        device, dtype = device_and_dtype(net)
         inputs, targets = (rows.to(device) for rows in self.split("train"))
         start = first_batch * self.batch_size
         while True:
@@ -88,7 +89,7 @@ class Supervised(Rows):
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Examples]:
-        device, dtype = place_of(net)
+        device, dtype = device_and_dtype(net)
         inputs, targets = self.split(split)
         size = max(self.batch_size, 1000)  # without gradients a larger batch is faster and costs no memory
         for start in range(0, len(inputs), size):

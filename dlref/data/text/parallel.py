@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data import generator, place_of
+from dlref.data import generator
 from dlref.data.text.encoded_pairs import EncodedPairs, Split, Texts
 from dlref.data.text.line_encoder import Lines, Side, blocks, learn_sides
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import ParallelData, Shard
 
 logger = logging.getLogger("dlref")
@@ -181,7 +182,7 @@ class ParallelText(ParallelData):
         self, split: str, count: int, random: torch.Generator | None, skip: int, net: nn.Module, shard: Shard
     ) -> Iterator[Pairs]:
         """This rank's rows of a split in so many batches, without the first `skip`."""
-        device = place_of(net)[0]
+        device = device_and_dtype(net)[0]
         both = self.split(split).lines
         lengths = torch.stack([lines.lengths for lines in both], dim=1)
         source, target = (lines.to(device) for lines in both)

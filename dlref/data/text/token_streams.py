@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlref.data import generator, place_of
+from dlref.data import generator
 from dlref.data.text.tokenizer import Tokenizer, Vocabulary
 from dlref.errors import ConfigError, DataError
+from dlref.hardware import device_and_dtype
 from dlref.interfaces import CountedText, FixedContext, Shard, TokenizedText, declares
 
 Order = Literal["fixed", "shifted", "rotated", "shuffled"]
@@ -101,7 +102,7 @@ class LanguageModelText(TokenizedText, CountedText):
         return self.splits[split]
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Piece]:
-        device = place_of(net)[0]
+        device = device_and_dtype(net)[0]
         text = self.split("train").to(device)
         if self.order == "shuffled":
             yield from self.shuffled(text, shard, first_batch)
@@ -145,7 +146,7 @@ class LanguageModelText(TokenizedText, CountedText):
         return shift, rotation
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Piece]:
-        text = self.split(split).to(place_of(net)[0])
+        text = self.split(split).to(device_and_dtype(net)[0])
         if declares(net, FixedContext):
             yield from self.windows(text, net.context, shard)
             return
