@@ -134,10 +134,10 @@ class NGramTables(Interface):
     vocab_size: int
     unigrams: Tensor
     keys: Tensor
-    rest: Tensor
+    backoff: Tensor
     ends: Tensor
     words: Tensor
-    shares: Tensor
+    probabilities: Tensor
 
 
 class FitsInputs(Interface):

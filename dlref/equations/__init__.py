@@ -1,7 +1,7 @@
-"""The mathematics as printed, one number at a time: slow, without a trick, and each proven equal to the fast path.
+"""The mathematics as printed, one number at a time: slow, without tricks, and each proven equal to the fast path.
 
-Every function takes float64 tensors, reads and writes them element by element, and can be differentiated. Nothing in dlref
-computes with these; `tests/proofs` compares them with what does.
+Every function takes float64 tensors, computes element by element, and is differentiable. Nothing in dlref imports these;
+`tests/proofs` compares them with the code that trains.
 """
 
 import functools

@@ -76,7 +76,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
 
 
 def positions(size: int, kernel: int, stride: int, padding: int) -> int:
-    """How many places a kernel has along one side of an image: ⌊(size + 2p - K) / s⌋ + 1."""
+    """Number of positions of a kernel along one side of an image: ⌊(size + 2p - K) / s⌋ + 1."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
@@ -99,7 +99,7 @@ def max_pooling(
     )
 
 
-def batch_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:  # [B, D], [D], [D] -> [B, D]
+def batch_norm(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:  # [B, D], [D], [D] -> [B, D]
     """Ioffe & Szegedy 2015, algorithm 1: y = γ (x - μ) / √(σ² + ε) + β, with mean and variance of the batch."""
     batch, units = x.shape
     y: list[list[Tensor]] = [[] for _ in range(batch)]
@@ -107,36 +107,37 @@ def batch_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:  #
         mean = total(x[b, d] for b in range(batch)) / batch
         variance = total((x[b, d] - mean) ** 2 for b in range(batch)) / batch
         for b in range(batch):
-            y[b].append(gain[d] * (x[b, d] - mean) / torch.sqrt(variance + eps) + shift[d])
+            y[b].append(scale[d] * (x[b, d] - mean) / torch.sqrt(variance + eps) + bias[d])
     return tensor(y)
 
 
-def layer_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float) -> Tensor:  # [B, D], [D], [D] -> [B, D]
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:  # [B, D], [D], [D] -> [B, D]
     """Ba, Kiros & Hinton 2016, equations 3 and 4: the same with mean and variance of each row."""
     rows = []
     for row in x:
         mean = total(row) / len(row)
-        deviation = torch.sqrt(total((value - mean) ** 2 for value in row) / len(row) + eps)
-        rows.append([gain[d] * (value - mean) / deviation + shift[d] for d, value in enumerate(row)])
+        std = torch.sqrt(total((value - mean) ** 2 for value in row) / len(row) + eps)
+        rows.append([scale[d] * (value - mean) / std + bias[d] for d, value in enumerate(row)])
     return tensor(rows)
 
 
 def running_statistics(x: Tensor, mean: Tensor, variance: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
-    """What evaluation normalises by, after one more batch: (1 - m) old + m new, the variance unbiased (section 3.1)."""
+    """The statistics used in evaluation, after one more batch: (1 - m) old + m new, the variance unbiased (section 3.1)."""
     batch, units = x.shape
     means, variances = [], []
     for d in range(units):
         new = total(x[b, d] for b in range(batch)) / batch
-        spread = total((x[b, d] - new) ** 2 for b in range(batch)) / (batch - 1)
+        unbiased = total((x[b, d] - new) ** 2 for b in range(batch)) / (batch - 1)
         means.append((1 - momentum) * mean[d] + momentum * new)
-        variances.append((1 - momentum) * variance[d] + momentum * spread)
+        variances.append((1 - momentum) * variance[d] + momentum * unbiased)
     return tensor(means), tensor(variances)
 
 
-def dropout(x: Tensor, kept: Tensor, share: float) -> Tensor:
+def dropout(x: Tensor, kept: Tensor, probability: float) -> Tensor:
     """Srivastava et al. 2014, scaled in training: x / (1 - p) where the unit is kept, else 0."""
     flat = [
-        a / (1 - share) if keep else torch.zeros_like(a) for a, keep in zip(x.flatten(), kept.flatten(), strict=True)
+        a / (1 - probability) if keep else torch.zeros_like(a)
+        for a, keep in zip(x.flatten(), kept.flatten(), strict=True)
     ]
     return tensor(flat).view(x.shape)
 

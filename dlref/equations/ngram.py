@@ -7,7 +7,7 @@ Counts = dict[tuple[int, ...], int]
 
 
 def occurrences(text: list[int], length: int) -> Counts:
-    """c(w_1 … w_n): how often each n-gram of this length stands in a text."""
+    """c(w_1 … w_n): how often each n-gram of this length occurs in a text."""
     counts: Counts = {}
     for end in range(length, len(text) + 1):
         gram = tuple(text[end - length : end])
@@ -16,7 +16,7 @@ def occurrences(text: list[int], length: int) -> Counts:
 
 
 def continuations(text: list[int], length: int) -> Counts:
-    """N_1+(• w_1 … w_n): after how many different words each n-gram of this length stands (Kneser & Ney 1995)."""
+    """N_1+(• w_1 … w_n): after how many different words each n-gram of this length occurs (Kneser & Ney 1995)."""
     counts: Counts = {}
     for gram in occurrences(text, length + 1):
         counts[gram[1:]] = counts.get(gram[1:], 0) + 1
@@ -27,26 +27,26 @@ def discounts(counts: Counts, kind: str) -> list[float]:
     """D for counts of 1, 2, and 3 or more, of the n-grams of one length, n_k of which are counted k times.
 
     `one`: Y = n_1 / (n_1 + 2 n_2) for all; `three`: D_1 = 1 - 2 Y n_2 / n_1, D_2 = 2 - 3 Y n_3 / n_2, D_3+ = 3 - 4 Y n_4 / n_3,
-    the modified smoothing. Where an n_k that they divide by, or n_2, is 0, or a D is not above 0: 0.5, or 0.5, 1 and 1.5.
+    the modified smoothing. If an n_k that they divide by, or n_2, is 0, or a D is not positive: 0.5, or 0.5, 1 and 1.5.
     """
     n = [list(counts.values()).count(k) for k in range(5)]
-    usual = [0.5, 0.5, 0.5] if kind == "one" else [0.5, 1.0, 1.5]
+    fallback = [0.5, 0.5, 0.5] if kind == "one" else [0.5, 1.0, 1.5]
     if n[1] == 0 or n[2] == 0 or (n[3] == 0 and kind == "three"):
-        return usual
+        return fallback
     y = n[1] / (n[1] + 2 * n[2])
     if kind == "one":
         return [y, y, y]
     found = [1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]]
-    return found if min(found) > 0 else usual
+    return found if min(found) > 0 else fallback
 
 
 def kneser_ney(word: int, context: tuple[int, ...], orders: list[tuple[Counts, list[float]]], vocabulary: int) -> float:
     """P(w | h) = (c(h w) - D(c(h w))) / Σ_v c(h v) + γ(h) P(w | h'), where h' is h without its oldest word.
 
     γ(h) = (D_1 N_1(h •) + D_2 N_2(h •) + D_3+ N_3+(h •)) / Σ_v c(h v), with N_k(h •) the number of words that c counts k
-    times after h. Without a context P(w | h') is 1 / V, and after a context that is unknown P(w | h) is P(w | h').
+    times after h. Without a context P(w | h') is 1 / V, and after an unknown context P(w | h) is P(w | h').
 
-    `orders` has the counts and discounts of n-grams of 1, 2 … words: occurrences of the longest, continuations of others.
+    `orders` holds counts and discounts of n-grams of 1, 2 … words: occurrences of the longest, continuations of the others.
     """
     counts, (d1, d2, d3) = orders[len(context)]
     shorter = kneser_ney(word, context[1:], orders, vocabulary) if context else 1 / vocabulary

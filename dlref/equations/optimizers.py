@@ -1,6 +1,6 @@
-"""One update of every optimizer: w weights, g gradient, η learning rate; each takes and returns its state besides.
+"""One update of every optimizer: w weights, g gradient, η learning rate. Each returns the new weights and its new state.
 
-Tensors are updated element by element, so these take any shape; Muon alone looks at whole matrices.
+Tensors of any shape are updated element by element, except by Muon, which takes matrices.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ def sgd(w: Tensor, g: Tensor, lr: float) -> Tensor:
     return each(lambda w, g: w - lr * g, w, g)
 
 
-def momentum(w: Tensor, g: Tensor, v: Tensor, lr: float, friction: float) -> tuple[Tensor, Tensor]:
+def momentum(w: Tensor, g: Tensor, v: Tensor, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
     """v ← α v + g, w ← w - η v (Polyak 1964, with η outside of the velocity)."""
-    v = each(lambda v, g: friction * v + g, v, g)
+    v = each(lambda v, g: momentum * v + g, v, g)
     return each(lambda w, v: w - lr * v, w, v), v
 
 
-def nesterov(w: Tensor, g: Tensor, v: Tensor, lr: float, friction: float) -> tuple[Tensor, Tensor]:
+def nesterov(w: Tensor, g: Tensor, v: Tensor, lr: float, momentum: float) -> tuple[Tensor, Tensor]:
     """v ← α v + g, w ← w - η (g + α v): Sutskever et al. 2013, equation 3 and 4, in the weights where g was taken."""
-    v = each(lambda v, g: friction * v + g, v, g)
-    return each(lambda w, g, v: w - lr * (g + friction * v), w, g, v), v
+    v = each(lambda v, g: momentum * v + g, v, g)
+    return each(lambda w, g, v: w - lr * (g + momentum * v), w, g, v), v
 
 
 def adagrad(w: Tensor, g: Tensor, h: Tensor, lr: float, eps: float) -> tuple[Tensor, Tensor]:
@@ -68,27 +68,27 @@ def adamw(
     eps: float,
     decay: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loshchilov & Hutter 2019, algorithm 2: Adam, and besides w ← w - η λ w, which the moments do not see."""
+    """Loshchilov & Hutter 2019, algorithm 2: Adam plus the decay w ← w - η λ w, which the moments do not see."""
     shrunk = each(lambda w: w - lr * decay * w, w)
     return adam(shrunk, g, m, v, step, lr, beta1, beta2, eps)
 
 
 def muon(
-    w: Tensor, g: Tensor, v: Tensor, lr: float, friction: float, decay: float, steps: int
+    w: Tensor, g: Tensor, v: Tensor, lr: float, momentum: float, decay: float, steps: int
 ) -> tuple[Tensor, Tensor]:  # matrices [N, M]
     """Jordan et al. 2024: Nesterov's momentum, made orthogonal, and weight decay as in AdamW.
 
     v ← μ v + (1 - μ) g, u = (1 - μ) g + μ v, w ← w - η λ w - η √max(1, N / M) orthogonal(u).
     """
-    v = each(lambda v, g: friction * v + (1 - friction) * g, v, g)
-    u = orthogonal(each(lambda g, v: (1 - friction) * g + friction * v, g, v), steps)
+    v = each(lambda v, g: momentum * v + (1 - momentum) * g, v, g)
+    u = orthogonal(each(lambda g, v: (1 - momentum) * g + momentum * v, g, v), steps)
     rows, columns = w.shape
     scale = max(1, rows / columns) ** 0.5
     return each(lambda w, u: w - lr * decay * w - lr * scale * u, w, u), v
 
 
 def orthogonal(x: Tensor, steps: int) -> Tensor:  # [N, M] -> [N, M]
-    """The Newton–Schulz iteration towards U Vᵀ of x = U S Vᵀ, which leaves singular values between about 0.7 and 1.2.
+    """The Newton–Schulz iteration towards U Vᵀ for x = U S Vᵀ, which leaves singular values between about 0.7 and 1.2.
 
     X ← X / ‖X‖, then X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X with a, b, c = 3.4445, -4.775, 2.0315.
     """
@@ -114,6 +114,6 @@ def transposed(x: Tensor) -> Tensor:
 
 
 def each(update: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The update of every element by itself."""
+    """The update, applied to every element independently."""
     flat = [update(*numbers) for numbers in zip(*(t.flatten() for t in tensors), strict=True)]
     return tensor(flat).view(tensors[0].shape)

@@ -1,6 +1,6 @@
-"""What a Transformer is made of: Vaswani et al. 2017 unless a function names its own source.
+"""The layers of a Transformer: Vaswani et al. 2017 unless a function names its own source.
 
-B batch, T tokens, S places that are attended to, D width, H heads of K = D / H numbers each, F hidden units, V vocabulary.
+B batch, T tokens, S keys, D width, H heads of K = D / H dimensions each, F hidden units, V vocabulary.
 """
 
 import math
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from dlref.equations import tensor, total
-from dlref.equations.attention import contexts, scaled_dot, shares
+from dlref.equations.attention import attention_weights, contexts, scaled_dot
 from dlref.equations.layers import affine, elementwise, relu
 
-Affine = tuple[Tensor, Tensor]  # weights [outputs, inputs] and shifts [outputs]
-Rule = Callable[[int, int, int], bool]  # in row b, may token t see place s?
+Affine = tuple[Tensor, Tensor]  # weights [outputs, inputs] and bias [outputs]
+Rule = Callable[[int, int, int], bool]  # in row b, may token t see position s?
 
 
-def embedded(tokens: Tensor, table: Tensor, places: Tensor) -> Tensor:  # [B, T], [V, D], [T, D] -> [B, T, D]
-    """x_bti = √D e_yi + p_ti with y the token y_bt, its vector e and the place's p: sections 3.4 and 3.5."""
+def embed(tokens: Tensor, table: Tensor, positions: Tensor) -> Tensor:  # [B, T], [V, D], [T, D] -> [B, T, D]
+    """x_bti = √D e_yi + p_ti with the embeddings e of the token y = y_bt and p of its position: sections 3.4 and 3.5."""
     root = math.sqrt(table.shape[1])
     return tensor(
         [
-            [[root * table[y, i] + places[t, i] for i in range(table.shape[1])] for t, y in enumerate(row)]
+            [[root * table[y, i] + positions[t, i] for i in range(table.shape[1])] for t, y in enumerate(row)]
             for row in tokens
         ]
     )
@@ -38,30 +38,30 @@ def sinusoidal(time: int, width: int) -> Tensor:  # -> [T, D]
 
 
 def rotary(x: Tensor) -> Tensor:  # [B, T, K] -> [B, T, K]
-    """x_i and x_(i + K / 2) of token t as a point of the plane, turned by the angle t / 10000^(2i / K).
+    """x_i and x_(i + K / 2) of token t, rotated in their plane by the angle t / 10000^(2i / K).
 
-    Su et al. 2021, section 3.2.2, where the two are neighbours.
+    Su et al. 2021, section 3.2.2, where the two are adjacent.
     """
     half = x.shape[2] // 2
     rows = []
     for row in x:
         for t, numbers in enumerate(row):
-            ones, others = [], []
-            for i, (one, other) in enumerate(zip(numbers[:half], numbers[half:], strict=True)):
+            first, second = [], []
+            for i, (a, b) in enumerate(zip(numbers[:half], numbers[half:], strict=True)):
                 angle = t / 10000 ** (i / half)
-                ones.append(one * math.cos(angle) - other * math.sin(angle))
-                others.append(one * math.sin(angle) + other * math.cos(angle))
-            rows.append([*ones, *others])
+                first.append(a * math.cos(angle) - b * math.sin(angle))
+                second.append(a * math.sin(angle) + b * math.cos(angle))
+            rows.append([*first, *second])
     return tensor(rows).view(x.shape)
 
 
 def causal(b: int, t: int, s: int) -> bool:
-    """A token sees those before it and itself: section 3.2.3."""
+    """A token attends to itself and earlier tokens: section 3.2.3."""
     return s <= t
 
 
 def head(q: Tensor, k: Tensor, v: Tensor, sees: Rule) -> tuple[Tensor, Tensor]:
-    """Σ_s α_bts v_bs, and α_bts in proportion to e^(q_bt · k_bs / √K) over the places that t sees: equation 1.
+    """Outputs Σ_s α_bts v_bs, and attention weights α_bts ∝ e^(q_bt · k_bs / √K) over the positions that t sees: equation 1.
 
     [B, T, K], [B, S, K], [B, S, K] -> [B, T, K], [B, T, S].
     """
@@ -70,13 +70,13 @@ def head(q: Tensor, k: Tensor, v: Tensor, sees: Rule) -> tuple[Tensor, Tensor]:
         rows.append([])
         for t in range(q.shape[1]):
             visible = torch.tensor([[sees(b, t, s) for s in range(k.shape[1])]])
-            rows[-1].append(shares(q[b : b + 1, t : t + 1], k[b : b + 1], visible, scaled_dot)[0, 0])
-    share = tensor(rows)
-    return contexts(share, v), share
+            rows[-1].append(attention_weights(q[b : b + 1, t : t + 1], k[b : b + 1], visible, scaled_dot)[0, 0])
+    weights = tensor(rows)
+    return contexts(weights, v), weights
 
 
 def projection(h: int, heads: int, weights: Affine) -> Callable[[Tensor], Tensor]:  # of [B, D] -> [B, K]
-    """What makes x W_h + b_h of rows x; all heads' W_h and b_h stand below one another."""
+    """The map from rows x to x W_h + b_h, for head h of weights in which all heads are stacked."""
     weight, bias = weights
     width = len(bias) // heads
     own = slice(h * width, (h + 1) * width)
@@ -89,27 +89,27 @@ def multi_head(
     sees: Rule,
     heads: int,
     weights: Sequence[Affine],
-    of_query: Callable[[Tensor], Tensor] = lambda q: q,
-    of_key: Callable[[Tensor], Tensor] = lambda k: k,
+    map_query: Callable[[Tensor], Tensor] = lambda q: q,
+    map_key: Callable[[Tensor], Tensor] = lambda k: k,
 ) -> tuple[Tensor, Tensor]:
-    """Concat(head_1, …, head_H) W^O with head_i of x W_i^Q, m W_i^K and m W_i^V, and all their shares: section 3.2.2.
+    """Concat(head_1, …, head_H) W^O with head_i of x W_i^Q, m W_i^K and m W_i^V, and the attention weights: section 3.2.2.
 
-    [B, T, D], [B, S, D] -> [B, T, D], [B, H, T, S]. The four `weights` make queries, keys, values, and one of all heads again;
-    `of_query` and `of_key` are what is done besides with those of a head [B, T, K].
+    [B, T, D], [B, S, D] -> [B, T, D], [B, H, T, S]. The four `weights` are those of queries, keys, values and outputs;
+    `map_query` and `map_key` are applied to the queries and keys of each head [B, T, K].
     """
     query, key, value, out = weights
-    found, looked = [], []
+    outputs, attended = [], []
     for h in range(heads):
         q, k = (
-            of_query(each_token(x, projection(h, heads, query))),
-            of_key(each_token(memory, projection(h, heads, key))),
+            map_query(each_token(x, projection(h, heads, query))),
+            map_key(each_token(memory, projection(h, heads, key))),
         )
-        one, share = head(q, k, each_token(memory, projection(h, heads, value)), sees)
-        found.append(one)
-        looked.append(share)
-    joined = [[[a for one in found for a in one[b, t]] for t in range(x.shape[1])] for b in range(len(x))]
+        output, attention = head(q, k, each_token(memory, projection(h, heads, value)), sees)
+        outputs.append(output)
+        attended.append(attention)
+    joined = [[[a for output in outputs for a in output[b, t]] for t in range(x.shape[1])] for b in range(len(x))]
     y = each_token(tensor(joined), lambda rows: affine(rows, *out))
-    return y, tensor([[share[b] for share in looked] for b in range(len(x))])
+    return y, tensor([[attention[b] for attention in attended] for b in range(len(x))])
 
 
 def feed_forward(x: Tensor, up: Affine, down: Affine, activation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -123,7 +123,7 @@ def squared_relu(x: Tensor) -> Tensor:
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """a (1 + tanh(√(2 / π) (a + 0.044715 a³))) / 2, near a Φ(a) (Hendrycks & Gimpel 2016, section 2)."""
+    """a (1 + tanh(√(2 / π) (a + 0.044715 a³))) / 2, an approximation of a Φ(a) (Hendrycks & Gimpel 2016, section 2)."""
     return elementwise(x, lambda a: a * (1 + torch.tanh(math.sqrt(2 / math.pi) * (a + 0.044715 * a**3))) / 2)
 
 
@@ -133,15 +133,15 @@ def swiglu(x: Tensor) -> Tensor:  # [B, 2F] -> [B, F]
     return tensor([[row[f] / (1 + torch.exp(-row[f])) * row[half + f] for f in range(half)] for row in x])
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:  # [B, D], [D] -> [B, D]
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:  # [B, D], [D] -> [B, D]
     """y_i = g_i x_i / √(Σ_j x_j² / D + ε): Zhang & Sennrich 2019, equation 4, which has no ε."""
     rows = []
     for row in x:
-        size = torch.sqrt(total(a**2 for a in row) / len(row) + eps)
-        rows.append([gain[i] * a / size for i, a in enumerate(row)])
+        root_mean_square = torch.sqrt(total(a**2 for a in row) / len(row) + eps)
+        rows.append([scale[i] * a / root_mean_square for i, a in enumerate(row)])
     return tensor(rows)
 
 
 def each_token(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:  # [B, T, D] -> [B, T, H]
-    """What a layer of rows [B, D] makes of every token by itself."""
+    """A layer of rows [B, D], applied to every token independently."""
     return tensor([layer(row) for row in x])

@@ -1,6 +1,6 @@
-"""Scaled dot-product attention that keeps no scores of long sequences: Vaswani et al. 2017, equation 1.
+"""Scaled dot-product attention in blocks of queries, for long sequences: Vaswani et al. 2017, equation 1.
 
-B batch, H heads, T queries, S places that are attended to, K numbers of a head.
+B batch, H heads, T queries, S keys, K dimensions of a head.
 """
 
 import math
@@ -13,65 +13,68 @@ from torch.autograd.function import once_differentiable
 
 from dlref import operators
 
-BLOCK = 256  # queries whose scores are in memory at a time
+BLOCK = 256  # queries whose attention weights are in memory at a time
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, visible: Tensor | None = None) -> Tensor:
-    """What queries [B, H, T, K] find at keys and values [B, H, S, K]: of all places, of those that are `visible` [B, S], or,
-    if `causal`, of as many as there are queries, each those up to its own.
+    """Outputs [B, H, T, K] of attention from queries [B, H, T, K] to keys and values [B, H, S, K].
 
-    torch's own is used but for gradients on a CPU, where it is slow in bfloat16. There scores and shares are rounded to the
-    type of the queries.
+    Keys are masked where not `visible` [B, S]; with `causal`, S = T and query t sees keys up to t. Equals
+    F.scaled_dot_product_attention, which is used except for gradients on a CPU, where it is slow in bfloat16. There logits and
+    attention weights are rounded to the type of the queries.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
-        return Attention.apply(q, k, v, causal, visible)
+        return BlockwiseAttention.apply(q, k, v, causal, visible)
     mask = None if visible is None else visible[:, None, None]
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
 
 
-def chances(q: Tensor, k: Tensor, causal: bool, visible: Tensor | None) -> Tensor:
-    """The shares of the last queries that there are keys for, whose scale is in them, [B, H, S]."""
-    scores = q @ k.mT
+def attention_weights(q: Tensor, k: Tensor, causal: bool, visible: Tensor | None) -> Tensor:
+    """softmax(q kᵀ) over the visible keys [B, H, T, S], for queries that are scaled by 1 / √K already.
+
+    With `causal` the queries are those of the last T of the S positions.
+    """
+    logits = q @ k.mT
     if causal:
-        rows = q.shape[2]
-        scores[..., -rows:] += torch.full((rows, rows), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+        queries = q.shape[2]
+        logits[..., -queries:] += torch.full((queries, queries), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     if visible is not None:
-        scores = scores.masked_fill(~visible[:, None, None], -math.inf)
-    return scores.softmax(3)
+        logits = logits.masked_fill(~visible[:, None, None], -math.inf)
+    return logits.softmax(3)
 
 
-class Attention(torch.autograd.Function):
-    """In blocks of queries. Their shares are computed again for the gradient (Dao et al. 2022, section 3.1), or are kept
-    where there is only one block, so that memory grows in a line with the length."""
+class BlockwiseAttention(torch.autograd.Function):
+    """`attend` with memory linear in the length: attention weights are computed one block of queries at a time, and again
+    in the backward pass (Dao et al. 2022, section 3.1). Those of a single block are kept."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, causal: bool, visible: Tensor | None) -> Tensor:
         q = q * q.shape[3] ** -0.5
-        found, share = [], None
-        for rows, places in blocks(q, k, causal):
-            share = chances(q[:, :, rows], k[:, :, places], causal, visible)
-            found.append(share @ v[:, :, places])
+        outputs, weights = [], None
+        for queries, keys in blocks(q, k, causal):
+            weights = attention_weights(q[:, :, queries], k[:, :, keys], causal, visible)
+            outputs.append(weights @ v[:, :, keys])
         ctx.causal = causal
-        ctx.save_for_backward(q, k, v, visible, share if len(found) == 1 else None)
-        return torch.cat(found, 2) if len(found) > 1 else found[0]
+        ctx.save_for_backward(q, k, v, visible, weights if len(outputs) == 1 else None)
+        return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, visible, kept = ctx.saved_tensors
-        of_q, of_k, of_v = [], torch.zeros_like(k), torch.zeros_like(v)
-        for rows, places in blocks(q, k, ctx.causal):
-            share = chances(q[:, :, rows], k[:, :, places], ctx.causal, visible) if kept is None else kept
-            of_v[:, :, places] += share.mT @ slope[:, :, rows]
-            of_share = slope[:, :, rows] @ v[:, :, places].mT
-            of_score = operators.softmax_backward(of_share, share, 3)
-            of_k[:, :, places] += of_score.mT @ q[:, :, rows]
-            of_q.append(of_score @ k[:, :, places])
-        return torch.cat(of_q, 2) * q.shape[3] ** -0.5, of_k, of_v, None, None
+        grad_q, grad_k, grad_v = [], torch.zeros_like(k), torch.zeros_like(v)
+        for queries, keys in blocks(q, k, ctx.causal):
+            weights = attention_weights(q[:, :, queries], k[:, :, keys], ctx.causal, visible) if kept is None else kept
+            grad_v[:, :, keys] += weights.mT @ grad_out[:, :, queries]
+            grad_weights = grad_out[:, :, queries] @ v[:, :, keys].mT
+            grad_logits = operators.softmax_backward(grad_weights, weights, 3)
+            grad_k[:, :, keys] += grad_logits.mT @ q[:, :, queries]
+            grad_q.append(grad_logits @ k[:, :, keys])
+        return torch.cat(grad_q, 2) * q.shape[3] ** -0.5, grad_k, grad_v, None, None
 
 
 def blocks(q: Tensor, k: Tensor, causal: bool) -> list[tuple[slice, slice]]:
-    """Rows of queries, and the places that they attend to."""
-    starts = range(0, max(q.shape[2], 1), BLOCK)  # one block of none, where there is no query
+    """Slices of queries, each with the slice of keys that they attend to."""
+    starts = range(0, max(q.shape[2], 1), BLOCK)  # one empty block if there is no query
     ends = [(start, min(start + BLOCK, q.shape[2])) for start in starts]
     return [(slice(start, end), slice(0, end if causal else k.shape[2])) for start, end in ends]

@@ -1,4 +1,4 @@
-"""Vectors of words that are computed from counts, not learned step by step: Levy & Goldberg 2014."""
+"""Word vectors that are computed from co-occurrence counts in closed form: Levy & Goldberg 2014."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from dlref.interfaces import CountTable, WordVectors
 
 
 class CountVectors(nn.Module, CountTable, WordVectors):
-    """A vector for each word, of V words and D numbers, which an objective fits. Raises ConfigError for a width below 1."""
+    """Word vectors of V words in D dimensions, which an objective fits. Raises ConfigError for a width below 1."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -20,5 +20,5 @@ class CountVectors(nn.Module, CountTable, WordVectors):
         return self.table[words]
 
     def vectors(self) -> Tensor:  # [V, D]
-        """What stands for each word where it is compared with others."""
+        """The table itself."""
         return self.table

@@ -1,11 +1,11 @@
-"""A table of values: Watkins & Dayan 1992."""
+"""A table of action values: Watkins & Dayan 1992."""
 
 import torch
 from torch import Tensor, nn
 
 
 class QTable(nn.Module):
-    """One value for each state and action, an embedding that is read by one-hot states. All begin at 0."""
+    """One value Q(s, a) for each state and action, initialized at 0; states are one-hot vectors."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Recurrent language models: Mikolov et al. 2010, regularised as in Zaremba et al. 2014, Gal & Ghahramani 2016, and Merity
+"""Recurrent language models: Mikolov et al. 2010, regularized as in Zaremba et al. 2014, Gal & Ghahramani 2016, and Merity
 et al. 2018.
 
 B batch, T time, D width, H hidden width, L layers, V vocabulary.
@@ -9,21 +9,20 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError
 from dlref.interfaces import Hidden, LanguageModel, TextDecoder
 from dlref.models.layers import Dropout
-from dlref.models.recurrent_layers import Cell, RecurrentLayers, State, require_sizes
+from dlref.models.recurrent_layers import Cell, RecurrentLayers, RecurrentState, require_sizes
 
 
 class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
-    """Word vectors of `width`, `layers` of a recurrent cell, and the next word's scores, unnormalised logarithms.
+    """A recurrent language model: word embeddings of `width`, `layers` of a recurrent cell, logits of the next word.
 
-    All layers are as wide as the word vectors, or `hidden` where it is set. With `tied` the scores use the word vectors again
-    (Press & Wolf 2017), and the last layer is as wide as these.
+    Layers have `hidden` units, by default as many as the word embeddings have dimensions. With `tied` the output layer reuses
+    the word embeddings' weights (Press & Wolf 2017), and the last layer has `width` units.
 
-    Shares that are dropped in training: `dropout` of the units before each layer and before the scores, one mask for all
-    time steps of a batch if it is `variational` (Gal & Ghahramani 2016, section 4), else drawn for each; `input_dropout` and
-    `output_dropout` replace it at the word vectors and before the scores; `word_dropout` of the vocabulary, whose vectors
-    are 0 for a batch; `weight_drop` of the recurrent weights, likewise (Merity et al. 2018, section 2). `sparse` makes the
-    word vectors' gradient one of rows, which plain gradient descent takes faster. Raises ConfigError for shares and sizes
-    that make no sense.
+    Dropout probabilities: `dropout` of the units before each layer and before the output layer, with one mask for all time
+    steps of a batch if `variational` (Gal & Ghahramani 2016, section 4); `input_dropout` and `output_dropout` replace it at
+    the word embeddings and before the output layer; `word_dropout` sets the vectors of whole words to 0 for a batch;
+    `weight_drop` likewise recurrent weights (Merity et al. 2018, section 2). `sparse` makes the word embeddings' gradient
+    sparse, which plain gradient descent applies faster. Raises ConfigError for impossible probabilities and sizes.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
         require_sizes(width, hidden, layers)
         if tied and sparse:
             raise ConfigError(
-                "network.sparse is for word vectors that the scores do not use; set network.tied=false too"
+                "network.sparse is for word embeddings that the output layer does not share; set network.tied=false too"
             )
         widths = [width, *[hidden] * (layers - 1), width if tied else hidden]
         drops = [input_dropout, *[dropout] * (layers - 1), output_dropout]
@@ -63,23 +62,26 @@ class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
         nn.init.uniform_(self.out.weight, -0.1, 0.1)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
+    def forward(self, tokens: Tensor, state: RecurrentState | None = None) -> tuple[Tensor, RecurrentState]:
+        """Logits of the next word [B, T, V], and the state after tokens [B, T]."""
         hidden = self.hidden(tokens, state)
         return self.out(hidden.dropped), hidden.state
 
-    def hidden(self, tokens: Tensor, state: State | None = None) -> Hidden:
+    def hidden(self, tokens: Tensor, state: RecurrentState | None = None) -> Hidden:
         """Final hidden states [B, T, D], the input of the output layer, with and without dropout."""
-        return self.recurrent(self.embedded(tokens), self.recurrent.start(len(tokens)) if state is None else state)
+        if state is None:
+            state = self.recurrent.initial_state(len(tokens))
+        return self.recurrent(self.embed_words(tokens), state)
 
-    def embedded(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, T, D]
+    def embed_words(self, tokens: Tensor) -> Tensor:  # [B, T] -> [B, T, D]
         if not (self.training and self.word_drop.probability):
             return self.embed(tokens)
         return self.embed(tokens) * self.word_drop(self.embed.weight.new_ones(self.embed.num_embeddings, 1))[tokens]
 
-    def prefill(self, context: Tensor) -> State:
+    def prefill(self, context: Tensor) -> RecurrentState:
         """The state after tokens [B, T]; T may be 0."""
-        return self.hidden(context).state if context.shape[1] else self.recurrent.start(len(context))
+        return self.hidden(context).state if context.shape[1] else self.recurrent.initial_state(len(context))
 
-    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
+    def step(self, state: RecurrentState, token: Tensor) -> tuple[Tensor, RecurrentState]:  # [B] -> [B, V]
         logits, state = self(token[:, None], state)
         return logits[:, 0], state

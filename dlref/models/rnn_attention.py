@@ -1,18 +1,18 @@
-"""Which parts of what was read matter now: Bahdanau et al. 2015 and Luong et al. 2015.
+"""Attention of recurrent networks: Bahdanau et al. 2015 and Luong et al. 2015.
 
-B batch, T queries, S places that are attended to, H units.
+B batch, T queries, S source positions, H units.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 Score = Literal["additive", "dot", "general", "scaled"]
 
 
-class Attention(nn.Module):
-    """Shares of what each query attends to, from one of four scores of a query q and a place's h:
+class RNNAttention(nn.Module):
+    """Attention weights, the softmax over source positions of one of four scores of a query q and a hidden state h:
 
     `dot` q · h, `general` q · W h (Luong et al. 2015, equation 8), `scaled` q · h / √H (Vaswani et al. 2017, equation 1), and
     `additive` v · tanh(U q + W h) (Bahdanau et al. 2015, appendix A.1.2).
@@ -22,22 +22,22 @@ class Attention(nn.Module):
         super().__init__()
         self.score = score
         if score in ("general", "additive"):
-            self.of_key = nn.Linear(units, units, bias=False)
+            self.key_projection = nn.Linear(units, units, bias=False)
         if score == "additive":
-            self.of_query: Any = nn.Linear(units, units)
-            self.of_both: Any = nn.Linear(units, 1, bias=False)
+            self.query_projection = nn.Linear(units, units)
+            self.additive_score = nn.Linear(units, 1, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:  # [B, S, H] -> [B, S, H]
-        """What all queries are compared with, computed once."""
+        """Keys of the encoder's hidden states, computed once for all queries."""
         if self.score == "scaled":
             return memory / math.sqrt(memory.shape[2])
-        return memory if self.score == "dot" else self.of_key(memory)
+        return memory if self.score == "dot" else self.key_projection(memory)
 
     def forward(
         self, queries: Tensor, keys: Tensor, visible: Tensor
-    ) -> Tensor:  # [B, T, H], …, [B, S] bool -> [B, T, S]
+    ) -> Tensor:  # [B, T, H], [B, S, H], [B, S] bool -> [B, T, S]
         if self.score == "additive":
-            scores = self.of_both((self.of_query(queries)[:, :, None] + keys[:, None]).tanh()).squeeze(3)
+            logits = self.additive_score((self.query_projection(queries)[:, :, None] + keys[:, None]).tanh()).squeeze(3)
         else:
-            scores = queries @ keys.transpose(1, 2)
-        return scores.masked_fill(~visible[:, None], -math.inf).softmax(2)
+            logits = queries @ keys.transpose(1, 2)
+        return logits.masked_fill(~visible[:, None], -math.inf).softmax(2)

@@ -15,26 +15,27 @@ from dlref.models.layers import require_one_vocabulary
 from dlref.models.transformer_layers import (
     Activation,
     Block,
-    Embedding,
     Norm,
     Positions,
+    TokenEmbedding,
     initialize,
     make_norm,
+    output_layer,
     require_shape,
-    scores,
 )
 
-# Which source tokens are real [B, S]; each decoder layer's keys and values of the source, then those of its own tokens.
-State = tuple[Tensor, ...]
+# Which source tokens are real [B, S]; then for each decoder layer keys and values of the source and of the target so far.
+DecoderCache = tuple[Tensor, ...]
 
 
 class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCrossAttention):
-    """An encoder, and a decoder that attends to what it yields, of `layers` blocks each, or the decoder of `decoder_layers`.
+    """An encoder of `layers` blocks, and a decoder of `decoder_layers`, by default as many.
 
-    `context` is how many tokens either side takes at most. Feed-forward layers have `hidden` units, four times the width
-    where it is not set. `tied` scores use the target's token vectors again (Press & Wolf 2017). With `shared_embeddings`
-    source and target have one vocabulary and one table of token vectors. `dropout` is of these and of what each part adds. For `positions`, `norm`, `prenorm`, `activation`, `qk_norm` and `zero_init` see
-    `dlref.models.transformer_layers`. Raises ConfigError for sizes and shares that make no sense.
+    `context` is the largest number of tokens of a source or a target. Feed-forward layers have `hidden` units, by default
+    four times the width. With `tied` the output layer reuses the target's token embeddings (Press & Wolf 2017). With
+    `shared_embeddings` source and target have one vocabulary and one embedding. `dropout` is the probability of dropping a
+    unit of the embeddings and of the output of each part of a block. For `positions`, `norm`, `prenorm`, `activation`,
+    `qk_norm` and `zero_init` see `dlref.models.transformer_layers`. Raises ConfigError for impossible sizes and probabilities.
     """
 
     attends = True
@@ -69,16 +70,18 @@ class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCr
         if shared_embeddings:
             require_one_vocabulary(source_vocab_size, target_vocab_size)
         self.context, self.heads = context, heads
-        embedding = partial(Embedding, width=width, heads=heads, context=context, positions=positions, dropout=dropout)
+        embedding = partial(
+            TokenEmbedding, width=width, heads=heads, context=context, positions=positions, dropout=dropout
+        )
         self.embed = embedding(target_vocab_size)
         self.embed_source = self.embed if shared_embeddings else embedding(source_vocab_size)
         block = partial(Block, width, heads, hidden, norm, prenorm, activation, qk_norm, bias, dropout)
-        self.encoder = nn.ModuleList(block() for _ in range(layers))
-        self.decoder = nn.ModuleList(block(cross=True) for _ in range(decoder_layers))
-        for blocks in (self.encoder, self.decoder):
-            initialize(list(blocks), zero_init)
+        encoder, decoder = [block() for _ in range(layers)], [block(cross=True) for _ in range(decoder_layers)]
+        self.encoder, self.decoder = nn.ModuleList(encoder), nn.ModuleList(decoder)
+        for blocks in (encoder, decoder):
+            initialize(blocks, zero_init)
         self.source_norm, self.norm = (make_norm(norm, width, bias) if prenorm else nn.Identity() for _ in range(2))
-        self.out = scores(self.embed, tied, zero_init)
+        self.out = output_layer(self.embed, tied, zero_init)
 
     def forward(
         self, source: Tensor, visible: Tensor, tokens: Tensor
@@ -87,47 +90,47 @@ class Transformer(nn.Module, EncoderDecoder, FixedContext, Seq2SeqDecoder, HasCr
 
     def hidden(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
         """Final hidden states [B, T, D], the input of the output layer."""
-        return self.follow(tokens, self.prefill(source, visible))[0]
+        return self.decode(tokens, self.prefill(source, visible))[0]
 
     def attention_weights(self, source: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
-        """To which share each target token attends to each place of the source, by layer and head [B, layers, heads, T, S]."""
+        """Cross-attention weights of target tokens over source positions [B, layers, heads, T, S]."""
         memory = self.encode(source, visible)
-        x, angles = self.embed(tokens)
-        found = []
+        x, rotation = self.embed(tokens)
+        weights = []
         block: Any
         for block in self.decoder:
-            known = block.cross_attention.remember(memory)
-            asking = block.before(1, block.attend(x, angles, causal=True)[0])
-            found.append(block.cross_attention.shares(asking, known, visible=visible))
-            x, _ = block(x, angles, causal=True, memory=known, memory_visible=visible)
-        return torch.stack(found, 1)
+            keys_values = block.cross_attention.keys_values(memory)
+            attended = block.part_input(1, block.attend(x, rotation, causal=True)[0])
+            weights.append(block.cross_attention.attention_weights(attended, keys_values, visible=visible))
+            x, _ = block(x, rotation, causal=True, source=keys_values, source_visible=visible)
+        return torch.stack(weights, 1)
 
     def encode(self, source: Tensor, visible: Tensor) -> Tensor:  # [B, S], [B, S] bool -> [B, S, D]
-        x, angles = self.embed_source(source)
+        x, rotation = self.embed_source(source)
         for block in self.encoder:
-            x, _ = block(x, angles, visible=visible)
+            x, _ = block(x, rotation, visible=visible)
         return self.source_norm(x)
 
-    def prefill(self, source: Tensor, visible: Tensor) -> State:
-        """The state after reading sources [B, S], of which those are real that are `visible`."""
+    def prefill(self, source: Tensor, visible: Tensor) -> DecoderCache:
+        """The state before the first target token, given sources [B, S] whose real tokens are `visible`."""
         memory = self.encode(source, visible)
-        nothing = memory.new_zeros(len(memory), self.heads, 0, memory.shape[2] // self.heads)
+        empty = memory.new_zeros(len(memory), self.heads, 0, memory.shape[2] // self.heads)
         decoder: Any = self.decoder
-        known = [part for block in decoder for part in (*block.cross_attention.remember(memory), nothing, nothing)]
-        return (visible, *known)
+        cache = [part for block in decoder for part in (*block.cross_attention.keys_values(memory), empty, empty)]
+        return (visible, *cache)
 
-    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
-        features, state = self.follow(token[:, None], state)
-        return self.out(features[:, -1]), state
+    def step(self, state: DecoderCache, token: Tensor) -> tuple[Tensor, DecoderCache]:  # [B] -> [B, V]
+        hidden, state = self.decode(token[:, None], state)
+        return self.out(hidden[:, -1]), state
 
-    def follow(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Features [B, T, D] of target tokens and the state behind them: of one, or of all from the first on."""
-        visible, before = state[0], state[3].shape[2]
-        assert not before or tokens.shape[1] == 1
-        x, angles = self.embed(tokens, before)
-        known: list[Tensor] = []
+    def decode(self, tokens: Tensor, state: DecoderCache) -> tuple[Tensor, DecoderCache]:
+        """Final hidden states [B, T, D] of target tokens and the state after them: of one token, or of all from the first."""
+        visible, position = state[0], state[3].shape[2]
+        assert not position or tokens.shape[1] == 1
+        x, rotation = self.embed(tokens, position)
+        cache: list[Tensor] = []
         for block, *parts in zip(self.decoder, *(state[first::4] for first in range(1, 5)), strict=True):
-            memory, past = parts[:2], parts[2:]
-            x, own = block(x, angles, past, not before, memory=memory, memory_visible=visible)
-            known += [*memory, *own]
-        return self.norm(x), (visible, *known)
+            source, kv_cache = parts[:2], parts[2:]
+            x, kv_cache = block(x, rotation, kv_cache, causal=not position, source=source, source_visible=visible)
+            cache += [*source, *kv_cache]
+        return self.norm(x), (visible, *cache)

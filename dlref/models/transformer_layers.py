@@ -1,25 +1,26 @@
-"""Layers of Transformers: Vaswani et al. 2017, with what has been found since to choose from.
+"""Layers of Transformers: Vaswani et al. 2017, with later variants as options.
 
-B batch, T tokens, S places that are attended to, D width, H heads of K = D / H numbers each.
+B batch, T tokens, S keys, D width, H heads of K = D / H dimensions each.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.models.blockwise_attention import attend, chances
+from dlref.models.blockwise_attention import attend, attention_weights
 from dlref.models.layers import Dropout
 
 Positions = Literal["sinusoidal", "learned", "rotary"]
 Norm = Literal["layer", "rms"]
 Activation = Literal["relu", "relu2", "gelu", "gelu_tanh", "swiglu"]
-Pair = tuple[Tensor, Tensor]  # keys and values [B, H, S, K] each, or cosines and sines [T, K / 2] each
-WAVE = 10_000.0  # the longest wave of positions is 2π times as many tokens long
+KeysValues = tuple[Tensor, Tensor]  # [B, H, S, K] each
+Rotation = tuple[Tensor, Tensor]  # cosines and sines [T, K / 2] of the angles of rotary positions
+BASE = 10_000.0  # wavelengths of positions range from 2π to 2π times this many tokens
 
 
 def require_shape(width: int, heads: int, layers: int, context: int, hidden: int, positions: Positions) -> None:
@@ -31,29 +32,30 @@ def require_shape(width: int, heads: int, layers: int, context: int, hidden: int
         raise ConfigError(f"network.width {width} does not split into {heads} heads; choose a multiple of {heads}")
     if positions == "rotary" and width // heads % 2:
         raise ConfigError(
-            f"rotary positions turn pairs of numbers, and a head has {width // heads}; choose network.heads for an even number"
+            f"rotary positions rotate pairs of dimensions, and a head has {width // heads}; choose network.heads for an even "
+            "number"
         )
     if positions == "sinusoidal" and width % 2:
-        raise ConfigError(f"sinusoidal positions are pairs of numbers; network.width is {width}, choose an even one")
+        raise ConfigError(f"sinusoidal positions are pairs of dimensions; network.width is {width}, choose an even one")
 
 
 def make_norm(norm: Norm, width: int, bias: bool) -> nn.Module:
-    """Layer norm (Ba et al. 2016), with a shift if `bias`, or RMS norm (Zhang & Sennrich 2019), which has none."""
+    """Layer norm (Ba et al. 2016), optionally without bias, or RMS norm (Zhang & Sennrich 2019), which has none."""
     return nn.RMSNorm(width) if norm == "rms" else nn.LayerNorm(width, bias=bias)
 
 
-def waves(positions: int, numbers: int) -> Pair:  # [P, N / 2] each, in float64
-    """cos and sin of t / 10000^(2i / N) at position t, the pair i of N numbers (Vaswani et al. 2017, section 3.5)."""
-    rates = WAVE ** (-torch.arange(0, numbers, 2, dtype=torch.float64) / numbers)
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] * rates
+def sinusoids(positions: int, dimensions: int) -> Rotation:  # [P, N / 2] each, in float64
+    """cos and sin of t / 10000^(2i / N) for position t and pair i of N dimensions (Vaswani et al. 2017, section 3.5)."""
+    frequencies = BASE ** (-torch.arange(0, dimensions, 2, dtype=torch.float64) / dimensions)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
-class Embedding(nn.Module):
-    """Vectors of tokens and of where they stand; `angles` are those by which `rotary` ones turn queries and keys instead.
+class TokenEmbedding(nn.Module):
+    """Token embeddings plus position embeddings; `rotary` positions are applied to queries and keys instead.
 
-    Token vectors begin normal with deviation 1 / √D, so that they serve as the scores' weights too, and are multiplied by √D
-    (Vaswani et al. 2017, section 3.4).
+    Token embeddings are initialized normal with standard deviation 1 / √D, so that the output layer can reuse them, and
+    multiplied by √D (Vaswani et al. 2017, section 3.4).
     """
 
     def __init__(
@@ -65,54 +67,56 @@ class Embedding(nn.Module):
         nn.init.normal_(self.tokens.weight, 0.0, width**-0.5)
         self.drop = Dropout(dropout)
         if positions == "learned":
-            self.places = nn.Embedding(context, width)
-            nn.init.normal_(self.places.weight, 0.0, width**-0.5)
+            self.learned = nn.Embedding(context, width)
+            nn.init.normal_(self.learned.weight, 0.0, width**-0.5)
         elif positions == "sinusoidal":
-            cos, sin = waves(context, width)
-            self.waves = nn.Buffer(torch.stack([sin, cos], 2).flatten(1), persistent=False)
+            cos, sin = sinusoids(context, width)
+            self.sinusoidal = nn.Buffer(torch.stack([sin, cos], 2).flatten(1), persistent=False)
         else:
-            cos, sin = waves(context, width // heads)
+            cos, sin = sinusoids(context, width // heads)
             self.cos, self.sin = nn.Buffer(cos, persistent=False), nn.Buffer(sin, persistent=False)
 
-    def forward(self, tokens: Tensor, start: int = 0) -> tuple[Tensor, Pair | None]:
-        """Vectors of tokens [B, T] that stand at `start` and after it, and the angles of these places, if rotary."""
+    def forward(self, tokens: Tensor, start: int = 0) -> tuple[Tensor, Rotation | None]:
+        """Embeddings [B, T, D] of tokens [B, T] at positions from `start` on, and their rotation if positions are rotary."""
         x = self.tokens(tokens) * math.sqrt(self.tokens.embedding_dim)
-        here = slice(start, start + tokens.shape[1])
-        if here.stop > self.context:
+        positions = slice(start, start + tokens.shape[1])
+        if positions.stop > self.context:
             raise ConfigError(
-                f"{here.stop:,} tokens are more than the network's context of {self.context:,}; shorten the line or the "
+                f"{positions.stop:,} tokens are more than the network's context of {self.context:,}; shorten the line or the "
                 "text (data.longest leaves out longer lines of training), or train with a larger context"
             )
         if self.positions == "rotary":
-            return self.drop(x), (self.cos[here].to(x.dtype), self.sin[here].to(x.dtype))
-        place = self.places.weight if self.positions == "learned" else self.waves
-        return self.drop(x + place[here].to(x.dtype)), None
+            return self.drop(x), (self.cos[positions].to(x.dtype), self.sin[positions].to(x.dtype))
+        table = self.learned.weight if self.positions == "learned" else self.sinusoidal
+        return self.drop(x + table[positions].to(x.dtype)), None
 
 
-def scores(embed: Embedding, tied: bool, zero: bool) -> nn.Linear:
-    """The layer that scores each token that `embed` has a vector of: by that vector, if `tied`; else its weights begin at 0, if
-    `zero`, or normal with deviation 1 / √D, and its shifts at 0."""
+def output_layer(embed: TokenEmbedding, tied: bool, zero_init: bool) -> nn.Linear:
+    """The layer that computes the logits of all tokens of `embed`, with its weights if `tied` (Press & Wolf 2017).
+
+    Otherwise weights are initialized at 0, if `zero_init`, or normal with standard deviation 1 / √D. Biases start at 0.
+    """
     vocab_size, width = embed.tokens.weight.shape
     layer = nn.Linear(width, vocab_size)
     nn.init.zeros_(layer.bias)
     if tied:
         layer.weight = embed.tokens.weight
     else:
-        nn.init.normal_(layer.weight, 0.0, 0.0 if zero else width**-0.5)
+        nn.init.normal_(layer.weight, 0.0, 0.0 if zero_init else width**-0.5)
     return layer
 
 
-def turn(x: Tensor, angles: Pair) -> Tensor:
-    """Each number i and the one half of the K later as a point of the plane, turned by its angle (Su et al. 2021, section
-    3.2.2, where they are neighbours). [B, H, T, K]."""
-    cos, sin = (part.to(x.dtype) for part in angles)
-    one, other = x.chunk(2, 3)
-    return torch.cat([one * cos - other * sin, one * sin + other * cos], 3)
+def apply_rotary(x: Tensor, rotation: Rotation) -> Tensor:  # [B, H, T, K] -> [B, H, T, K]
+    """Rotary positions: dimensions i and i + K / 2 are rotated by the position's angle in their plane (Su et al. 2021, section
+    3.2.2, where the pairs are adjacent)."""
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, 3)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], 3)
 
 
 class MultiHeadAttention(nn.Module):
-    """Vaswani et al. 2017, section 3.2.2. With `qk_norm`, queries and keys have a root mean square of 1 in each head, times
-    gains (Henry et al. 2020; Dehghani et al. 2023, section 2)."""
+    """Vaswani et al. 2017, section 3.2.2. With `qk_norm`, queries and keys of each head go through RMS norm (Henry et al.
+    2020; Dehghani et al. 2023, section 2)."""
 
     def __init__(self, width: int, heads: int, bias: bool, qk_norm: bool) -> None:
         super().__init__()
@@ -120,42 +124,51 @@ class MultiHeadAttention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias) for _ in range(4))
         self.query_norm, self.key_norm = (nn.RMSNorm(width // heads) if qk_norm else None for _ in range(2))
 
-    def split(self, x: Tensor) -> Tensor:  # [B, T, D] -> [B, H, T, K]
+    def split_heads(self, x: Tensor) -> Tensor:  # [B, T, D] -> [B, H, T, K]
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def placed(self, x: Tensor, norm: nn.RMSNorm | None, angles: Pair | None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
-        x = self.split(x)
-        if norm is not None:  # in one type: torch is slow where that of the gains is another
+    def normalize_and_rotate(self, x: Tensor, norm: nn.RMSNorm | None, rotation: Rotation | None) -> Tensor:
+        """[B, T, D] -> [B, H, T, K]."""
+        x = self.split_heads(x)
+        if norm is not None:  # in one dtype: torch is slow where the scale has another
             x = F.rms_norm(x, x.shape[3:], norm.weight.to(x.dtype)).to(x.dtype)
-        return x if angles is None else turn(x, angles)
+        return x if rotation is None else apply_rotary(x, rotation)
 
-    def ask(self, x: Tensor, angles: Pair | None = None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
-        """Queries."""
-        return self.placed(self.query(x), self.query_norm, angles)
+    def queries(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:  # [B, T, D] -> [B, H, T, K]
+        return self.normalize_and_rotate(self.query(x), self.query_norm, rotation)
 
-    def remember(self, x: Tensor, angles: Pair | None = None) -> Pair:
-        """Keys and values of what may be attended to [B, S, D]."""
-        return self.placed(self.key(x), self.key_norm, angles), self.split(self.value(x))
+    def keys_values(self, x: Tensor, rotation: Rotation | None = None) -> KeysValues:  # [B, S, D] -> [B, H, S, K] each
+        return self.normalize_and_rotate(self.key(x), self.key_norm, rotation), self.split_heads(self.value(x))
 
     def forward(
-        self, x: Tensor, known: Pair, angles: Pair | None = None, causal: bool = False, visible: Tensor | None = None
+        self,
+        x: Tensor,
+        keys_values: KeysValues,
+        rotation: Rotation | None = None,
+        causal: bool = False,
+        visible: Tensor | None = None,
     ) -> Tensor:  # [B, T, D] -> [B, T, D]
-        """What `x` finds among keys and values: all of them, those that are `visible` [B, S], or, if `causal`, T tokens
-        among themselves, of which each sees those up to itself."""
-        return self.out(attend(self.ask(x, angles), *known, causal, visible).transpose(1, 2).flatten(2))
+        """Attention from `x` to all keys, to the `visible` ones [B, S], or, if `causal`, of T tokens to those up to each."""
+        heads = attend(self.queries(x, rotation), *keys_values, causal, visible)
+        return self.out(heads.transpose(1, 2).flatten(2))
 
-    def shares(
-        self, x: Tensor, known: Pair, angles: Pair | None = None, causal: bool = False, visible: Tensor | None = None
+    def attention_weights(
+        self,
+        x: Tensor,
+        keys_values: KeysValues,
+        rotation: Rotation | None = None,
+        causal: bool = False,
+        visible: Tensor | None = None,
     ) -> Tensor:  # [B, T, D] -> [B, H, T, S]
-        """Each head's attention weights, where `forward` is called with the same."""
-        query = self.ask(x, angles)
-        return chances(query * query.shape[3] ** -0.5, known[0], causal, visible)
+        """The attention weights of `forward` with the same arguments."""
+        q = self.queries(x, rotation)
+        return attention_weights(q * q.shape[3] ** -0.5, keys_values[0], causal, visible)
 
 
 class FeedForward(nn.Module):
-    """Two affine layers with an activation between (Vaswani et al. 2017, section 3.3): `relu`, `relu2`, its square (So et
-    al. 2021), `gelu` and `gelu_tanh`, its approximation by tanh (Hendrycks & Gimpel 2016, section 2), which GPT-2 has, or
-    `swiglu`, whose units are multiplied by others (Shazeer 2020)."""
+    """Two affine layers with an activation in between (Vaswani et al. 2017, section 3.3): `relu`, `relu2`, its square (So et
+    al. 2021), `gelu` and `gelu_tanh`, its approximation by tanh (Hendrycks & Gimpel 2016, section 2), as in GPT-2, or
+    `swiglu`, a gated unit (Shazeer 2020)."""
 
     def __init__(self, width: int, hidden: int, activation: Activation, bias: bool) -> None:
         super().__init__()
@@ -175,8 +188,11 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, with `cross` then attention to another sequence, and a feed-forward layer, each added to what it was
-    given: of its norm if `prenorm` (Xiong et al. 2020), else the sum is normalised (Vaswani et al. 2017, section 3.1)."""
+    """Self-attention, with `cross` then cross-attention, and a feed-forward layer, each with a residual connection.
+
+    With `prenorm` the input of each part is normalized (Xiong et al. 2020), otherwise each sum (Vaswani et al. 2017, section
+    3.1).
+    """
 
     def __init__(
         self,
@@ -203,57 +219,65 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        angles: Pair | None,
-        past: Pair | None = None,
+        rotation: Rotation | None,
+        kv_cache: KeysValues | None = None,
         causal: bool = False,
         visible: Tensor | None = None,
-        memory: Pair | None = None,
-        memory_visible: Tensor | None = None,
-    ) -> tuple[Tensor, Pair]:  # [B, T, D] -> [B, T, D], and its own keys and values so far
-        x, known = self.attend(x, angles, past, causal, visible)
+        source: KeysValues | None = None,
+        source_visible: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Outputs [B, T, D] for inputs [B, T, D], and the cache with their keys and values appended.
+
+        `visible` masks keys of the self-attention; `source` holds those of the cross-attention, with a mask of their own.
+        """
+        x, kv_cache = self.attend(x, rotation, kv_cache, causal, visible)
         if self.cross:
-            assert memory is not None
-            x = self.after(1, x, self.cross_attention(self.before(1, x), memory, visible=memory_visible))
-        return self.after(-1, x, self.feed_forward(self.before(-1, x))), known
+            assert source is not None
+            x = self.add(1, x, self.cross_attention(self.part_input(1, x), source, visible=source_visible))
+        return self.add(-1, x, self.feed_forward(self.part_input(-1, x))), kv_cache
 
     def attend(
         self,
         x: Tensor,
-        angles: Pair | None,
-        past: Pair | None = None,
+        rotation: Rotation | None,
+        kv_cache: KeysValues | None = None,
         causal: bool = False,
         visible: Tensor | None = None,
-    ) -> tuple[Tensor, Pair]:
-        """The first part of it, the self-attention."""
-        given = self.before(0, x)
-        known = self.self_attention.remember(given, angles)
-        if past is not None and past[0].shape[2]:
-            known = torch.cat([past[0], known[0]], 2), torch.cat([past[1], known[1]], 2)
-        return self.after(0, x, self.self_attention(given, known, angles, causal, visible)), known
+    ) -> tuple[Tensor, KeysValues]:
+        """The self-attention with its residual connection, and the cache with the keys and values appended."""
+        normed = self.part_input(0, x)
+        keys_values = self.self_attention.keys_values(normed, rotation)
+        if kv_cache is not None and kv_cache[0].shape[2]:
+            keys_values = torch.cat([kv_cache[0], keys_values[0]], 2), torch.cat([kv_cache[1], keys_values[1]], 2)
+        return self.add(0, x, self.self_attention(normed, keys_values, rotation, causal, visible)), keys_values
 
-    def shares(self, x: Tensor, angles: Pair | None) -> Tensor:
-        """To which share each head of a causal self-attention attends to each place [B, H, T, T]."""
-        given = self.before(0, x)
-        return self.self_attention.shares(given, self.self_attention.remember(given, angles), angles, causal=True)
+    def attention_weights(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+        """Attention weights of each head of a causal self-attention [B, H, T, T]."""
+        normed = self.part_input(0, x)
+        keys_values = self.self_attention.keys_values(normed, rotation)
+        return self.self_attention.attention_weights(normed, keys_values, rotation, causal=True)
 
-    def before(self, part: int, x: Tensor) -> Tensor:
+    def part_input(self, part: int, x: Tensor) -> Tensor:
         return self.norms[part](x) if self.prenorm else x
 
-    def after(self, part: int, x: Tensor, found: Tensor) -> Tensor:
-        x = x + self.drop(found)
+    def add(self, part: int, x: Tensor, output: Tensor) -> Tensor:
+        """The residual connection, followed by the norm unless `prenorm`."""
+        x = x + self.drop(output)
         return x if self.prenorm else self.norms[part](x)
 
 
-def initialize(blocks: Sequence[Any], zero: bool) -> None:
-    """Affine layers begin normal with deviation √(1 / inputs), shifts at 0; what is added to the residual stream by the
-    last layer of each part, at 0 if `zero` (Zhang et al. 2019), else divided by the root of how many parts are added
-    (Radford et al. 2019, section 2.3)."""
+def initialize(blocks: Sequence[Block], zero_init: bool) -> None:
+    """Initialize affine layers normal with standard deviation √(1 / inputs), biases at 0.
+
+    The last layer of each part, whose output is added to the residual stream, is initialized at 0 if `zero_init` (Zhang et
+    al. 2019), otherwise its standard deviation is divided by √(number of parts) (Radford et al. 2019, section 2.3).
+    """
     parts = sum(len(block.norms) for block in blocks)
     for block in blocks:
         for name, layer in block.named_modules():
             if isinstance(layer, nn.Linear):
                 last = name.endswith(("out", "down"))
-                deviation = layer.in_features**-0.5 * (parts**-0.5 if last else 1)
-                nn.init.normal_(layer.weight, 0.0, 0.0 if last and zero else deviation)
+                std = layer.in_features**-0.5 * (parts**-0.5 if last else 1)
+                nn.init.normal_(layer.weight, 0.0, 0.0 if last and zero_init else std)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)

@@ -12,25 +12,26 @@ from dlref.interfaces import FixedContext, HasSelfAttention, Hidden, LanguageMod
 from dlref.models.transformer_layers import (
     Activation,
     Block,
-    Embedding,
     Norm,
     Positions,
+    TokenEmbedding,
     initialize,
     make_norm,
+    output_layer,
     require_shape,
-    scores,
 )
 
-State = tuple[Tensor, ...]  # the tokens read [B, T]; of each layer its keys and its values [B, heads, T, D / heads]
+KVCache = tuple[Tensor, ...]  # tokens so far [B, T]; then for each layer its keys and values [B, heads, T, D / heads]
 
 
 class TransformerLM(nn.Module, LanguageModel, FixedContext, TextDecoder, HasSelfAttention):
-    """Blocks of self-attention to what came before, and the next token's scores, unnormalised logarithms.
+    """A decoder-only Transformer: blocks of causal self-attention, and logits of the next token.
 
-    `context` is how many tokens it sees at most, the data's pieces in training. Feed-forward layers have `hidden` units, four
-    times the width where it is not set. `tied` scores use the token vectors again (Press & Wolf 2017). `dropout` is the share
-    dropped of the token vectors and of what each part of a block adds. For `positions`, `norm`, `activation`, `qk_norm` and
-    `zero_init` see `dlref.models.transformer_layers`. Raises ConfigError for sizes and shares that make no sense.
+    `context` is the largest number of tokens that it sees, the data's segment length in training. Feed-forward layers have
+    `hidden` units, by default four times the width. With `tied` the output layer reuses the token embeddings (Press & Wolf
+    2017). `dropout` is the probability of dropping a unit of the embeddings and of the output of each part of a block. For
+    `positions`, `norm`, `activation`, `qk_norm` and `zero_init` see `dlref.models.transformer_layers`. Raises ConfigError for
+    impossible sizes and probabilities.
     """
 
     def __init__(
@@ -55,65 +56,63 @@ class TransformerLM(nn.Module, LanguageModel, FixedContext, TextDecoder, HasSelf
         hidden = 4 * width if hidden is None else hidden
         require_shape(width, heads, layers, context, hidden, positions)
         self.context, self.heads = context, heads
-        self.embed = Embedding(vocab_size, width, heads, context, positions, dropout)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, hidden, norm, prenorm, activation, qk_norm, bias, dropout) for _ in range(layers)
-        )
-        initialize(list(self.blocks), zero_init)
+        self.embed = TokenEmbedding(vocab_size, width, heads, context, positions, dropout)
+        blocks = [Block(width, heads, hidden, norm, prenorm, activation, qk_norm, bias, dropout) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
+        initialize(blocks, zero_init)
         self.norm = make_norm(norm, width, bias) if prenorm else nn.Identity()
-        self.out = scores(self.embed, tied, zero_init)
+        self.out = output_layer(self.embed, tied, zero_init)
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:  # [B, T] -> [B, T, V]
+    def forward(self, tokens: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:  # [B, T] -> [B, T, V]
         hidden = self.hidden(tokens, state)
         return self.out(hidden.dropped), hidden.state
 
-    def hidden(self, tokens: Tensor, state: State | None = None) -> Hidden:
+    def hidden(self, tokens: Tensor, state: KVCache | None = None) -> Hidden:
         """Final hidden states [B, T, D], the input of the output layer, which has no dropout; no state is carried."""
         assert not state
-        x, angles = self.embed(tokens)
+        x, rotation = self.embed(tokens)
         for block in self.blocks:
-            x, _ = block(x, angles, causal=True)
+            x, _ = block(x, rotation, causal=True)
         x = self.norm(x)
         return Hidden(x, x, ())
 
     def attention_weights(self, tokens: Tensor) -> Tensor:
-        """To which share each head of each layer attends to each token [B, layers, heads, T, T]."""
-        x, angles = self.embed(tokens)
-        found = []
+        """Attention weights of each token over all tokens [B, layers, heads, T, T]."""
+        x, rotation = self.embed(tokens)
+        weights = []
         block: Any
         for block in self.blocks:
-            found.append(block.shares(x, angles))
-            x, _ = block(x, angles, causal=True)
-        return torch.stack(found, 1)
+            weights.append(block.attention_weights(x, rotation))
+            x, _ = block(x, rotation, causal=True)
+        return torch.stack(weights, 1)
 
-    def prefill(self, context: Tensor) -> State:
-        """The state behind tokens [B, T], of which there may be none; of many, the last that leave room for one more count."""
+    def prefill(self, context: Tensor) -> KVCache:
+        """The state after tokens [B, T]; T may be 0. Of many tokens the last are kept that leave room for one more."""
         kept = context[:, max(context.shape[1] - self.context + 1, 0) :]
-        return self.follow(kept, self.empty(len(kept)))[1]
+        return self.decode(kept, self.empty_cache(len(kept)))[1]
 
-    def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:  # [B] -> [B, V]
-        """Where the context is full, its first half is forgotten, and the rest is read anew, from position 0."""
+    def step(self, state: KVCache, token: Tensor) -> tuple[Tensor, KVCache]:  # [B] -> [B, V]
+        """Where the context is full, its first half is dropped, and the rest computed again from position 0."""
         tokens = state[0]
         if tokens.shape[1] == self.context:
             kept = tokens[:, self.context - self.context // 2 :]
-            state = self.follow(kept, self.empty(len(kept)))[1]
-        features, state = self.follow(token[:, None], state)
-        return self.out(features[:, -1]), state
+            state = self.decode(kept, self.empty_cache(len(kept)))[1]
+        hidden, state = self.decode(token[:, None], state)
+        return self.out(hidden[:, -1]), state
 
-    def empty(self, rows: int) -> State:
-        """The state before anything was read."""
+    def empty_cache(self, batch_size: int) -> KVCache:
         weight = self.embed.tokens.weight
-        nothing = weight.new_zeros(rows, self.heads, 0, weight.shape[1] // self.heads)
-        return (weight.new_zeros(rows, 0, dtype=torch.int64), *[nothing] * (2 * len(self.blocks)))
+        empty = weight.new_zeros(batch_size, self.heads, 0, weight.shape[1] // self.heads)
+        return (weight.new_zeros(batch_size, 0, dtype=torch.int64), *[empty] * (2 * len(self.blocks)))
 
-    def follow(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Features [B, T, D] of tokens behind a state, one of them or as many as there are behind the empty one."""
-        before = state[0].shape[1]
-        assert not before or tokens.shape[1] == 1
-        x, angles = self.embed(tokens, before)
-        known: list[Tensor] = []
+    def decode(self, tokens: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
+        """Final hidden states [B, T, D] of tokens and the state after them: of one token, or several after an empty cache."""
+        position = state[0].shape[1]
+        assert not position or tokens.shape[1] == 1
+        x, rotation = self.embed(tokens, position)
+        cache: list[Tensor] = []
         block: Any
-        for block, *past in zip(self.blocks, state[1::2], state[2::2], strict=True):
-            x, pair = block(x, angles, (past[0], past[1]), causal=not before)
-            known += pair
-        return self.norm(x), (torch.cat([state[0], tokens], 1), *known)
+        for block, keys, values in zip(self.blocks, state[1::2], state[2::2], strict=True):
+            x, keys_values = block(x, rotation, (keys, values), causal=not position)
+            cache += keys_values
+        return self.norm(x), (torch.cat([state[0], tokens], 1), *cache)

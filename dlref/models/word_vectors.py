@@ -1,4 +1,4 @@
-"""Two vectors for each word, as in word2vec: Mikolov et al. 2013."""
+"""The two embeddings of word2vec: Mikolov et al. 2013."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from dlref.interfaces import InputOutputEmbeddings, WordVectors
 
 
 class WordEmbeddings(nn.Module, InputOutputEmbeddings, WordVectors):
-    """`input` vectors of words as they are looked up, `output` vectors of words as they are foretold; V words, D numbers.
+    """Two embeddings of V words in D dimensions: `input` for words that are looked up, `output` for words that are predicted.
 
     With `sparse` their gradients hold only the rows of words that occurred. Raises ConfigError for a width below 1.
     """
@@ -19,7 +19,7 @@ class WordEmbeddings(nn.Module, InputOutputEmbeddings, WordVectors):
             raise ConfigError(f"network.width is {width}; it takes 1 or more")
         self.input = nn.Embedding(vocab_size, width, sparse=sparse)
         self.output = nn.Embedding(vocab_size, width, sparse=sparse)
-        with torch.no_grad():  # as word2vec.c begins
+        with torch.no_grad():  # as word2vec.c does
             self.input.weight.uniform_(-0.5 / width, 0.5 / width)
             self.output.weight.zero_()
 
@@ -27,5 +27,5 @@ class WordEmbeddings(nn.Module, InputOutputEmbeddings, WordVectors):
         return self.input(words)
 
     def vectors(self) -> Tensor:  # [V, D]
-        """What stands for each word where it is compared with others."""
+        """The input embedding, whose rows are compared as word vectors."""
         return self.input.weight.detach()

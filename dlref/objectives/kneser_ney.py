@@ -55,8 +55,8 @@ class KneserNey(LanguageModelling):
         )
         unigrams[words[:alone]] += shares[:alone]
         kind = net.unigrams.dtype
-        net.unigrams, net.keys, net.rest, net.ends = unigrams.to(kind), keys, rest[1:].to(kind), ends[1:] - alone
-        net.words, net.shares = words[alone:].int(), shares[alone:].to(kind)
+        net.unigrams, net.keys, net.backoff, net.ends = unigrams.to(kind), keys, rest[1:].to(kind), ends[1:] - alone
+        net.words, net.probabilities = words[alone:].int(), shares[alone:].to(kind)
 
 
 def count(text: Tensor, order: int, vocabulary: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:

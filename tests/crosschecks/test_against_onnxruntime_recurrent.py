@@ -26,7 +26,7 @@ def exported(net: RecurrentLM, path: Path) -> Any:
 
     torch's older exporter, since the newer one unrolls recurrent layers over the time steps of its example.
     """
-    tokens, state = torch.zeros(2, 3, dtype=torch.int64), net.recurrent.start(2)
+    tokens, state = torch.zeros(2, 3, dtype=torch.int64), net.recurrent.initial_state(2)
     names = [f"state {number}" for number in range(len(state))]
     axes = {"tokens": {0: "batch", 1: "time"}} | {name: {0: "batch"} for name in names}
     with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def test_perplexity(cell: Cell, datasets: Path, tmp_path: Path, agree: Agree) ->
     net, text = random_network(cell, len(data.vocabulary), torch.float32), data.split("eval").long()
     session = exported(net, tmp_path / "net.onnx")
     first, *states = [each.name for each in session.get_inputs()]
-    state = [part.numpy() for part in net.recurrent.start(1)]
+    state = [part.numpy() for part in net.recurrent.initial_state(1)]
     total: Tensor | float = 0.0
     for tokens, targets in zip(text[:-1].split(LENGTH), text[1:].split(LENGTH), strict=True):
         given = dict(zip([first, *states], [tokens[None].numpy(), *state], strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlref.data.text.parallel import Pairs
 from dlref.models.blockwise_attention import BLOCK, attend
-from dlref.models.rnn_attention import Attention
+from dlref.models.rnn_attention import RNNAttention
 from dlref.models.transformer import Transformer
 from dlref.objectives.translation import Translation
 from tests.crosschecks.rows import crosscheck
@@ -196,16 +196,16 @@ def test_long_attention(mask: str, agree: Agree) -> None:
 @crosscheck(
     "attention of seq2seq (Luong): contexts and gradients",
     "torch",
-    "`scaled_dot_product_attention` of queries, keys of `Attention` and values; a scale of 1 but for `scaled`",
+    "`scaled_dot_product_attention` of queries, keys of `RNNAttention` and values; a scale of 1 but for `scaled`",
 )
 def test_luong_attention(score: Literal["dot", "general", "scaled"], agree: Agree) -> None:
     random = torch.Generator().manual_seed(0)
-    attention, visible = Attention(score, WIDTH).double(), real(SOURCE_LENGTHS)
+    attention, visible = RNNAttention(score, WIDTH).double(), real(SOURCE_LENGTHS)
     queries, memory = (
         torch.randn(*shape, WIDTH, generator=random, dtype=torch.float64, requires_grad=True)
         for shape in (real(LENGTHS).shape, visible.shape)
     )
-    keys = F.linear(memory, attention.of_key.weight) if score == "general" else memory
+    keys = F.linear(memory, attention.key_projection.weight) if score == "general" else memory
     theirs = F.scaled_dot_product_attention(
         queries, keys, memory, visible[:, None], scale=None if score == "scaled" else 1.0
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlref.data.text.token_streams import Piece
 from dlref.decoding.sampling import beam_search, filtered, generate
-from dlref.models.transformer_layers import Embedding
+from dlref.models.transformer_layers import TokenEmbedding
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
 from tests.crosschecks.rows import crosscheck
@@ -61,7 +61,7 @@ def gpt2_weights(net: TransformerLM) -> Weights:
     """dlref multiplies token vectors by √D; the library keeps matrices transposed, those of queries, keys, values together."""
     found = {
         "transformer.wte.weight": net.embed.tokens.weight * WIDTH**0.5,
-        "transformer.wpe.weight": net.embed.places.weight,
+        "transformer.wpe.weight": net.embed.learned.weight,
         "transformer.ln_f.weight": net.norm.weight,
         "transformer.ln_f.bias": net.norm.bias,
         "lm_head.weight": net.out.weight,
@@ -223,7 +223,7 @@ def test_llama_decoding(agree: Agree) -> None:
 )
 def test_sinusoidal_positions(width: int, agree: Agree) -> None:
     """Of 700 positions at once, and of some that begin later."""
-    embed = Embedding(VOCABULARY, width, heads=2, context=700, positions="sinusoidal", dropout=0.0).double()
+    embed = TokenEmbedding(VOCABULARY, width, heads=2, context=700, positions="sinusoidal", dropout=0.0).double()
     torch.nn.init.zeros_(embed.tokens.weight)
     sines, cosines = marian.MarianSinusoidalPositionalEmbedding(700, width).create_weight().chunk(2, dim=1)
     theirs = torch.stack([sines, cosines], 2).flatten(1)
@@ -309,7 +309,7 @@ def test_beam_search(beams: int, penalty: float, agree: Agree) -> None:
     (net, theirs, weights), prompt, length = gpt2(tied=False), text(24, 12), CONTEXT - 12
     # Flat distributions, in which the end becomes likelier from position to position: beams stop at different lengths.
     net.norm.load_state_dict({"weight": torch.ones(WIDTH), "bias": torch.zeros(WIDTH)})
-    net.embed.places.weight += 7 * torch.linspace(-1, 1, CONTEXT)[:, None] * net.out.weight[STOP]
+    net.embed.learned.weight += 7 * torch.linspace(-1, 1, CONTEXT)[:, None] * net.out.weight[STOP]
     net.out.weight *= 0.2
     theirs.load_state_dict(weights(net.eval()))
     start = prompt.shape[1] - 5

@@ -57,7 +57,7 @@ def test_dropout_is_rounded_to_a_256th_but_not_to_0(probability: float, applied:
 
 def test_rare_dropout_of_words_is_applied() -> None:
     torch.manual_seed(0)
-    vectors = RecurrentLM(20_000, 3, word_dropout=0.0015).embedded(torch.arange(20_000)[None])
+    vectors = RecurrentLM(20_000, 3, word_dropout=0.0015).embed_words(torch.arange(20_000)[None])
     assert float((vectors == 0).all(-1).sum()) == pytest.approx(30, abs=4 * 30**0.5)
 
 

@@ -35,7 +35,7 @@ def sources(rows: int = 2, places: int = 4) -> tuple[Tensor, Tensor]:
     ("settings", "said"),
     [
         ({"heads": 3}, "network.width 8 does not split into 3 heads; choose a multiple of 3"),
-        ({"heads": 8, "positions": "rotary"}, "rotary positions turn pairs of numbers, and a head has 1;"),
+        ({"heads": 8, "positions": "rotary"}, "rotary positions rotate pairs of dimensions, and a head has 1;"),
         ({"width": 9, "heads": 3, "positions": "rotary"}, "and a head has 3; choose network.heads for an even number"),
         ({"width": 9, "heads": 3, "positions": "sinusoidal"}, "network.width is 9, choose an even one"),
         ({"width": 0}, "network.width 0, .* take 1 or more"),

@@ -1,4 +1,4 @@
-"""Equation = fast path: what a proof is, and where all of them are kept."""
+"""Proofs that an equation equals the fast path, and the register of all of them."""
 
 import inspect
 from collections.abc import Callable
@@ -36,7 +36,7 @@ Proof = Callable[[Any], None]
 
 
 def proves(equation: Callable[..., Any]) -> Callable[[Proof], Proof]:
-    """Marks the proof of an equation: it is called with the equation, or with a mutation of it, and must then fail."""
+    """Register the proof of an equation. It is called with the equation, and with mutations of it, for which it must fail."""
 
     def mark(proof: Proof) -> Proof:
         PROOFS[f"{equation.__module__.removeprefix('dlref.equations.')}.{equation.__name__}"] = proof
@@ -46,15 +46,15 @@ def proves(equation: Callable[..., Any]) -> Callable[[Proof], Proof]:
 
 
 def agree(slow: Callable[..., Any], fast: Callable[..., Any], *inputs: Tensor) -> None:
-    """Both roads yield the same values, and the same gradients at every input, for a random slope of every output."""
+    """Assert that both functions have the same outputs, and the same gradients for random gradients of the outputs."""
     results = []
-    for road in (slow, fast):
+    for function in (slow, fast):
         leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
-        outputs = road(*leaves)
+        outputs = function(*leaves)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         generator = torch.Generator().manual_seed(7)
-        slopes = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
-        total = sum((y * s).sum() for y, s in zip(outputs, slopes, strict=True))
+        grad_outputs = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
+        total = sum((y * g).sum() for y, g in zip(outputs, grad_outputs, strict=True))
         differentiable = [x for x in leaves if x.requires_grad]
         found = torch.autograd.grad(total, differentiable, allow_unused=True) if total.requires_grad else ()
         gradients = [
@@ -66,5 +66,5 @@ def agree(slow: Callable[..., Any], fast: Callable[..., Any], *inputs: Tensor) -
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers in float64: other ones for every shape and seed."""
+    """Normal random numbers in float64, different for every shape and seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + hash(shape) % 2**32), dtype=torch.float64)

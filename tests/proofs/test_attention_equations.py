@@ -1,4 +1,4 @@
-"""One query and one key after the other = the attention that is trained; a row's words alone = the same row in a batch."""
+"""Attention and encoders as printed equal those of the networks; a row alone equals the same row in a padded batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,65 +10,66 @@ from torch import Tensor, nn
 from dlref.data.text.parallel import Pairs
 from dlref.equations import attention
 from dlref.interfaces import EncoderDecoder
-from dlref.models.rnn_attention import Attention, Score
+from dlref.models.rnn_attention import RNNAttention, Score
 from dlref.models.seq2seq import Encoder
 from dlref.objectives.translation import Translation
 from tests.proofs.harness import EXACT, agree, proves, random
 from tests.proofs.test_recurrent_equations import KINDS, B, D, H, as_printed, weights
 
-T, S, A = 2, 5, 6  # queries, keys, and units of what is joined to others
+T, S, A = 2, 5, 6  # queries, keys, units of a context
 VISIBLE = torch.tensor([[True] * words + [False] * (S - words) for words in (3, 5, 1)])
 
 
-class Shares(Attention):
-    """The attention that is trained, from what it looks at rather than from the keys it makes of that."""
+class AttentionWeights(RNNAttention):
+    """The network's attention weights as a function of hidden states instead of keys."""
 
     def forward(self, q: Tensor, memory: Tensor, visible: Tensor) -> Tensor:
         return super().forward(q, self.keys(memory), visible)
 
 
-def trained(score: Score, q: Tensor, k: Tensor, *weights: Tensor) -> Tensor:
-    """Its shares with these weights, in the order of its parameters."""
-    net = Shares(score, H)
-    named = dict(zip([name for name, _ in net.named_parameters()], weights, strict=True))
+def fast_weights(score: Score, q: Tensor, k: Tensor, *parameters: Tensor) -> Tensor:
+    net = AttentionWeights(score, H)
+    named = dict(zip([name for name, _ in net.named_parameters()], parameters, strict=True))
     return torch.func.functional_call(net, named, (q, k, VISIBLE))
 
 
-def score_is_trained(score: Score, given: Callable[..., Callable[[Tensor, Tensor], Tensor]], *weights: Tensor) -> None:
+def agree_on_weights(
+    score: Score, slow: Callable[..., Callable[[Tensor, Tensor], Tensor]], *parameters: Tensor
+) -> None:
     agree(
-        lambda q, k, *w: attention.shares(q, k, VISIBLE, given(*w)),
-        lambda q, k, *w: trained(score, q, k, *w),
-        *(random(B, T, H), random(B, S, H), *weights),
+        lambda q, k, *w: attention.attention_weights(q, k, VISIBLE, slow(*w)),
+        lambda q, k, *w: fast_weights(score, q, k, *w),
+        *(random(B, T, H), random(B, S, H), *parameters),
     )
 
 
 @proves(attention.dot)
 def dot(equation: Any) -> None:
-    score_is_trained("dot", lambda: equation)
+    agree_on_weights("dot", lambda: equation)
 
 
 @proves(attention.scaled_dot)
 def scaled_dot(equation: Any) -> None:
-    score_is_trained("scaled", lambda: equation)
+    agree_on_weights("scaled", lambda: equation)
 
 
 @proves(attention.general)
 def general(equation: Any) -> None:
-    score_is_trained("general", lambda w: lambda q, k: equation(q, k, w), random(H, H))
+    agree_on_weights("general", lambda w: lambda q, k: equation(q, k, w), random(H, H))
 
 
 @proves(attention.additive)
 def additive(equation: Any) -> None:
-    score_is_trained(
+    agree_on_weights(
         "additive",
-        lambda of_key, of_query, bias, v: lambda q, k: equation(q, k, of_query, of_key, bias, v[0]),
+        lambda w_key, w_query, bias, v: lambda q, k: equation(q, k, w_query, w_key, bias, v[0]),
         *(random(H, H), random(H, H, seed=1), random(H), random(1, H)),
     )
 
 
-@proves(attention.shares)
-def shares(equation: Any) -> None:
-    """Those of a softmax over each row's words alone, as if there were no padding."""
+@proves(attention.attention_weights)
+def attention_weights(equation: Any) -> None:
+    """A softmax over the words of each row, without padding."""
 
     def alone(q: Tensor, k: Tensor) -> Tensor:
         rows = []
@@ -105,26 +106,26 @@ def peeky(equation: Any) -> None:
 def encoded(
     kind: type[nn.RNNBase], x: Tensor, weights: Sequence[Tensor], *, bidirectional: bool = False, reversed: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What the network's encoder makes of these words: h at every place that is no padding, and after the last word."""
-    ways = 2 if bidirectional else 1
+    """Hidden states of the network's encoder at every position, 0 at padding, and after the last word."""
+    directions = 2 if bidirectional else 1
     cell: Any = kind.__name__.lower()
-    net = Encoder(cell, [D, ways * H], [0.0], False, bidirectional, reversed)
+    net = Encoder(cell, [D, directions * H], [0.0], False, bidirectional, reversed)
     named = dict(zip([name for name, _ in net.named_parameters()], weights, strict=True))
-    h, (end,) = torch.func.functional_call(net, named, (x, VISIBLE))
-    return h * VISIBLE[:, :, None], end
+    h, (last,) = torch.func.functional_call(net, named, (x, VISIBLE))
+    return h * VISIBLE[:, :, None], last
 
 
-def nothing_read(kind: type[nn.RNNBase]) -> tuple[Tensor, ...]:
+def initial_state(kind: type[nn.RNNBase]) -> tuple[Tensor, ...]:
     return (torch.zeros(1, H, dtype=torch.float64),) * (2 if kind is nn.LSTM else 1)
 
 
-@proves(attention.turned)
-def turned(equation: Any) -> None:
-    """Read from the end by the network = turned around by hand and read from the beginning; h stands beside its word."""
+@proves(attention.reverse)
+def reverse(equation: Any) -> None:
+    """Reading backward equals reversing the words, reading forward, and reversing the hidden states."""
 
     def slow(x: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-        h, end = encoded(nn.RNN, equation(x, VISIBLE), given)
-        return equation(h, VISIBLE), end
+        h, last = encoded(nn.RNN, equation(x, VISIBLE), given)
+        return equation(h, VISIBLE), last
 
     agree(slow, lambda x, *given: encoded(nn.RNN, x, given, reversed=True), random(B, S, D), *weights(1, D))
 
@@ -134,7 +135,7 @@ def encode(equation: Any) -> None:
     for gates, step, kind in KINDS:
         agree(
             lambda x, *given, gates=gates, step=step, kind=kind: equation(
-                step, nothing_read(kind), x, VISIBLE, as_printed(gates, *given)
+                step, initial_state(kind), x, VISIBLE, as_printed(gates, *given)
             ),
             lambda x, *given, kind=kind: encoded(kind, x, given),
             *(random(B, S, D), *weights(gates, D)),
@@ -146,15 +147,15 @@ def encode_both_ways(equation: Any) -> None:
     for gates, step, kind in KINDS:
         agree(
             lambda x, *given, gates=gates, step=step, kind=kind: equation(
-                *(step, nothing_read(kind), x, VISIBLE, as_printed(gates, *given[:4]), as_printed(gates, *given[4:]))
+                *(step, initial_state(kind), x, VISIBLE, as_printed(gates, *given[:4]), as_printed(gates, *given[4:]))
             ),
             lambda x, *given, kind=kind: encoded(kind, x, given, bidirectional=True),
             *(random(B, S, D), *weights(gates, D), *weights(gates, D, seed=7)),
         )
 
 
-class Features(nn.Module, EncoderDecoder):
-    """A network that makes its scores of what it is given for a source."""
+class FixedHidden(nn.Module, EncoderDecoder):
+    """A network whose hidden states are its source."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,13 +165,13 @@ class Features(nn.Module, EncoderDecoder):
         return source
 
 
-@proves(attention.counted_nats)
-def counted_nats(equation: Any) -> None:
-    """What the objective minimises; in evaluation nothing is smoothed."""
+@proves(attention.masked_cross_entropy)
+def masked_cross_entropy(equation: Any) -> None:
+    """The loss of the objective, without label smoothing in evaluation."""
     targets = torch.tensor([[1, 5, 2], [4, 0, 0]])
     counted = targets > 0
     for smoothing, training in ((0.0, True), (0.3, True), (0.3, False)):
-        objective = Translation(Features(), smoothing).train(training)
+        objective = Translation(FixedHidden(), smoothing).train(training)
 
         def fast(x: Tensor, weight: Tensor, bias: Tensor, objective: Any = objective) -> Tensor:
             named = {"net.out.weight": weight, "net.out.bias": bias}
@@ -184,12 +185,12 @@ def counted_nats(equation: Any) -> None:
         )
 
 
-def test_padding_changes_nothing_that_a_row_attends_to() -> None:
+def test_padding_does_not_change_a_context() -> None:
     q, k = random(1, T, H), random(1, S, H)
     for words in range(1, S + 1):
         visible = torch.arange(S)[None] < words
         padded, alone = (
-            attention.contexts(attention.shares(q, keys, seen, attention.dot), keys)
+            attention.contexts(attention.attention_weights(q, keys, seen, attention.dot), keys)
             for keys, seen in ((k, visible), (k[:, :words], visible[:, :words]))
         )
         torch.testing.assert_close(padded, alone, **EXACT)

@@ -1,4 +1,4 @@
-"""Every equation has a proof, the proof holds, and it fails as soon as the equation is changed."""
+"""Every equation has a proof, which holds, and fails for every mutation of the equation."""
 
 import ast
 import copy
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.proofs import (  # noqa: F401  they fill PROOFS
+from tests.proofs import (  # noqa: F401  they register their PROOFS
     test_attention_equations,
     test_gradient_equations,
     test_layer_equations,
@@ -37,7 +37,7 @@ def test_equation_equals_fast_path(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EQUATIONS))
-def test_a_changed_equation_fails_its_proof(name: str) -> None:
+def test_a_mutated_equation_fails_its_proof(name: str) -> None:
     survivors = [what for what, mutant in mutants(EQUATIONS[name]) if holds(PROOFS[name], mutant)]
     assert not survivors
 
@@ -51,12 +51,12 @@ def holds(proof: Callable[[Any], None], equation: Any) -> bool:
 
 
 def mutants(equation: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """The equation with one sign swapped or one factor, divisor or exponent dropped, for every place in its body."""
+    """The equation with one sign swapped or one factor, divisor or exponent dropped, one mutation at a time."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(equation)))
-    places = [i for i, node in enumerate(ast.walk(tree)) if mutated(node) is not None]
-    for place in places:
+    nodes = [i for i, node in enumerate(ast.walk(tree)) if mutated(node) is not None]
+    for number in nodes:
         changed = copy.deepcopy(tree)
-        node = list(ast.walk(changed))[place]
+        node = list(ast.walk(changed))[number]
         new = mutated(node)
         assert new is not None
         what = f"line {node.lineno}: {ast.unparse(node)} -> {ast.unparse(new)}"  # type: ignore[attr-defined]

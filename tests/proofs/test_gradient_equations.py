@@ -1,4 +1,4 @@
-"""Gradients: by their definition, by back-propagation written out, and by the fast path of a whole network."""
+"""Numerical gradients and back-propagation written out equal those of autograd."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,29 +26,31 @@ def numerical_gradient(equation: Any) -> None:
     torch.testing.assert_close(equation(lambda x: (x**2).sum(), x, h=0.5), 2 * x, **EXACT)  # exact for a parabola
 
 
-def by_autograd(function: Any, slope: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+def by_autograd(function: Any, grad_out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     leaves = [x.clone().requires_grad_() for x in inputs]
-    return torch.autograd.grad(function(*leaves), leaves, slope)
+    return torch.autograd.grad(function(*leaves), leaves, grad_out)
 
 
 @proves(gradients.affine_backward)
 def affine_backward(equation: Any) -> None:
-    x, weight, slope = random(2, 3), random(5, 3), random(2, 5)
-    expected = by_autograd(F.linear, slope, x, weight, random(5))
-    torch.testing.assert_close(equation(x, weight, slope), expected, **EXACT)
+    x, weight, grad_out = random(2, 3), random(5, 3), random(2, 5)
+    expected = by_autograd(F.linear, grad_out, x, weight, random(5))
+    torch.testing.assert_close(equation(x, weight, grad_out), expected, **EXACT)
 
 
 @proves(gradients.relu_backward)
 def relu_backward(equation: Any) -> None:
-    x, slope = random(3, 4), random(3, 4, seed=1)
+    x, grad_out = random(3, 4), random(3, 4, seed=1)
     x[0, 0] = 0
-    torch.testing.assert_close((equation(x, slope),), by_autograd(F.relu, slope, x), **EXACT)
+    torch.testing.assert_close((equation(x, grad_out),), by_autograd(F.relu, grad_out, x), **EXACT)
 
 
 @proves(gradients.sigmoid_backward)
 def sigmoid_backward(equation: Any) -> None:
-    x, slope = random(3, 4), random(3, 4, seed=1)
-    torch.testing.assert_close((equation(torch.sigmoid(x), slope),), by_autograd(torch.sigmoid, slope, x), **EXACT)
+    x, grad_out = random(3, 4), random(3, 4, seed=1)
+    torch.testing.assert_close(
+        (equation(torch.sigmoid(x), grad_out),), by_autograd(torch.sigmoid, grad_out, x), **EXACT
+    )
 
 
 @proves(gradients.cross_entropy_backward)
@@ -60,10 +62,10 @@ def cross_entropy_backward(equation: Any) -> None:
 
 @proves(gradients.batch_norm_backward)
 def batch_norm_backward(equation: Any) -> None:
-    x, gain, slope = 3 * random(5, 3) + 2, random(3), random(5, 3, seed=1)
+    x, scale, grad_out = 3 * random(5, 3) + 2, random(3), random(5, 3, seed=1)
     fast = lambda x, g, s: F.batch_norm(x, None, None, g, s, training=True, eps=1e-3)  # noqa: E731
-    expected = by_autograd(fast, slope, x, gain, random(3, seed=1))
-    torch.testing.assert_close(equation(x, gain, slope, 1e-3), expected, **EXACT)
+    expected = by_autograd(fast, grad_out, x, scale, random(3, seed=1))
+    torch.testing.assert_close(equation(x, scale, grad_out, 1e-3), expected, **EXACT)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -80,7 +82,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", first(*(name for name in NETWORKS if name != "ladder"), of=NETWORKS))
-def test_the_gradient_of_a_whole_network_is_the_numerical_one(name: str) -> None:
+def test_the_gradient_of_a_network_equals_the_numerical_one(name: str) -> None:
     torch.manual_seed(0)
     net = NETWORKS[name]()
     objective = (Denoising if isinstance(net, Ladder) else Classification)(net, label_smoothing=0.1).double()
@@ -98,7 +100,7 @@ def test_the_gradient_of_a_whole_network_is_the_numerical_one(name: str) -> None
         torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-7)
 
 
-def test_back_propagation_written_out_is_that_of_the_fast_path() -> None:
+def test_back_propagation_written_out_equals_autograd() -> None:
     """Affine, ReLU, affine, cross-entropy: the backward pass layer by layer."""
     torch.manual_seed(0)
     net = MLP(4, 3, [5]).double()
@@ -107,8 +109,8 @@ def test_back_propagation_written_out_is_that_of_the_fast_path() -> None:
     Classification(net)(Examples(x, targets))["loss"].total.backward()
     with torch.no_grad():
         h = first(x)
-        slope = gradients.cross_entropy_backward(F.softmax(second(F.relu(h)), dim=1), targets)
-        slope, *of_second = gradients.affine_backward(F.relu(h), second.weight, slope)
-        _, *of_first = gradients.affine_backward(x, first.weight, gradients.relu_backward(h, slope))
+        grad_out = gradients.cross_entropy_backward(F.softmax(second(F.relu(h)), dim=1), targets)
+        grad_h, *second_gradients = gradients.affine_backward(F.relu(h), second.weight, grad_out)
+        _, *first_gradients = gradients.affine_backward(x, first.weight, gradients.relu_backward(h, grad_h))
     expected = [parameter.grad for layer in (first, second) for parameter in (layer.weight, layer.bias)]
-    torch.testing.assert_close([*of_first, *of_second], expected, **EXACT)
+    torch.testing.assert_close([*first_gradients, *second_gradients], expected, **EXACT)

@@ -1,4 +1,4 @@
-"""The layers that networks are built of."""
+"""Layers of feed-forward networks as printed equal those of torch and of the networks."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def tanh(equation: Any) -> None:
 @proves(layers.relu)
 def relu(equation: Any) -> None:
     agree(equation, F.relu, random(3, 4))
-    agree(equation, F.relu, torch.zeros(2, 1, dtype=torch.float64))  # the slope at 0 is 0
+    agree(equation, F.relu, torch.zeros(2, 1, dtype=torch.float64))  # the gradient at 0 is 0
 
 
 @proves(layers.gelu)
@@ -83,8 +83,8 @@ def max_pooling(equation: Any) -> None:
 def batch_norm(equation: Any) -> None:
     x = 3 * random(5, 3) + 2
     agree(
-        lambda x, g, s: equation(x, g, s, 1e-3),
-        lambda x, g, s: F.batch_norm(x, None, None, g, s, training=True, eps=1e-3),
+        lambda x, g, b: equation(x, g, b, 1e-3),
+        lambda x, g, b: F.batch_norm(x, None, None, g, b, training=True, eps=1e-3),
         x,
         random(3),
         random(3, seed=1),
@@ -94,8 +94,8 @@ def batch_norm(equation: Any) -> None:
 @proves(layers.layer_norm)
 def layer_norm(equation: Any) -> None:
     agree(
-        lambda x, g, s: equation(x, g, s, 1e-3),
-        lambda x, g, s: F.layer_norm(x, [3], g, s, eps=1e-3),
+        lambda x, g, b: equation(x, g, b, 1e-3),
+        lambda x, g, b: F.layer_norm(x, [3], g, b, eps=1e-3),
         3 * random(5, 3) + 2,
         random(3),
         random(3, seed=1),
@@ -122,7 +122,7 @@ def dropout(equation: Any) -> None:
         torch.manual_seed(3)
         return layer(x)
 
-    kept = fast(torch.ones_like(x)) > 0  # the same draw follows from the same seed
+    kept = fast(torch.ones_like(x)) > 0  # the same seed gives the same mask
     agree(lambda x: equation(x, kept, 0.25), fast, x)
 
 

@@ -1,4 +1,4 @@
-"""From dictionaries = from sorted tables: what is counted of n-grams, and each word's probability after any context."""
+"""N-gram counts, discounts and probabilities from dictionaries equal those from the network's sorted tables."""
 
 import itertools
 from typing import Any, cast
@@ -19,16 +19,16 @@ KINDS: tuple[Discounts, ...] = ("one", "three")
 
 
 def counted(order: int) -> list[ngram.Counts]:
-    """What is counted on the fast road, with its numbers spelled as words, for n-grams of 1, 2 … words."""
+    """Counts of n-grams of 1, 2 … words by the fast path, with the words instead of keys."""
     keys, pairs, counts = count(torch.nn.functional.pad(TEXT, (1, 0), value=-1), order, WORDS)
 
-    def spelled(number: int) -> tuple[int, ...]:
-        """The words of a context, the newest last, by its number and 1."""
+    def words_of(number: int) -> tuple[int, ...]:
+        """The words of a context, the newest last, by its index plus 1."""
         key = int(keys[number - 1]) if number else 0
-        return (key % WORDS, *spelled(key // WORDS)) if number else ()
+        return (key % WORDS, *words_of(key // WORDS)) if number else ()
 
     return [
-        {(*spelled(pair // WORDS), pair % WORDS): n for pair, n in zip(grams.tolist(), of.tolist(), strict=True)}
+        {(*words_of(pair // WORDS), pair % WORDS): n for pair, n in zip(grams.tolist(), of.tolist(), strict=True)}
         for grams, of in zip(pairs, counts, strict=True)
     ]
 
@@ -50,20 +50,20 @@ def continuations(equation: Any) -> None:
 
 @proves(ngram.discounts)
 def discounts(equation: Any) -> None:
-    """Also where there are no n-grams of a count, where a discount would be negative, and with counts beyond 4."""
+    """Also without n-grams of some count, with a negative discount, and with counts beyond 4."""
     numbers = [(7, 4, 2, 1), (9, 3, 1, 0), (0, 4, 2, 1), (7, 0, 2, 1), (7, 4, 0, 1), (10, 1, 9, 1), (9, 2, 1, 5)]
-    usual = []
+    fallback = []
     for kind, many in itertools.product(KINDS, numbers):
         each = [k for k, number in enumerate((*many, 3), 1) for _ in range(number)]
         slow = equation({(number,): k for number, k in enumerate(each)}, kind)
         torch.testing.assert_close(torch.tensor(slow, dtype=torch.float64), discounts_of(torch.tensor(each), kind))
-        usual.append(slow in ([0.5] * 3, [0.5, 1.0, 1.5]))
-    assert usual == [False] * 2 + [True] * 2 + [False] * 3 + [False] * 2 + [True] * 5
+        fallback.append(slow in ([0.5] * 3, [0.5, 1.0, 1.5]))
+    assert fallback == [False] * 2 + [True] * 2 + [False] * 3 + [False] * 2 + [True] * 5
 
 
 @proves(ngram.kneser_ney)
 def kneser_ney(equation: Any) -> None:
-    """After every context of up to 3 words, known or not, by models that look at 0 to 3 of them."""
+    """After every context of up to 3 words, known or unknown, by models of order 1 to 4."""
     for kind, order in itertools.product(KINDS, (1, 2, 3, 4)):
         grams = [ngram.continuations(LIST, n) for n in range(1, order)] + [ngram.occurrences(LIST, order)]
         orders = [(counts, ngram.discounts(counts, kind)) for counts in grams]
@@ -77,8 +77,8 @@ def kneser_ney(equation: Any) -> None:
             torch.testing.assert_close(torch.tensor(slow, dtype=torch.float64), fast, rtol=1e-12, atol=0)
 
 
-def test_the_text_has_discounts_of_its_own_and_unknown_contexts() -> None:
-    """Else the proofs above would prove less."""
+def test_the_text_has_estimated_discounts_and_unknown_contexts() -> None:
+    """Otherwise the proofs above would prove less."""
     found = counted(4)
     for counts in found[2:]:
         assert ngram.discounts(counts, "three") != [0.5, 1.0, 1.5]

@@ -1,4 +1,4 @@
-"""Every optimizer's update, over five steps of random gradients."""
+"""Every optimizer's update as printed equals the fast path, over five steps of random gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +14,10 @@ from tests.proofs.harness import EXACT, proves, random
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
-def follows(make: Make, update: Callable[[Tensor, Tensor, int, list[Tensor]], tuple[Tensor, ...]], states: int) -> None:
-    """Five steps of the fast path are those of `update(weights, gradient, step, state) -> weights, *state`."""
+def agree_over_steps(
+    make: Make, update: Callable[[Tensor, Tensor, int, list[Tensor]], tuple[Tensor, ...]], states: int
+) -> None:
+    """Assert that five steps of the optimizer equal those of `update(weights, gradient, step, state) -> weights, *state`."""
     w, state = random(3, 2), [torch.zeros(3, 2, dtype=torch.float64) for _ in range(states)]
     parameter = nn.Parameter(w.clone())
     optimizer = make([parameter])
@@ -29,37 +31,37 @@ def follows(make: Make, update: Callable[[Tensor, Tensor, int, list[Tensor]], tu
 
 @proves(optimizers.sgd)
 def sgd(equation: Any) -> None:
-    follows(lambda p: torch.optim.SGD(p, lr=0.3), lambda w, g, step, state: (equation(w, g, 0.3),), 0)
+    agree_over_steps(lambda p: torch.optim.SGD(p, lr=0.3), lambda w, g, step, state: (equation(w, g, 0.3),), 0)
 
 
 @proves(optimizers.momentum)
 def momentum(equation: Any) -> None:
     fast = lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.8)  # noqa: E731
-    follows(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.8), 1)
+    agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.8), 1)
 
 
 @proves(optimizers.nesterov)
 def nesterov(equation: Any) -> None:
     fast = lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.8, nesterov=True)  # noqa: E731
-    follows(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.8), 1)
+    agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.8), 1)
 
 
 @proves(optimizers.adagrad)
 def adagrad(equation: Any) -> None:
     fast = lambda p: torch.optim.Adagrad(p, lr=0.3, eps=1e-2)  # noqa: E731
-    follows(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 1e-2), 1)
+    agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 1e-2), 1)
 
 
 @proves(optimizers.rmsprop)
 def rmsprop(equation: Any) -> None:
     fast = lambda p: torch.optim.RMSprop(p, lr=0.3, alpha=0.9, eps=1e-2)  # noqa: E731
-    follows(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.9, 1e-2), 1)
+    agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.9, 1e-2), 1)
 
 
 @proves(optimizers.adam)
 def adam(equation: Any) -> None:
     fast = lambda p: torch.optim.Adam(p, lr=0.3, betas=(0.8, 0.9), eps=1e-2)  # noqa: E731
-    follows(fast, lambda w, g, step, state: equation(w, g, *state, step, 0.3, 0.8, 0.9, 1e-2), 2)
+    agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, step, 0.3, 0.8, 0.9, 1e-2), 2)
 
 
 @proves(optimizers.adamw)
@@ -68,15 +70,15 @@ def adamw(equation: Any) -> None:
         fast = lambda p, f=fused: torch.optim.AdamW(  # noqa: E731
             p, lr=0.3, betas=(0.8, 0.9), eps=1e-2, weight_decay=0.2, fused=f
         )
-        follows(fast, lambda w, g, step, state: equation(w, g, *state, step, 0.3, 0.8, 0.9, 1e-2, 0.2), 2)
+        agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, step, 0.3, 0.8, 0.9, 1e-2, 0.2), 2)
 
 
 @contextmanager
 def exact_muon() -> Iterator[None]:
-    """torch rounds to bf16 within the iteration; without that rounding it is the equation to the last digits."""
+    """torch rounds to bfloat16 within the Newton–Schulz iteration; here it does not."""
     to = torch.Tensor.to
 
-    def unrounded(tensor: Tensor, *given: Any, **named: Any) -> Tensor:  # how torch spells it since 2.15
+    def unrounded(tensor: Tensor, *given: Any, **named: Any) -> Tensor:  # torch's way since 2.15
         return tensor.clone() if named.get("dtype") is torch.bfloat16 else to(tensor, *given, **named)
 
     with (
@@ -90,7 +92,7 @@ def exact_muon() -> Iterator[None]:
 def muon(equation: Any) -> None:
     fast = lambda p: torch.optim.Muon(p, lr=0.3, momentum=0.8, weight_decay=0.2, ns_steps=3)  # noqa: E731
     with exact_muon():
-        follows(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.8, 0.2, 3), 1)
+        agree_over_steps(fast, lambda w, g, step, state: equation(w, g, *state, 0.3, 0.8, 0.2, 3), 1)
 
 
 @proves(optimizers.orthogonal)
@@ -99,7 +101,7 @@ def orthogonal(equation: Any) -> None:
         parameter, gradient = nn.Parameter(torch.zeros(shape, dtype=torch.float64)), random(*shape)
         parameter.grad = gradient.clone()
         with exact_muon():
-            lr = max(1, shape[0] / shape[1]) ** -0.5  # which undoes its scale
+            lr = max(1, shape[0] / shape[1]) ** -0.5  # cancels its scale
             torch.optim.Muon([parameter], lr=lr, momentum=0.0, nesterov=False, ns_steps=5).step()
         torch.testing.assert_close(equation(gradient, 5), -parameter.detach(), **EXACT)
 

@@ -1,4 +1,4 @@
-"""Encoder, attention and decoder by hand = the network; and what it makes of a row, whatever stands beside and behind it."""
+"""The network equals its equations, and its outputs for a row depend neither on other rows nor on padding."""
 
 import functools
 import itertools
@@ -15,78 +15,88 @@ from dlref.objectives.translation import Translation
 from tests.proofs.harness import EXACT
 from tests.proofs.test_recurrent_equations import KINDS, Recorded, as_printed
 
-S, T, WORDS, SIZE = 5, 4, 9, 7  # times and vocabularies of the source and the target
+S, T, WORDS, SIZE = 5, 4, 9, 7  # lengths and vocabulary sizes of source and target
 CELLS = {kind.__name__.lower(): (gates, step) for gates, step, kind in KINDS}
 SCORES = (None, "dot", "scaled", "general", "additive")
 SOURCE_LENGTHS, LENGTHS = torch.tensor([3, 5, 1]), torch.tensor([4, 2, 3])
 VISIBLE, COUNTED = torch.arange(S) < SOURCE_LENGTHS[:, None], torch.arange(T) < LENGTHS[:, None]
 
 
-def drawn(size: int, time: int, seed: int = 0) -> Tensor:
+def random_tokens(size: int, time: int, seed: int = 0) -> Tensor:
     return torch.randint(1, size, (3, time), generator=torch.Generator().manual_seed(seed + time))
 
 
-SOURCE, TOKENS, TARGETS = drawn(WORDS, S) * VISIBLE, drawn(SIZE, T) * COUNTED, drawn(SIZE, T, seed=1) * COUNTED
+SOURCE, TOKENS, TARGETS = (
+    random_tokens(WORDS, S) * VISIBLE,
+    random_tokens(SIZE, T) * COUNTED,
+    random_tokens(SIZE, T, seed=1) * COUNTED,
+)
 
 
-class ByHand:
-    """A network of these settings, with the masks that its dropout has drawn, by the names of the modules."""
+class Equations:
+    """The same network from equations, with the parameters and the recorded dropout masks of `net`."""
 
     def __init__(self, net: nn.Module, dropped: dict[str, Recorded], **settings: Any) -> None:
         self.p, self.dropped, self.settings = dict(net.named_parameters()), dropped, settings
         self.gates, self.step = CELLS[settings["cell"]]
 
-    def scores(self, source: Tensor, visible: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Those of the target's words [B, T, V], and the shares [B, T, S] that each attends to, if it does."""
-        p, which = self.p, self.settings
-        x, ends = p.get("embed_source.weight", p["embed.weight"])[source], []
-        x = attention.turned(x, visible) if which.get("reversed") else x
-        for layer in range(which["layers"]):
-            ways = [self.weights(f"encoder.layers.{layer}.{way}.layers.0") for way in range(2)]
+    def __call__(self, source: Tensor, visible: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of the target's words [B, T, V], and attention weights [B, T, S], if any."""
+        p, settings = self.p, self.settings
+        x, final = p.get("embed_source.weight", p["embed.weight"])[source], []
+        x = attention.reverse(x, visible) if settings.get("reversed") else x
+        for layer in range(settings["layers"]):
+            directions = [self.layer(f"encoder.layers.{layer}.{direction}.layers.0") for direction in range(2)]
             x = self.drop(x, f"encoder.drops.{layer}")
-            if which.get("bidirectional"):
-                x, end = attention.encode_both_ways(self.step, self.nothing_read(ways[0]), x, visible, *ways)
+            if settings.get("bidirectional"):
+                x, last = attention.encode_both_ways(
+                    self.step, self.initial_state(directions[0]), x, visible, *directions
+                )
             else:
-                x, end = attention.encode(self.step, self.nothing_read(ways[0]), x, visible, ways[0])
-            ends.append(end)
-        memory = attention.turned(x, visible) if which.get("reversed") else x
+                x, last = attention.encode(self.step, self.initial_state(directions[0]), x, visible, directions[0])
+            final.append(last)
+        memory = attention.reverse(x, visible) if settings.get("reversed") else x
         h = p["embed.weight"][tokens]
-        h = attention.peeky(h, ends[-1]) if which.get("peeky") else h
-        for layer, end in enumerate(ends):
-            state = (end, torch.zeros_like(end))[: 1 + (self.gates == 4)]
+        h = attention.peeky(h, final[-1]) if settings.get("peeky") else h
+        for layer, last in enumerate(final):
+            state = (last, torch.zeros_like(last))[: 1 + (self.gates == 4)]
             h = self.drop(h, f"decoder.drops.{layer}")
-            h, _ = recurrent.unroll(self.step, h, [state], [self.weights(f"decoder.layers.{layer}")])
-        share = None
-        if which["attention"]:
-            share = attention.shares(h, memory, visible, self.score)
-            context = attention.contexts(share, memory)
+            h, _ = recurrent.unroll(self.step, h, [state], [self.layer(f"decoder.layers.{layer}")])
+        weights = None
+        if settings["attention"]:
+            weights = attention.attention_weights(h, memory, visible, self.score)
+            context = attention.contexts(weights, memory)
             h = attention.attentional(context, h, p["combine.weight"], p["combine.bias"])
-        h = attention.peeky(h, ends[-1]) if which.get("peeky") else h
+        h = attention.peeky(h, final[-1]) if settings.get("peeky") else h
         h = self.drop(h, "drop").flatten(0, 1)
-        scores = layers.affine(h, p.get("out.weight", p["embed.weight"]), p["out.bias"])
-        return scores.view(*tokens.shape, -1), share
+        logits = layers.affine(h, p.get("out.weight", p["embed.weight"]), p["out.bias"])
+        return logits.view(*tokens.shape, -1), weights
 
-    def weights(self, place: str) -> list[Tensor]:
-        names = [f"{place}.{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        return as_printed(self.gates, *(self.p[name] for name in names)) if names[0] in self.p else []
+    def layer(self, name: str) -> list[Tensor]:
+        names = [f"{name}.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        return as_printed(self.gates, *(self.p[each] for each in names)) if names[0] in self.p else []
 
-    def nothing_read(self, weights: list[Tensor]) -> recurrent.State:
+    def initial_state(self, weights: list[Tensor]) -> recurrent.CellState:
         return (weights[1].new_zeros(1, weights[1].shape[-1]),) * (1 + (self.gates == 4))
 
-    def drop(self, x: Tensor, place: str) -> Tensor:
-        if place not in self.dropped:
+    def drop(self, x: Tensor, name: str) -> Tensor:
+        if name not in self.dropped:
             return x
-        drop = self.dropped[place]
-        return layers.dropout(x, drop.kept[0].expand_as(x), drop.share)
+        drop = self.dropped[name]
+        return layers.dropout(x, drop.kept[0].expand_as(x), drop.rate)
 
     def score(self, q: Tensor, k: Tensor) -> Tensor:
-        p, kind = {name.removeprefix("attend."): weight for name, weight in self.p.items()}, self.settings["attention"]
+        p, kind = (
+            {name.removeprefix("attention."): weight for name, weight in self.p.items()},
+            self.settings["attention"],
+        )
         if kind == "additive":
             return attention.additive(
-                *(q, k, p["of_query.weight"], p["of_key.weight"], p["of_query.bias"], p["of_both.weight"][0])
+                *(q, k, p["query_projection.weight"], p["key_projection.weight"]),
+                *(p["query_projection.bias"], p["additive_score.weight"][0]),
             )
         if kind == "general":
-            return attention.general(q, k, p["of_key.weight"])
+            return attention.general(q, k, p["key_projection.weight"])
         return (attention.dot if kind == "dot" else attention.scaled_dot)(q, k)
 
 
@@ -103,30 +113,32 @@ class ByHand:
     ],
     ids=lambda settings: "-".join(str(name if value is True else value) for name, value in settings.items()),
 )  # fmt: skip
-def test_the_whole_network_by_hand(settings: dict[str, Any]) -> None:
-    """Total nats of the counted targets, their labels smoothed: the value, and the gradient at every parameter."""
+def test_the_network_equals_its_equations(settings: dict[str, Any]) -> None:
+    """The loss with label smoothing, and its gradient at every parameter."""
     torch.manual_seed(3)
     words = SIZE if settings.get("shared_embeddings") else WORDS
     source = SOURCE.clamp(max=words - 1)
     net = Seq2Seq(words, SIZE, width=4, **settings).double()
     dropped = recorded(net)
     totals = Translation(net, smoothing=0.1)(Pairs(source, VISIBLE, TOKENS, TARGETS, COUNTED))
-    scores, shares = ByHand(net, dropped, **settings).scores(source, VISIBLE, TOKENS)
-    fast, slow = torch.as_tensor(totals["loss"].total), attention.counted_nats(scores, TARGETS, COUNTED, 0.1)
+    logits, weights = Equations(net, dropped, **settings)(source, VISIBLE, TOKENS)
+    fast, slow = torch.as_tensor(totals["loss"].total), attention.masked_cross_entropy(logits, TARGETS, COUNTED, 0.1)
     torch.testing.assert_close(fast, slow, **EXACT)
-    torch.testing.assert_close(totals["nll"].total, attention.counted_nats(scores, TARGETS, COUNTED, 0.0), **EXACT)
+    torch.testing.assert_close(
+        totals["nll"].total, attention.masked_cross_entropy(logits, TARGETS, COUNTED, 0.0), **EXACT
+    )
     parameters = list(net.parameters())
     for mine, theirs in zip(*(torch.autograd.grad(total, parameters) for total in (fast, slow)), strict=True):
         torch.testing.assert_close(mine, theirs, **EXACT)
-    assert net.attends == (shares is not None)
+    assert net.attends == (weights is not None)
     if not dropped:
-        torch.testing.assert_close(net(source, VISIBLE, TOKENS), scores, **EXACT)
-        if shares is not None:
-            torch.testing.assert_close(net.attention_weights(source, VISIBLE, TOKENS), shares, **EXACT)
+        torch.testing.assert_close(net(source, VISIBLE, TOKENS), logits, **EXACT)
+        if weights is not None:
+            torch.testing.assert_close(net.attention_weights(source, VISIBLE, TOKENS), weights, **EXACT)
 
 
 def recorded(net: nn.Module) -> dict[str, Recorded]:
-    """Put in place of all dropout that drops anything."""
+    """Replace every active dropout layer by one that records its masks; these, by name."""
     found = {
         name: Recorded(each.dropped / 256, each.variational)
         for name, each in net.named_modules()
@@ -137,18 +149,18 @@ def recorded(net: nn.Module) -> dict[str, Recorded]:
     return found
 
 
-def test_variational_dropout_draws_one_mask_for_all_time_steps() -> None:
+def test_variational_dropout_has_one_mask_for_all_time_steps() -> None:
     net = Seq2Seq(WORDS, SIZE, 4, layers=2, bidirectional=True, peeky=True, dropout=0.3, variational=True)
     dropped = recorded(net)
     net(SOURCE, VISIBLE, TOKENS)
     times = {name: [mask.shape[1] for mask in drop.kept] for name, drop in dropped.items() if drop.kept}
-    places = {"drop", *(f"{part}.drops.{layer}" for part in ("encoder", "decoder") for layer in range(2))}
-    assert times == {place: [1] for place in places}
+    names = {"drop", *(f"{part}.drops.{layer}" for part in ("encoder", "decoder") for layer in range(2))}
+    assert times == {name: [1] for name in names}
 
 
 @functools.cache
 def networks(cell: str, score: str | None) -> list[tuple[str, Any]]:
-    """All of this cell and this attention, with their settings in words."""
+    """Networks with this cell and attention in all further settings, each with a description."""
     found = []
     names = ("peeky", "reversed", "bidirectional", "layers")
     for values in itertools.product(*[(False, True)] * 3, (1, 2)):
@@ -169,7 +181,7 @@ def same(mine: Tensor, theirs: Tensor, settings: str) -> None:
 
 @every_network
 @torch.no_grad()
-def test_writing_token_by_token_is_reading_at_once(cell: str, score: str | None) -> None:
+def test_decoding_token_by_token_equals_teacher_forcing(cell: str, score: str | None) -> None:
     for settings, net in networks(cell, score):
         state = net.prefill(SOURCE, VISIBLE)
         for t, expected in enumerate(net(SOURCE, VISIBLE, TOKENS).unbind(dim=1)):
@@ -179,8 +191,8 @@ def test_writing_token_by_token_is_reading_at_once(cell: str, score: str | None)
 
 @every_network
 @torch.no_grad()
-def test_the_rows_of_a_state_can_be_reordered_and_repeated(cell: str, score: str | None) -> None:
-    """As beam search does: they go on like the sentences that they came from."""
+def test_rows_of_a_state_can_be_reordered_and_repeated(cell: str, score: str | None) -> None:
+    """As beam search does."""
     order = torch.tensor([2, 0, 0, 1])
     for settings, net in networks(cell, score):
         _, state = net.step(net.prefill(SOURCE, VISIBLE), TOKENS[:, 0])
@@ -191,15 +203,15 @@ def test_the_rows_of_a_state_can_be_reordered_and_repeated(cell: str, score: str
 
 @every_network
 @torch.no_grad()
-def test_a_sentence_alone_is_the_same_as_in_a_padded_batch(cell: str, score: str | None) -> None:
+def test_a_sentence_alone_equals_the_same_sentence_in_a_padded_batch(cell: str, score: str | None) -> None:
     for settings, net in networks(cell, score):
         together = net(SOURCE, VISIBLE, TOKENS)
-        shares = net.attention_weights(SOURCE, VISIBLE, TOKENS) if net.attends else None
+        weights = net.attention_weights(SOURCE, VISIBLE, TOKENS) if net.attends else None
         for b, (words, length) in enumerate(zip(SOURCE_LENGTHS, LENGTHS, strict=True)):
             alone = SOURCE[b : b + 1, :words], VISIBLE[b : b + 1, :words], TOKENS[b : b + 1, :length]
             same(together[b, :length], net(*alone)[0], settings)
-            if shares is not None:
-                same(shares[b, :length, :words], net.attention_weights(*alone)[0], settings)
+            if weights is not None:
+                same(weights[b, :length, :words], net.attention_weights(*alone)[0], settings)
 
 
 @every_network
@@ -212,8 +224,7 @@ def test_the_order_of_sentences_in_a_batch_does_not_matter(cell: str, score: str
 
 
 @every_network
-def test_what_stands_in_the_padding_does_not_matter(cell: str, score: str | None) -> None:
-    """Nor does anything flow back into it: the vectors of what stands there have no gradient."""
+def test_padding_tokens_affect_neither_outputs_nor_gradients(cell: str, score: str | None) -> None:
     source = torch.where(VISIBLE, SOURCE.clamp(max=WORDS - 2), WORDS - 1)
     tokens = torch.where(COUNTED, TOKENS.clamp(max=SIZE - 2), SIZE - 1)
     for settings, net in networks(cell, score):
@@ -229,8 +240,8 @@ def test_what_stands_in_the_padding_does_not_matter(cell: str, score: str | None
 
 @pytest.mark.parametrize(("cell", "score"), list(itertools.product(CELLS, SCORES[1:])))
 @torch.no_grad()
-def test_attention_is_shared_among_the_words_of_the_source(cell: str, score: str) -> None:
+def test_attention_weights_sum_to_1_and_are_0_at_padding(cell: str, score: str) -> None:
     for settings, net in networks(cell, score):
-        shares = net.attention_weights(SOURCE, VISIBLE, TOKENS)
-        same(shares.sum(2), torch.ones(3, T, dtype=torch.float64), settings)
-        assert torch.equal(shares > 0, VISIBLE[:, None].expand(-1, T, -1)), settings
+        weights = net.attention_weights(SOURCE, VISIBLE, TOKENS)
+        same(weights.sum(2), torch.ones(3, T, dtype=torch.float64), settings)
+        assert torch.equal(weights > 0, VISIBLE[:, None].expand(-1, T, -1)), settings

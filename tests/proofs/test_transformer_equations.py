@@ -1,4 +1,4 @@
-"""Head by head and token by token = the layers that are trained."""
+"""The layers of a Transformer as printed equal those of the networks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,16 @@ from dlref.equations import layers, transformer
 from dlref.models import blockwise_attention
 from dlref.models.transformer_layers import (
     Activation,
-    Embedding,
     FeedForward,
     MultiHeadAttention,
     Positions,
-    turn,
-    waves,
+    TokenEmbedding,
+    apply_rotary,
+    sinusoids,
 )
 from tests.proofs.harness import EXACT, agree, proves, random
 
-B, H, K, S, T, F, V = 3, 2, 4, 5, 6, 7, 9  # rows, heads and their numbers, places, tokens, hidden units, vocabulary
+B, H, K, S, T, F, V = 3, 2, 4, 5, 6, 7, 9  # batch, heads and their dimensions, keys, tokens, hidden units, vocabulary
 D = H * K
 EPS = 1e-3
 VISIBLE = torch.tensor([[True] * words + [False] * (S - words) for words in (3, 5, 1)])
@@ -34,57 +34,56 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
-def called(net: nn.Module, given: tuple[Tensor, ...], *inputs: Any) -> Any:
-    """What it makes of these, with the given parameters in its own order."""
+def call(net: nn.Module, parameters: tuple[Tensor, ...], *inputs: Any) -> Any:
+    """The network's outputs with these parameters, in the order of its own."""
     return torch.func.functional_call(
-        net, dict(zip([name for name, _ in net.named_parameters()], given, strict=True)), inputs
+        net, dict(zip([name for name, _ in net.named_parameters()], parameters, strict=True)), inputs
     )
 
 
-def own(net: nn.Module) -> list[Tensor]:
-    """Random parameters of its shapes."""
+def random_parameters(net: nn.Module) -> list[Tensor]:
     return [random(*p.shape, seed=seed) for seed, (_, p) in enumerate(net.named_parameters())]
 
 
-@proves(transformer.embedded)
-def embedded(equation: Any) -> None:
+@proves(transformer.embed)
+def embed(equation: Any) -> None:
     tokens = torch.randint(V, (B, T), generator=torch.Generator().manual_seed(0))
 
-    def made(positions: Positions, given: tuple[Tensor, ...]) -> Tensor:
-        return called(Embedding(V, D, H, T, positions, 0.0), given, tokens)[0]
+    def fast(positions: Positions, parameters: tuple[Tensor, ...]) -> Tensor:
+        return call(TokenEmbedding(V, D, H, T, positions, 0.0), parameters, tokens)[0]
 
-    agree(lambda table, p: equation(tokens, table, p), lambda *p: made("learned", p), random(V, D), random(T, D))
-    for positions, places in (("sinusoidal", transformer.sinusoidal(T, D)), ("rotary", torch.zeros(T, D).double())):
+    agree(lambda table, p: equation(tokens, table, p), lambda *p: fast("learned", p), random(V, D), random(T, D))
+    for positions, vectors in (("sinusoidal", transformer.sinusoidal(T, D)), ("rotary", torch.zeros(T, D).double())):
         agree(
-            lambda table, p=places: equation(tokens, table, p),
-            lambda table, kind=positions: made(kind, (table,)),
+            lambda table, p=vectors: equation(tokens, table, p),
+            lambda table, kind=positions: fast(kind, (table,)),
             random(V, D),
         )
 
 
 @proves(transformer.sinusoidal)
 def sinusoidal(equation: Any) -> None:
-    """Later tokens have what they would have had after the ones before."""
-    net, tokens = Embedding(V, D, H, T, "sinusoidal", 0.0), torch.zeros(1, 2, dtype=torch.int64)
+    """Also for tokens that start at a later position."""
+    net, tokens = TokenEmbedding(V, D, H, T, "sinusoidal", 0.0), torch.zeros(1, 2, dtype=torch.int64)
     for start in range(T - 1):
-        found = called(net, (torch.zeros(V, D, dtype=torch.float64),), tokens, start)[0]
+        found = call(net, (torch.zeros(V, D, dtype=torch.float64),), tokens, start)[0]
         torch.testing.assert_close(found[0], equation(T, D)[start : start + 2], **EXACT)
 
 
 @proves(transformer.rotary)
 def rotary(equation: Any) -> None:
     def fast(x: Tensor) -> Tensor:
-        return turn(x[:, None], waves(T, K))[:, 0]
+        return apply_rotary(x[:, None], sinusoids(T, K))[:, 0]
 
     agree(equation, fast, random(B, T, K))
 
 
 @proves(transformer.causal)
 def causal(equation: Any) -> None:
-    """torch's causal attention among its tokens, whose values are the places themselves, sees the same."""
-    zeros, places = torch.zeros(1, T, 1), torch.eye(T)[None]
-    shares = nn.functional.scaled_dot_product_attention(zeros, zeros, places, is_causal=True)[0]
-    assert [[equation(0, t, s) for s in range(T)] for t in range(T)] == (shares > 0).tolist()
+    """torch's causal attention has positive weights, read off with one-hot values, at the same positions."""
+    zeros, one_hot = torch.zeros(1, T, 1), torch.eye(T)[None]
+    weights = nn.functional.scaled_dot_product_attention(zeros, zeros, one_hot, is_causal=True)[0]
+    assert [[equation(0, t, s) for s in range(T)] for t in range(T)] == (weights > 0).tolist()
 
 
 def padded(b: int, t: int, s: int) -> bool:
@@ -93,14 +92,14 @@ def padded(b: int, t: int, s: int) -> bool:
 
 @proves(transformer.head)
 def head(equation: Any) -> None:
-    """One head, also in blocks of queries, of which the last is shorter; values that name the places make shares."""
+    """Outputs and attention weights, read off with one-hot values, also in several blocks of queries."""
 
     def fast(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(k.shape[1], dtype=k.dtype).expand(len(k), -1, -1)
-        found, share = (
-            blockwise_attention.attend(q[:, None], k[:, None], each[:, None], **how)[:, 0] for each in (v, eye)
+        one_hot = torch.eye(k.shape[1], dtype=k.dtype).expand(len(k), -1, -1)
+        outputs, weights = (
+            blockwise_attention.attend(q[:, None], k[:, None], each[:, None], **how)[:, 0] for each in (v, one_hot)
         )
-        return found, share
+        return outputs, weights
 
     for block in (blockwise_attention.BLOCK, 4, 1):
         with mock.patch.object(blockwise_attention, "BLOCK", block):
@@ -118,48 +117,50 @@ def head(equation: Any) -> None:
 
 @proves(transformer.projection)
 def projection(equation: Any) -> None:
-    """Those of the heads into which the attention that is trained splits what one layer yields."""
+    """A head's part of the one projection that the network computes for all heads."""
     net = MultiHeadAttention(D, H, bias=True, qk_norm=False)
     agree(
         lambda x, w, b: torch.stack([torch.stack([equation(h, H, (w, b))(row) for h in range(H)]) for row in x]),
-        lambda x, w, b: net.split(nn.functional.linear(x, w, b)),
+        lambda x, w, b: net.split_heads(nn.functional.linear(x, w, b)),
         *(random(B, T, D), random(D, D), random(D)),
     )
 
 
 class Attending(nn.Module):
-    """The attention that is trained, from what it looks at, and its shares."""
+    """The network's attention from `x` to another sequence: outputs and attention weights."""
 
     def __init__(self, *sizes: int, **settings: bool) -> None:
         super().__init__()
-        self.trained = MultiHeadAttention(*sizes, **settings)
+        self.attention = MultiHeadAttention(*sizes, **settings)
 
     def forward(self, x: Tensor, memory: Tensor, rotary: bool, *how: Any) -> tuple[Tensor, Tensor]:
-        angles = waves(T, K) if rotary else None
-        known = self.trained.remember(memory, angles)
-        return self.trained(x, known, angles, *how), self.trained.shares(x, known, angles, *how)
+        rotation = sinusoids(T, K) if rotary else None
+        arguments = (x, self.attention.keys_values(memory, rotation), rotation, *how)
+        return self.attention(*arguments), self.attention.attention_weights(*arguments)
 
 
 @proves(transformer.multi_head)
 def multi_head(equation: Any) -> None:
-    """Of the words of another sequence, and causal among its own tokens, with all that is done to queries and keys."""
+    """Cross-attention with padding, and causal self-attention with QK-norm and rotary positions."""
     net = Attending(D, H, bias=True, qk_norm=False)
     agree(
         lambda x, m, *p: equation(x, m, padded, H, [*zip(p[::2], p[1::2], strict=True)]),
-        lambda x, m, *p: called(net, p, x, m, False, False, VISIBLE),
-        *(random(B, T, D), random(B, S, D), *own(net)),
+        lambda x, m, *p: call(net, p, x, m, False, False, VISIBLE),
+        *(random(B, T, D), random(B, S, D), *random_parameters(net)),
     )
-    whole = Attending(D, H, bias=True, qk_norm=True)
+    normed = Attending(D, H, bias=True, qk_norm=True)
 
-    def placed(gain: Tensor) -> Callable[[Tensor], Tensor]:
-        eps = torch.finfo(torch.float64).eps  # torch's own, where it is given none
-        return lambda q: transformer.rotary(transformer.each_token(q, lambda row: transformer.rms_norm(row, gain, eps)))
+    def normalize_and_rotate(scale: Tensor) -> Callable[[Tensor], Tensor]:
+        eps = torch.finfo(torch.float64).eps  # torch's default
+        return lambda q: transformer.rotary(
+            transformer.each_token(q, lambda row: transformer.rms_norm(row, scale, eps))
+        )
 
     def slow(x: Tensor, *p: Tensor) -> tuple[Tensor, Tensor]:
         weights = [*zip(p[:8:2], p[1:8:2], strict=True)]
-        return equation(x, x, transformer.causal, H, weights, placed(p[8]), placed(p[9]))
+        return equation(x, x, transformer.causal, H, weights, normalize_and_rotate(p[8]), normalize_and_rotate(p[9]))
 
-    agree(slow, lambda x, *p: called(whole, p, x, x, True, True), random(B, T, D), *own(whole))
+    agree(slow, lambda x, *p: call(normed, p, x, x, True, True), random(B, T, D), *random_parameters(normed))
 
 
 @proves(transformer.feed_forward)
@@ -168,34 +169,34 @@ def feed_forward(equation: Any) -> None:
         net = FeedForward(D, F, name, bias=True)
         agree(
             lambda x, w, b, v, c, f=activation: equation(x, (w, b), (v, c), f),
-            lambda x, *p, net=net: called(net, p, x),
-            *(random(B, T, D), *own(net)),
+            lambda x, *p, net=net: call(net, p, x),
+            *(random(B, T, D), *random_parameters(net)),
         )
 
 
-def activation_is_trained(name: Activation, equation: Callable[[Tensor], Tensor]) -> None:
-    """The one between its two layers, of which the second hands it on."""
+def agree_on_activation(name: Activation, equation: Callable[[Tensor], Tensor]) -> None:
+    """The activation of a feed-forward layer whose second matrix is the identity."""
     net = FeedForward(D, F, name, bias=False)
     agree(
         lambda x, w: equation(x @ w.T),
-        lambda x, w: called(net, (w, torch.eye(D, F, dtype=x.dtype)), x[None])[0, :, :F],
+        lambda x, w: call(net, (w, torch.eye(D, F, dtype=x.dtype)), x[None])[0, :, :F],
         *(2 * random(B, D), random(*net.up.weight.shape)),
     )
 
 
 @proves(transformer.squared_relu)
 def squared_relu(equation: Any) -> None:
-    activation_is_trained("relu2", equation)
+    agree_on_activation("relu2", equation)
 
 
 @proves(transformer.gelu_tanh)
 def gelu_tanh(equation: Any) -> None:
-    activation_is_trained("gelu_tanh", equation)
+    agree_on_activation("gelu_tanh", equation)
 
 
 @proves(transformer.swiglu)
 def swiglu(equation: Any) -> None:
-    activation_is_trained("swiglu", equation)
+    agree_on_activation("swiglu", equation)
 
 
 @proves(transformer.rms_norm)
@@ -214,49 +215,49 @@ def each_token(equation: Any) -> None:
 
 @pytest.mark.parametrize("how", [{}, {"causal": True}, {"visible": VISIBLE}], ids=["all", "causal", "visible"])
 @pytest.mark.parametrize("block", [blockwise_attention.BLOCK, 4])
-def test_attention_without_a_gradient_is_the_same(
+def test_attention_with_and_without_gradients_is_the_same(
     how: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blockwise_attention, "BLOCK", block)
-    places = T if how.get("causal") else S
-    q, k, v = random(B, H, T, K).requires_grad_(), random(B, H, places, K), random(B, H, places, K, seed=1)
-    learned = blockwise_attention.attend(q, k, v, **how)
+    keys = T if how.get("causal") else S
+    q, k, v = random(B, H, T, K).requires_grad_(), random(B, H, keys, K), random(B, H, keys, K, seed=1)
+    with_gradients = blockwise_attention.attend(q, k, v, **how)
     with torch.no_grad():
-        torch.testing.assert_close(blockwise_attention.attend(q, k, v, **how), learned, **EXACT)
+        torch.testing.assert_close(blockwise_attention.attend(q, k, v, **how), with_gradients, **EXACT)
 
 
-def test_no_query_finds_nothing() -> None:
+def test_attention_of_no_queries_is_empty() -> None:
     q, k = random(B, H, 0, K).requires_grad_(), random(B, H, S, K)
     assert blockwise_attention.attend(q, k, k).shape == q.shape
     assert blockwise_attention.attend(q, q, q, causal=True).shape == q.shape
 
 
-def test_rotary_scores_depend_on_the_distance_alone() -> None:
-    """One query and one key at every place: their score is the same wherever they stand as far from each other."""
+def test_rotary_logits_depend_on_the_distance_alone() -> None:
+    """The logits of one query and one key, each at every position, are constant along diagonals."""
     q, k = (transformer.rotary(random(1, 1, K, seed=seed).expand(1, T, K))[0] for seed in range(2))
-    scores = q @ k.T
+    logits = q @ k.T
     for distance in range(1 - T, T):
-        same = scores.diagonal(distance)
+        same = logits.diagonal(distance)
         torch.testing.assert_close(same, same[:1].expand_as(same), **EXACT)
-    assert len({round(float(scores.diagonal(distance)[0]), 6) for distance in range(1 - T, T)}) == 2 * T - 1
+    assert len({round(float(logits.diagonal(distance)[0]), 6) for distance in range(1 - T, T)}) == 2 * T - 1
 
 
-def test_turning_changes_no_length() -> None:
+def test_rotation_preserves_norms() -> None:
     x = random(B, T, K)
     torch.testing.assert_close(transformer.rotary(x).norm(dim=2), x.norm(dim=2), **EXACT)
 
 
-def test_a_place_is_another_one_turned() -> None:
-    """p_(t + k) is a linear function of p_t for any fixed k, which is why these waves were chosen (section 3.5)."""
-    places = transformer.sinusoidal(T, D).view(T, D // 2, 2)
+def test_a_sinusoidal_position_is_a_rotation_of_another() -> None:
+    """p_(t + k) is a linear function of p_t for any fixed k, the reason for this choice (section 3.5)."""
+    positions = transformer.sinusoidal(T, D).view(T, D // 2, 2)
     for k in range(T):
         angles = torch.tensor([k / 10000 ** (2 * i / D) for i in range(D // 2)], dtype=torch.float64)
-        sin, cos = places[: T - k].unbind(2)
-        turned = torch.stack([sin * angles.cos() + cos * angles.sin(), cos * angles.cos() - sin * angles.sin()], 2)
-        torch.testing.assert_close(places[k:], turned, **EXACT)
+        sin, cos = positions[: T - k].unbind(2)
+        rotated = torch.stack([sin * angles.cos() + cos * angles.sin(), cos * angles.cos() - sin * angles.sin()], 2)
+        torch.testing.assert_close(positions[k:], rotated, **EXACT)
 
 
-def test_what_a_head_does_not_see_changes_nothing() -> None:
+def test_masked_keys_do_not_change_a_head() -> None:
     q, k, v = random(1, T, K), random(1, S, K), random(1, S, K, seed=1)
     for words in range(1, S + 1):
         padded, _ = transformer.head(q, k, v, lambda b, t, s, words=words: s < words)
@@ -265,16 +266,14 @@ def test_what_a_head_does_not_see_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_in_half_precision_is_that_in_double_to_its_rounding(
-    causal: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Values and gradients, over several blocks of queries."""
+def test_attention_in_bfloat16_is_that_in_float64_up_to_rounding(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients, over several blocks of queries."""
     monkeypatch.setattr(blockwise_attention, "BLOCK", 4)
-    q, k, v, slope = (random(2, 3, 10, 8, seed=seed) for seed in range(4))
+    q, k, v, grad_out = (random(2, 3, 10, 8, seed=seed) for seed in range(4))
     found = []
     for dtype in (torch.float64, torch.bfloat16):
         leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
         y = blockwise_attention.attend(*leaves, causal=causal)
-        found.append([y, *torch.autograd.grad(y, leaves, slope.to(dtype))])
+        found.append([y, *torch.autograd.grad(y, leaves, grad_out.to(dtype))])
     for exact, half in zip(*found, strict=True):
         assert (exact - half).abs().max() < 0.03 * exact.abs().max()

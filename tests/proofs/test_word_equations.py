@@ -1,4 +1,4 @@
-"""Pair by pair = in blocks: word2vec's losses, and what is counted of a text."""
+"""The losses of word2vec pair by pair equal those in blocks; co-occurrence counts and PPMI equal the fast path's."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from dlref.objectives import ppmi_svd
 from dlref.objectives.word2vec import CBOW, SkipGram, Windows, Word2Vec
 from tests.proofs.harness import agree, proves, random
 
-# 9 words, 3 numbers each; 2 columns of 11 words with sentences that end at word 1, windows of 2, blocks of 4.
+# 9 words in 3 dimensions; 2 streams of 11 words with sentences that end at word 1, windows of 2, blocks of 4.
 TOKENS = torch.tensor([[2, 5, 3, 1, 8, 2, 2, 7, 4, 1, 6], [5, 5, 8, 3, 6, 2, 1, 7, 2, 4, 3]])
 BATCH = Piece(TOKENS, TOKENS, True)
 INPUTS, OUTPUTS = random(9, 3), random(9, 3, seed=1)
 
 
 def fixed(kind: type[Word2Vec]) -> tuple[Word2Vec, Windows, Tensor]:
-    """An objective that draws nothing more: its windows and its noise [G, S] are these."""
+    """An objective with fixed windows and noise words [G, S]."""
     torch.manual_seed(3)
     objective = kind(WordEmbeddings(9, 3), window=2, subsample=None, negatives=2, block=4, shared=3)
     objective.fit([TOKENS.flatten()])
@@ -35,7 +35,7 @@ def loss_of(objective: Word2Vec, inputs: Tensor, outputs: Tensor) -> Tensor:
 
 
 def each_word(windows: Windows) -> list[tuple[int, int, list[int]]]:
-    """The block, the word and its context, of every word that has any."""
+    """Block, word and context of every word that has a context."""
     found = []
     for block, rows in enumerate(windows.pairs.tolist()):
         around = windows.around[block].tolist()
@@ -54,9 +54,9 @@ def dot(equation: Any) -> None:
 def negative_sampling(equation: Any) -> None:
     def fast(vector: Tensor, target: Tensor, noise: Tensor) -> Tensor:
         logits = torch.stack([target, *noise]) @ vector
-        wanted = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-        share = torch.tensor([1.0, 0.3, 0.3], dtype=torch.float64)
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, share, reduction="sum")
+        labels = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        weights = torch.tensor([1.0, 0.3, 0.3], dtype=torch.float64)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
 
     agree(lambda v, u, n: equation(v, u, n, 0.3), fast, random(4), random(4, seed=1), random(2, 4))
 
@@ -66,10 +66,10 @@ def skip_gram(equation: Any) -> None:
     objective, windows, noise = fixed(SkipGram)
     each = each_word(windows)
     pairs = [(word, other) for _, word, context in each for other in context]
-    drawn = [noise[block] for block, _, context in each for _ in context]
+    noise_words = [noise[block] for block, _, context in each for _ in context]
     assert len(pairs) == 30
     agree(
-        lambda i, o: equation(i, o, pairs, torch.stack(drawn), 2 / 3),
+        lambda i, o: equation(i, o, pairs, torch.stack(noise_words), 2 / 3),
         lambda i, o: loss_of(objective, i, o),
         INPUTS,
         OUTPUTS,
@@ -80,9 +80,9 @@ def skip_gram(equation: Any) -> None:
 def cbow(equation: Any) -> None:
     objective, windows, noise = fixed(CBOW)
     each = each_word(windows)
-    drawn = torch.stack([noise[block] for block, _, _ in each])
+    noise_words = torch.stack([noise[block] for block, _, _ in each])
     agree(
-        lambda i, o: equation(i, o, [(word, context) for _, word, context in each], drawn, 2 / 3),
+        lambda i, o: equation(i, o, [(word, context) for _, word, context in each], noise_words, 2 / 3),
         lambda i, o: loss_of(objective, i, o),
         INPUTS,
         OUTPUTS,
@@ -91,7 +91,7 @@ def cbow(equation: Any) -> None:
 
 @proves(words.co_occurrence)
 def co_occurrence(equation: Any) -> None:
-    """Also where the parts of a text are shorter than a window."""
+    """Also where the segments of a text are shorter than a window."""
     text = TOKENS.flatten()
     for length in (1, 3, 7, 1000):
         found = ppmi_svd.co_occurrence(text.split(length), 4, 9)
