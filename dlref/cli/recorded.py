@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from dlref.cli.main import in_shell
+from dlref.cli.arguments import in_shell
 from dlref.cli.values import spell
 from dlref.errors import brief
 

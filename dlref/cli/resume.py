@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dlref.cli.arguments import in_shell
 from dlref.cli.compose import compose, differences, first_line, flatten, split_key
-from dlref.cli.main import in_shell
 from dlref.cli.recorded import command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, brief

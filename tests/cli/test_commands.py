@@ -12,24 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from dlref.cli.commands.completion import complete
 from dlref.cli.commands.evaluate import alike
 from dlref.cli.compose import configs_folder
-from dlref.cli.main import COMMANDS, main
+from dlref.cli.main import main
 from dlref.training import checkpoint
-from tests.conftest import ROOT, SMALL, assert_one_sentence, command, first, needs_posix
+from tests.conftest import ROOT, SMALL, assert_one_sentence, command, first
 from tests.faults.processes import Child
 
 Train = Callable[..., tuple[int, str]]
 StartChild = Callable[..., Child]
-MODELS = sorted(path.stem for path in (configs_folder() / "model").glob("*.yaml"))
-
-
-def test_help_needs_no_torch() -> None:
-    code = "import sys, dlref.cli.main as m; m.main(['--help']); sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0
-    assert all(name in result.stdout for name in COMMANDS)
 
 
 @pytest.mark.slow
@@ -51,36 +42,6 @@ sys.exit(f"asked: {asked}" if asked else 0)
     result = subprocess.run(line, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "evaluation.json").exists(), "it was trained and evaluated"
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
-    assert f"dlref {name}" in capsys.readouterr().out
-
-
-def test_completion_offers_commands_options_and_settings_without_torch_or_hydra() -> None:
-    assert complete("dlref tr") == ["train", "translate"]
-    assert complete("dlref train model=") == [f"model={name}" for name in MODELS]
-    assert complete("dlref train mod") == ["model="]
-    assert "network.widths=" in complete("dlref train model=mlp network.")
-    assert "network.width=" in complete("dlref train model=lstm_lm network.")
-    assert "data.env=" in complete("dlref train model=dqn data.")
-    assert complete("dlref train model=mlp trainer.max_st") == ["trainer.max_steps="]
-    assert complete("dlref evaluate runs/x split=e") == []
-    assert complete("dlref evaluate runs/x spl") == ["split=eval", "split=test", "split=train"]
-    code = "import sys; from dlref.cli.main import main; main(['completion', '--words', 'dlref train mo']); "
-    code += "sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300).returncode == 0
-
-
-@needs_posix
-def test_bash_completes_with_the_script(tmp_path: Path) -> None:
-    script = f"""dlref() {{ {sys.executable} -m dlref "$@"; }}
-eval "$(dlref completion)"
-COMP_LINE='dlref train model=dq'; COMP_POINT=${{#COMP_LINE}}; _dlref; echo "${{COMPREPLY[@]}}" """
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300)
-    assert result.stdout.strip() == "model=dqn", result.stderr
 
 
 def test_list_names_every_model_and_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +94,7 @@ def test_evaluate_gives_the_figures_of_the_best_weights(
     settings = [*SMALL[model], "trainer.max_steps=30", "trainer.eval_every=10", "trainer.log_every=10"]
     settings += ["~reports"] * (reports == "none")
     assert train(*settings, f"run_dir={run}")[0] == 0
-    assert main(["evaluate", str(run), "split=eval"]) == 0
+    assert main(["evaluate", str(run), "--split", "eval"]) == 0
     out = capsys.readouterr().out
     result = json.loads((run / "evaluation.json").read_text())
     assert result["checkpoint"].startswith("best-")
@@ -147,7 +108,7 @@ def test_evaluate_gives_the_figures_of_the_best_weights(
         assert trained[name] == again[name] == result["metrics"][name]
     assert main(["evaluate", str(run)]) == 0  # test, which every built-in set has
     assert json.loads((run / "evaluation.json").read_text())["split"] == "test"
-    assert main(["evaluate", str(run / "checkpoints" / "last"), "split=eval"]) == 0
+    assert main(["evaluate", str(run / "checkpoints" / "last"), "--split", "eval"]) == 0
     assert json.loads((run / "evaluation.json").read_text())["checkpoint"] == "step-00000030"
 
 
@@ -226,7 +187,7 @@ def test_compare_gives_mean_and_deviation_over_seeds(
     runs = [tmp_path / str(seed) for seed in range(3)]
     for seed, run in enumerate(runs):
         train(*SMALL["mlp"], "trainer.max_steps=4", f"seed={seed}", f"run_dir={run}", "reports=null")
-    assert main(["compare", *map(str, runs), "metrics=accuracy"]) == 0
+    assert main(["compare", *map(str, runs), "--metrics", "accuracy"]) == 0
     out = capsys.readouterr().out.splitlines()
     values = [json.loads((run / "run.json").read_text())["metrics"]["accuracy"] for run in runs]
     mean = sum(values) / 3
@@ -246,11 +207,11 @@ def test_curves_are_drawn_over_the_seconds_that_were_logged(
     train(*SMALL["mlp"], "trainer.max_steps=6", "trainer.eval_every=2", f"run_dir={run}", "reports=null")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for over, key in (("seconds", "seconds"), ("steps", "step")):
-        assert main(["compare", str(run), "metrics=loss", "plot=curve.png", f"over={over}"]) == 0
+        assert main(["compare", str(run), "--metrics=loss", "--plot", "curve.png", "--over", over]) == 0
         expected = [(line[key], line["loss"]) for line in lines if line["split"] == "eval"]
         assert list(zip(*drawn[-1].axes[0].lines[0].get_data(), strict=True)) == expected
         assert len(expected) == 3
-    assert main(["compare", str(run), "over=second"]) == 2
+    assert main(["compare", str(run), "--over", "second"]) == 2
 
 
 def test_a_model_from_outside_needs_no_edited_file(
@@ -423,12 +384,12 @@ sys.exit(main(sys.argv[1:]))
     ("arguments", "said"),
     [
         (["tarin"], "did you mean 'train'"),
-        (["train", "--fast"], "no option --fast"),
+        (["train", "--fast"], "no flag --fast"),
         (["list", "optimiser"], "did you mean 'optimizer'"),
         (["train", "model"], "key=value"),
-        (["evaluate"], "one run or checkpoint"),
+        (["evaluate"], "dlref evaluate: RUN is missing"),
         (["evaluate", "nowhere"], "does not exist"),
-        (["compare"], "one run directory"),
+        (["compare"], "dlref compare: RUN is missing"),
         (["compare", "nowhere"], "not the directory of a run"),
         (["train", "resume=nowhere"], "not a run directory"),
         (["train", "resume=auto"], "run_dir"),
@@ -449,7 +410,7 @@ def test_only_data_and_device_may_change_in_evaluation(
     assert main(["evaluate", str(run), "data.points=30", "seed=9"]) == 0
     assert json.loads((run / "evaluation.json").read_text())["seed"] == 9
     broken = ("data.points=[", "data.points={", "data.points=${oops}")
-    for wrong in ("network.widths=[3]", "split=tets", "data.pionts=3", "optimizer.lr=3", *broken):
+    for wrong in ("network.widths=[3]", "--split=tets", "data.pionts=3", "optimizer.lr=3", *broken):
         assert main(["evaluate", str(run), wrong]) == 2
         assert "Traceback" not in capsys.readouterr().err
 
@@ -466,7 +427,7 @@ def test_evaluation_without_the_test_file_of_training_is_refused(
     assert train("model=mlp", *typed)[0] == 0
     assert main(["evaluate", str(run), f"data.test_file={tmp_path / 'moved.csv'}"]) == 0
     capsys.readouterr()
-    assert main(["evaluate", str(run), "data.test_file=null", "split=eval"]) == 2
+    assert main(["evaluate", str(run), "data.test_file=null", "--split", "eval"]) == 2
     assert "data.test_file was a file in training and is no file" in capsys.readouterr().err
 
 
@@ -600,25 +561,6 @@ def test_what_a_checkpoint_itself_gets_wrong_is_its_own_fault(
     monkeypatch.setattr(checkpoint, "open_checkpoint", spoiled)
     for typed in ([], ["data.batch_size=3"]):
         assert_one_sentence(["evaluate", str(run), *typed], 4, "does not describe a model that can be built", capsys)
-
-
-@pytest.mark.parametrize(
-    ("command", "way"),
-    [
-        (["generate", "run", "length=3"], "generate; write --length 3"),
-        (["generate", "run", "top_k=3"], "generate; write --top-k 3"),
-        (["generate", "run", "data.batch_size=0"], "generate"),
-        (["translate", "run", "beam=4"], "translate; write --beam 4"),
-        (["predict", "run", "table.csv", "device=cpu"], "predict; write --device cpu"),
-        (["predict", "run", "table.csv", "decimals=comma"], "predict; did you mean 'decimal'?"),
-        (["play", "run", "episodes=3"], "play; write --episodes 3"),
-    ],
-)
-def test_a_setting_that_is_a_flag_is_refused_with_the_flag(
-    command: list[str], way: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    key = command[-1].partition("=")[0]
-    assert_one_sentence(command, 2, f"there is no file {command[-1]}, and {key} is not a setting of {way}", capsys)
 
 
 @pytest.mark.parametrize("model", ["lstm_lm", "seq2seq"])

@@ -349,7 +349,7 @@ def test_a_data_set_that_cannot_be_read(
         raise PermissionError(13, "Permission denied", str(path))
 
     two_files[0].write_bytes(CONTENT)
-    monkeypatch.setattr(doctor, "sha256", refused)
+    monkeypatch.setattr("dlref.data.download.sha256", refused)
     said = diagnosis()
     assert said.code == 1
     grade, what, remedy = said.of("data mnist:")

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     line += [f"data.train={folder / 'text'}", "data.batch_size=4", "optimizer.lr=0.3", "trainer.max_steps=100"]
     line += ["reports.samples._target_=dlref.reports.samples.Samples", "reports.samples.prompts=[a]"]
     assert main(["train", "device=cpu", "threads=1", *line]) == 0
-    return [str(folder / "run"), plugin]
+    return [str(folder / "run"), "--plugins", str(folder / "bigrams.py")]
 
 
 def test_what_was_learned_by_heart_is_written(run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +90,7 @@ def test_what_is_written_is_what_the_network_says_of_all_before_it(
 
 
 def test_evaluate_shows_samples(run: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", *run, f"data.train={Path(run[0]).parent / 'text'}"]) == 0
+    assert main(["evaluate", run[0], f"plugins={run[2]}", f"data.train={Path(run[0]).parent / 'text'}"]) == 0
     assert "    a mat\n    the " in capsys.readouterr().out
 
 
@@ -159,19 +159,19 @@ def test_fault_29_an_empty_prompt_begins_a_line_and_unknown_words_are_named(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "takes one run"),
-        (["nowhere", "words"], 2, "takes one run"),
+        ([], 2, "RUN is missing"),
+        (["nowhere", "words"], 2, "'words' is more than dlref generate takes"),
         (["nowhere"], 4, "nowhere does not exist"),
         (["nowhere", "--prompt"], 2, "--prompt needs a value"),
         (["nowhere", "--promt", "a"], 2, "did you mean '--prompt'"),
         (["nowhere", "--prompt", "a\udcff"], 2, "not UTF-8"),
-        (["nowhere", "--length", "0"], 2, "--length is 0"),
-        (["nowhere", "--count", "0"], 2, "--count is 0"),
-        (["nowhere", "--seed", "-1"], 2, "--seed is -1"),
+        (["nowhere", "--length", "0"], 2, "--length is '0'"),
+        (["nowhere", "--count", "0"], 2, "--count is '0'"),
+        (["nowhere", "--seed", "-1"], 2, "--seed is '-1'"),
         (["nowhere", "--temperature", "-1"], 2, "temperature is -1"),
         (["nowhere", "--temperature", "nan"], 2, "temperature is nan"),
-        (["nowhere", "--temperature", "warm"], 2, "--temperature is warm"),
-        (["nowhere", "--top-k", "0"], 2, "--top-k is 0"),
+        (["nowhere", "--temperature", "warm"], 2, "--temperature is 'warm'"),
+        (["nowhere", "--top-k", "0"], 2, "--top-k is '0'"),
         (["nowhere", "--top-p", "0"], 2, "top_p is 0"),
         (["nowhere", "--top-p", "1.1"], 2, "top_p is 1.1"),
     ],

@@ -35,7 +35,7 @@ def test_words_and_sums_of_words(file: Path, capsys: pytest.CaptureFixture[str])
         (["king", "man", "-", "queen"], "no sum of words"),
         (["+", "king"], "no sum of words"),
         ([], "takes a run or a file"),
-        (["king", "--count", "0"], "--count 0"),
+        (["king", "--count", "0"], "--count is '0'"),
         (["king", "--cout", "1"], "--count"),
     ],
 )

@@ -60,9 +60,9 @@ def test_an_environment_of_the_users_is_filmed_or_refused(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "takes one run"),
+        ([], "RUN is missing"),
         (["RUN", "--episodes", "none"], "whole number from 1"),
-        (["RUN", "--video", "film.mp4"], "is no .gif"),
+        (["RUN", "--video", "film.mp4"], "a file that ends in .gif"),
         (["RUN", "--vido", "film.gif"], "did you mean"),
     ],
 )
@@ -94,7 +94,9 @@ def test_a_network_that_read_the_channels_last_is_not_used_on_them_first(
         assert main(command) == 0, capsys.readouterr().err
 
 
-def test_what_was_not_trained_on_play_is_told(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_an_environment_is_refused(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(*SMALL["mlp"], "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
     assert main(["play", str(tmp_path / "run")]) == 4
-    assert "was not trained on play" in capsys.readouterr().err
+    assert "was not trained in an environment" in capsys.readouterr().err

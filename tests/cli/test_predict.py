@@ -70,10 +70,10 @@ def test_a_row_with_a_missing_value_has_an_empty_answer(
     assert "  1 of 51 rows are left out, since a value is missing\n" in errors
     new.write_text("x\n4.5\n\n0.5\n")
     assert main(["predict", str(run), str(new)]) == 3
-    assert "'4.5' in column 'x' is not a number; set decimal=point to read decimal points" in capsys.readouterr().err
-    assert main(["predict", str(run), str(new), "decimal=maybe"]) == 2
+    assert "'4.5' in column 'x' is not a number; set --decimal=point to read decimal points" in capsys.readouterr().err
+    assert main(["predict", str(run), str(new), "--decimal", "maybe"]) == 2
     capsys.readouterr()
-    assert main(["predict", str(run), str(new), "decimal=point"]) == 0
+    assert main(["predict", str(run), str(new), "--decimal=point"]) == 0
     out, errors = capsys.readouterr()
     assert f"{new}: a value is missing in 1 of 3 rows; they get no answer" in errors
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -93,7 +93,7 @@ def test_a_picture_is_answered_as_the_images_of_training_are(
         Image.fromarray(255 - images[i].numpy()).convert("RGB").save(tmp_path / f"dark-{i}.png")
     assert main(["predict", str(run), *(str(tmp_path / f"{i}.png") for i in range(20))]) == 0
     light = said(capsys)
-    assert main(["predict", str(run), *(str(tmp_path / f"dark-{i}.png") for i in range(20)), "invert=true"]) == 0
+    assert main(["predict", str(run), *(str(tmp_path / f"dark-{i}.png") for i in range(20)), "--invert"]) == 0
     assert [(row["class"], row["probability"]) for row in said(capsys)] == [
         (row["class"], row["probability"]) for row in light
     ]
@@ -104,17 +104,17 @@ def test_a_picture_is_answered_as_the_images_of_training_are(
     )
     assert capsys.readouterr().err.splitlines() == [
         "3 pictures, of mode RGB: converted to gray",
-        "3 pictures, with light corners, dark in the training images: try invert=true",
+        "3 pictures, with light corners, dark in the training images: try with --invert",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "takes a run and the files"),
+        ([], 2, "RUN, FILE is missing"),
         (["RUN", "none.csv"], 3, "none.csv cannot be read as an image"),
-        (["RUN", "invrt=true"], 2, "did you mean 'invert'?"),
-        (["RUN", "x.png", "invert=maybe"], 2, "neither true nor false"),
+        (["RUN", "invrt=true"], 2, "did you mean --invert?"),
+        (["RUN", "x.png", "--decimal=maybe"], 2, "choose from comma, point"),
         (["nowhere", "x.png"], 4, "nowhere"),
     ],
 )

@@ -93,14 +93,14 @@ def test_a_search_goes_on_where_it_was_interrupted(
 ) -> None:
     from dlref.training.trainer import Trainer
 
-    space = ["optimizer.lr=log(1e-4,1e-1)", "network.widths=choice([5],[6,7])", "trials=4"]
+    space = ["optimizer.lr=log(1e-4,1e-1)", "network.widths=choice([5],[6,7])", "--trials", "4"]
     small = ["model=mlp", "data.points=20", "trainer.max_steps=6", "trainer.eval_every=3", "device=cpu"]
 
     def table(folder: str) -> list[dict[str, str]]:
         rows = list(csv.DictReader((tmp_path / folder / "table.csv").read_text(encoding="utf-8").splitlines()))
         return [{key: value for key, value in row.items() if key != "run"} for row in rows]
 
-    assert main(["search", *small, *space, f"search_dir={tmp_path / 'whole'}"]) == 0
+    assert main(["search", *small, *space, "--search-dir", str(tmp_path / "whole")]) == 0
     step, calls = Trainer.step, []
 
     def interrupted(self: Trainer, *arguments: object) -> object:
@@ -110,14 +110,14 @@ def test_a_search_goes_on_where_it_was_interrupted(
         return step(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    assert main(["search", *small, *space, f"search_dir={tmp_path / 'parts'}"]) == 130
+    assert main(["search", *small, *space, "--search-dir", str(tmp_path / "parts")]) == 130
     monkeypatch.setattr(Trainer, "step", step)
-    assert main(["search", *small, *space, f"search_dir={tmp_path / 'parts'}"]) == 0
+    assert main(["search", *small, *space, "--search-dir", str(tmp_path / "parts")]) == 0
     assert table("whole") == table("parts")
     assert len(table("whole")) == 4
     assert (tmp_path / "parts" / "search.png").exists()
     capsys.readouterr()
-    assert main(["search", *small, "optimizer.lr=log(1,2)", f"search_dir={tmp_path / 'parts'}"]) == 2
+    assert main(["search", *small, "optimizer.lr=log(1,2)", "--search-dir", str(tmp_path / "parts")]) == 2
     assert "holds a search of other settings" in capsys.readouterr().err
 
 
@@ -130,7 +130,15 @@ def test_a_search_takes_folders_of_configs_and_paths_as_they_are_typed(
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(text)
     (tmp_path / "rows (1).csv").write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(50)))
     line = ["search", "model=mine", "data=table", "data.file=rows (1).csv", "data.targets=[y]", "data.kind=classes"]
-    line += ["network.widths=choice([5],[6,7])", "trials=1", "search_dir=it's (1)", "device=cpu", "reports=null"]
+    line += [
+        "network.widths=choice([5],[6,7])",
+        "--trials",
+        "1",
+        "--search-dir",
+        "it's (1)",
+        "device=cpu",
+        "reports=null",
+    ]
     assert main(line) == 2
     assert main([*line, "--config-dir", "conf"]) == 0
     assert (tmp_path / "it's (1)" / "0000" / "checkpoints" / "last").exists()
@@ -144,12 +152,12 @@ def test_a_search_takes_folders_of_configs_and_paths_as_they_are_typed(
         (["model=mlp"], "nothing is searched for"),
         (["model=mlp", "optimizer.lr=log(0,1)"], "above 0"),
         (["model=mlp", "optimizer.lr=log(1)"], "two numbers"),
-        (["model=mlp", "optimizer.lr=log(1e-3,1)", "trials=some"], "whole number"),
+        (["model=mlp", "optimizer.lr=log(1e-3,1)", "--trials=some"], "whole number"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=null"], "trainer.monitor"),
         (["model=mlp", "optimizer.lr=log(1e-3,1)", "trainer.monitor=nll"], "write as 'eval/loss min'"),
         (["model=ngram", "network.order=int(2,4)"], "needs trainer.monitor"),
         (["model=mlp", "optimizer.lrr=log(1e-3,1)"], "optimizer.lrr"),
-        (["model=mlp", "optimizer.lr=log(1e-3,1)", "search_dir=what?"], "question mark"),
+        (["model=mlp", "optimizer.lr=log(1e-3,1)", "--search-dir=what?"], "question mark"),
     ],
 )
 def test_a_wrong_search_is_one_sentence_and_leaves_nothing(
@@ -170,9 +178,9 @@ def test_compare_draws_a_line_for_each_group_of_seeds(
             runs.append(str(tmp_path / f"{rate}-{seed}"))
             settings = [f"optimizer.lr={rate}", f"seed={seed}", "trainer.max_steps=4", "trainer.eval_every=2"]
             train(*SMALL["mlp"], *settings, f"run_dir={runs[-1]}")
-    assert main(["compare", *runs, f"plot={tmp_path / 'plot.svg'}"]) == 0
+    assert main(["compare", *runs, "--plot", str(tmp_path / "plot.svg")]) == 0
     drawn = (tmp_path / "plot.svg").read_text()
     assert "mlp × 2" in capsys.readouterr().out
     assert "<!-- mlp, lr 0.001 -->" in drawn
     assert "<!-- mlp, lr 0.01 -->" in drawn
-    assert main(["compare", *runs, "plot=plot.txt"]) == 2
+    assert main(["compare", *runs, "--plot", "plot.txt"]) == 2

@@ -160,10 +160,10 @@ def test_bytes_of_another_encoding_are_a_sentence(
 
 def test_text_is_what_was_typed_where_the_locale_is_ascii(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """There Python hands over the bytes of UTF-8 one by one."""
-    from dlref.cli.main import as_text
+    from dlref.cli.arguments import text
 
-    assert as_text("für ö".encode().decode("ascii", "surrogateescape"), "--prompt") == "für ö"
-    assert as_text("für", "--prompt") == "für"
+    assert text("für ö".encode().decode("ascii", "surrogateescape")) == "für ö"
+    assert text("für") == "für"
     (tmp_path / "words.txt").write_text("2 1\nfür 1\nö 2\n", encoding="utf-8")
     words = ["für".encode().decode("ascii", "surrogateescape")]
     assert main(["neighbors", str(tmp_path / "words.txt"), *words]) == 0

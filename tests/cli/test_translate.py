@@ -206,16 +206,16 @@ def test_fault_29_what_is_no_text_or_not_there_is_said_in_a_sentence(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "takes a run"),
+        ([], 2, "RUN is missing"),
         (["nowhere"], 4, "nowhere does not exist"),
         (["nowhere", "--beam"], 2, "--beam needs a value"),
         (["nowhere", "--baem", "2"], 2, "did you mean '--beam'"),
-        (["nowhere", "--beam", "0"], 2, "--beam is 0"),
-        (["nowhere", "--batch", "0"], 2, "--batch is 0"),
-        (["nowhere", "--length-limit", "0"], 2, "--length-limit is 0"),
+        (["nowhere", "--beam", "0"], 2, "--beam is '0'"),
+        (["nowhere", "--batch", "0"], 2, "--batch is '0'"),
+        (["nowhere", "--length-limit", "0"], 2, "--length-limit is '0'"),
         (["nowhere", "--penalty", "-1"], 2, "penalty is -1"),
         (["nowhere", "--penalty", "nan"], 2, "penalty is nan"),
-        (["nowhere", "--penalty", "much"], 2, "--penalty is much"),
+        (["nowhere", "--penalty", "much"], 2, "--penalty is 'much'"),
     ],
 )
 def test_fault_29_a_wrong_command_is_one_sentence(
@@ -254,7 +254,7 @@ def test_dlref_evaluate_translates_every_line_of_a_split(
         return lines
 
     monkeypatch.setattr("dlref.reports.translation_quality.translated", counted)
-    assert main(["evaluate", str(run), "split=eval"]) == 0
+    assert main(["evaluate", str(run), "--split", "eval"]) == 0
     assert counts == [20]
     assert "exact_match" in capsys.readouterr().out
 

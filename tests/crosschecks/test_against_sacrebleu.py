@@ -114,7 +114,7 @@ def test_evaluation(
     ]
     assert main(["train", *settings, "reports=null", "device=cpu", "threads=1", f"run_dir={run}"]) == 0
     report = "{_target_: dlref.reports.translation_quality.Translation, scores: true, beam: " + str(beam) + "}"
-    assert main(["evaluate", str(run), "split=eval", f"reports={{translation: {report}}}"]) == 0
+    assert main(["evaluate", str(run), "--split", "eval", f"reports={{translation: {report}}}"]) == 0
     capsys.readouterr()
     assert main(["translate", str(run), str(files[0]), "--beam", str(beam)]) == 0
     texts = capsys.readouterr().out.splitlines()

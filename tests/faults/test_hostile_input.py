@@ -29,10 +29,11 @@ from PIL import Image
 
 import dlref
 from dlref import build
+from dlref.cli.arguments import COMMANDS
 from dlref.cli.commands.evaluate import evaluate
 from dlref.cli.commands.predict import predict
 from dlref.cli.compose import compose, load_plugins, one_limit, plugin_files
-from dlref.cli.main import COMMANDS, main
+from dlref.cli.main import main
 from dlref.data import safe_io
 from dlref.data.supervised import table_files
 from dlref.data.supervised.images import IDX, PICTURES, read_idx, read_image
@@ -1237,7 +1238,7 @@ def test_fault_22_names_that_no_run_can_have(capsys: pytest.CaptureFixture[str])
     name = "x" * 5000
     for line in (["evaluate", name], ["generate", name], ["translate", name], ["play", name], ["predict", name, name]):
         assert main(line) == 4
-    assert main(["predict", "x", f"a={name}"]) == 2
+    assert main(["predict", "x", f"decimal={name}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 6
 
 
@@ -1257,7 +1258,19 @@ ARGUMENTS = [
     "+",
 ]
 ARGUMENTS += ["--prompt", "-1", "plugins=none.py", "plugins=", "split=x", "invert=maybe", "seed=nan", "--seed=1e9", "{"]
-ARGUMENTS += ["'", "a.b=", "~", "nowhere/x"]
+ARGUMENTS += [
+    "'",
+    "a.b=",
+    "~",
+    "nowhere/x",
+    "--seed",
+    "--plugins",
+    "--device",
+    "--split",
+    "--metrics",
+    "--over=",
+    "--fast",
+]
 TRAINING = {"train", "search", "study"}
 TELLING = {"doctor", "list", "completion"}  # which have nothing to refuse
 

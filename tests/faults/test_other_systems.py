@@ -20,8 +20,9 @@ import yaml
 
 from dlref import filesystem
 from dlref.cli import compose
+from dlref.cli.arguments import in_shell
 from dlref.cli.commands import doctor
-from dlref.cli.main import in_shell, main, prepare_streams
+from dlref.cli.main import main, prepare_streams
 from dlref.data.text.text_files import encode
 from dlref.training import checkpoint, memory
 from dlref.training.checkpoint import Checkpoints, find, pointed

@@ -98,7 +98,7 @@ def test_a_run_is_fitted_evaluated_loaded_and_resumed(
     run = tmp_path / "run"
     assert train("model=ngram", "data=markov_chain", "network.order=3", f"run_dir={run}")[0] == 0
     said = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert main(["evaluate", str(run), "split=eval"]) == 0
+    assert main(["evaluate", str(run), "--split", "eval"]) == 0
     assert json.loads((run / "evaluation.json").read_text())["metrics"]["loss"] == said[-1]["loss"]
     net = dlref.load(run)
     assert isinstance(net, NGram)

@@ -121,7 +121,7 @@ def test_a_name_of_bytes_that_are_no_text_is_used_and_escaped_where_it_is_writte
     assert main(["evaluate", str(run), typed]) == 0
     assert main(["predict", str(run), str(file)]) == 0
     assert main(["compare", str(run)]) == 0
-    assert main(["compare", str(run), str(run), f"plot={folder / 'plot.png'}"]) == 0
+    assert main(["compare", str(run), str(run), "--plot", str(folder / "plot.png")]) == 0
     assert "c" in capsys.readouterr().out
 
 

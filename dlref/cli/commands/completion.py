@@ -1,72 +1,57 @@
-"""dlref completion: what may follow, for bash (and zsh after `bashcompinit`), read from the YAMLs without Hydra or torch."""
+"""dlref completion: the script by which a shell completes dlref's command lines."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import os
+from argparse import Namespace
+from pathlib import PurePath
 
-from dlref.cli.compose import configs_folder, groups
+from dlref.cli.arguments import Parser
+from dlref.cli.completion import complete
 
-SCRIPT = """_dlref() {
+SCRIPTS = {
+    "bash": """_dlref() {
     COMPREPLY=($(dlref completion --words "${COMP_LINE:0:$COMP_POINT}" 2>/dev/null))
     [[ ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace
 }
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=/}
-complete -o default -F _dlref dlref"""
+complete -o default -F _dlref dlref""",
+    "zsh": """(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+_dlref() {
+    local -a found
+    found=(${(f)"$(dlref completion --words "${(j: :)words[1,CURRENT-1]} $PREFIX" 2>/dev/null)"})
+    (( $#found )) || { _files; return }
+    compadd -S '' -- ${(M)found:#*[=.]}
+    compadd -- ${found:#*[=.]}
+}
+compdef _dlref dlref""",
+    "fish": """function __dlref_words
+    set -l found (dlref completion --words (commandline -cp | string collect) 2>/dev/null)
+    test -n "$found" && string join -- \\n $found || __fish_complete_path (commandline -ct)
+end
+complete -c dlref -f -a '(__dlref_words)'""",
+}
 
 
-def main(arguments: Sequence[str]) -> int:
-    if arguments[:1] == ["--words"]:
-        print("\n".join(complete(arguments[1] if len(arguments) > 1 else "")))
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "shell",
+        metavar="SHELL",
+        nargs="?",
+        choices=SCRIPTS,
+        help="bash, zsh or fish; default: that of $SHELL, else bash",
+    )
+    parser.add_argument(
+        "--words", metavar="LINE", help="print what the last, unfinished word of a command line may become"
+    )
+    parser.epilog = """examples:
+  eval "$(dlref completion bash)"      in ~/.bashrc
+  eval "$(dlref completion zsh)"       in ~/.zshrc
+  dlref completion fish | source       in ~/.config/fish/config.fish"""
+
+
+def main(arguments: Namespace) -> int:
+    if arguments.words is not None:
+        print("\n".join(complete(arguments.words)))
     else:
-        print(SCRIPT)
+        own = PurePath(os.environ.get("SHELL", "")).name
+        print(SCRIPTS[arguments.shell or (own if own in SCRIPTS else "bash")])
     return 0
-
-
-def complete(line: str) -> list[str]:
-    """The words that the last, unfinished word of a command line may become."""
-    from dlref.cli.main import COMMANDS
-
-    words = line.split()
-    current = "" if line.endswith(" ") or not words else words.pop()
-    if len(words) <= 1:
-        return [command for command in COMMANDS if command.startswith(current)]
-    if words[1] not in ("train", "evaluate"):
-        return []
-    options = groups([configs_folder()])
-    key, equals, value = current.partition("=")
-    if equals:
-        return [f"{key}={option}" for option in options.get(key, []) if option.startswith(value)]
-    if words[1] == "evaluate":
-        choices = ["split=eval", "split=test", "split=train", "data.root=", "device=", "threads="]
-    else:
-        choices = [f"{name}=" for name in options if name != "trainer"] + [f"{name}=" for name in typed_keys(words)]
-    return sorted({choice for choice in choices if choice.startswith(current)})
-
-
-def typed_keys(words: Sequence[str]) -> list[str]:
-    """Dotted settings in the YAMLs that the words so far select."""
-    import yaml
-
-    def read(path: Path) -> dict[str, Any]:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return (yaml.load(path.read_text(encoding="utf-8"), loader) or {}) if path.is_file() else {}
-
-    folder = configs_folder()
-    typed = dict(word.split("=", 1) for word in words if "=" in word)
-    base = read(folder / "train.yaml")
-    chosen = {
-        name: option for entry in base.pop("defaults") if isinstance(entry, dict) for name, option in entry.items()
-    }
-    base.pop("hydra")
-    keys = [key for key in base if not isinstance(base[key], dict)] + ["trainer.max_epochs", "trainer.max_seconds"]
-    for layer in ("experiment", "model"):
-        choice = typed.get(layer) or chosen.get(layer)
-        content = read(folder / layer / f"{choice}.yaml")
-        for entry in content.pop("defaults", []):
-            for name, option in entry.items() if isinstance(entry, dict) else ():
-                group = name.removeprefix("override /")
-                typed.setdefault(group, option)
-        keys += [f"{group}.{key}" for group, section in content.items() if isinstance(section, dict) for key in section]
-    for group in ("data", "objective", "optimizer", "schedule", "trainer"):
-        keys += [f"{group}.{key}" for key in read(folder / group / f"{typed.get(group) or chosen.get(group)}.yaml")]
-    return [key for key in keys if not key.endswith("_target_")]

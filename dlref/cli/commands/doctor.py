@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,20 +15,21 @@ from typing import TYPE_CHECKING
 import filelock
 
 from dlref import filesystem
-from dlref.cli.main import in_shell, take_flags
-from dlref.data.download import RemoteFile, data_root, offline, partial, sha256
+from dlref.cli.arguments import Parser, in_shell
 
 if TYPE_CHECKING:
     import torch
 
-HELP = """usage: dlref doctor      checks versions, device, compiler, data sets, encoded texts and the runs folder
-exit code 1 if one fails"""
+    from dlref.data.download import RemoteFile
+
 Finding = tuple[bool | None, str, str]  # whether it is fine (None: worth knowing), what was found, what to do about it
 
 
-def main(arguments: Sequence[str]) -> int:
-    if take_flags(arguments, {}, HELP) is None:
-        return 0
+def add_arguments(parser: Parser) -> None:
+    parser.epilog = "Exit code 1 if a check fails."
+
+
+def main(_: Namespace) -> int:
     failed = False
     for good, what, remedy in findings():
         print(
@@ -139,8 +141,8 @@ def compiler() -> Finding:
     return None, f"C++ compiler: {missing}", f"trainer.compile=true needs one: install {wanted}, or set CXX to yours"
 
 
-def known_files() -> list[RemoteFile]:
-    """All that can be downloaded."""
+def known_files() -> "list[RemoteFile]":
+    """All files that dlref can download."""
     from dlref.data.supervised import images
     from dlref.data.text import corpora, parallel_corpora
     from dlref.reports import word_similarity
@@ -150,7 +152,9 @@ def known_files() -> list[RemoteFile]:
 
 
 def data_sets() -> Iterator[Finding]:
-    root, sets = data_root(None), dict[str, list[RemoteFile]]()
+    from dlref.data.download import data_root
+
+    root, sets = data_root(None), dict[str, list["RemoteFile"]]()
     for file in known_files():
         sets.setdefault(file.name.split("/")[0], []).append(file)
     for name, files in sets.items():
@@ -160,7 +164,9 @@ def data_sets() -> Iterator[Finding]:
             yield False, f"data {name}: {error}", "make it readable, or set DLREF_DATA to another folder"
 
 
-def data_set(name: str, files: Sequence[RemoteFile], root: Path) -> Iterator[Finding]:
+def data_set(name: str, files: "Sequence[RemoteFile]", root: Path) -> Iterator[Finding]:
+    from dlref.data.download import offline, partial, sha256
+
     there = [file for file in files if (root / file.name).is_file()]
     wrong = [file for file in there if sha256(root / file.name) != file.sha256]
     for file in wrong:
@@ -179,33 +185,33 @@ def data_set(name: str, files: Sequence[RemoteFile], root: Path) -> Iterator[Fin
         yield True, f"data {name}: complete under {root}", ""
     for path in (root / file.name for file in files):
         part = partial(path)
-        if part.is_file() and not held(path.with_name(path.name + ".lock")):
+        if part.is_file() and not is_locked(path.with_name(path.name + ".lock")):
             unfinished = f"data {name}: the download {part} has stopped after {part.stat().st_size:,} bytes"
-            yield None, unfinished, f"the next run that needs it goes on with it, or {remove(part)}"
+            yield None, unfinished, f"the next run that needs it resumes it, or {remove(part)}"
 
 
 def encoded_texts() -> Iterator[Finding]:
     from dlref.data.text.token_cache import cache_folder
 
-    home, whole = cache_folder(), 0
+    home, complete = cache_folder(), 0
     for folder in sorted(home.glob("*")):
         if not re.fullmatch(r"[0-9a-f]{32}(\.part)?", folder.name):
             continue  # it may be anybody's
-        if wrong := ailment(folder):
+        if wrong := defect(folder):
             yield None, f"encoded text {folder} {wrong}", f"{remove(folder)}; what is needed is made again"
         else:
-            whole += 1
-    yield True, f"encoded texts: {whole} under {home}", ""
+            complete += 1
+    yield True, f"encoded texts: {complete} under {home}", ""
 
 
-def ailment(folder: Path) -> str:
+def defect(folder: Path) -> str:
     """Why no run will use an encoded text, or nothing."""
     from dlref.data.text import encoded_pairs, text_files
     from dlref.data.text.tokenizer import english
     from dlref.errors import ConfigError, DlrefError
 
     if folder.suffix == ".part":
-        return "" if held(folder.with_suffix(".lock")) else "is unfinished: its run was killed"
+        return "" if is_locked(folder.with_suffix(".lock")) else "is unfinished: its run was killed"
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         if (found := about.get("format", 1)) != text_files.FORMAT:  # the first one was not written down
@@ -220,8 +226,8 @@ def ailment(folder: Path) -> str:
         return "is damaged"
 
 
-def held(lock: Path) -> bool:
-    """Whether a process is at work on what this file locks."""
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds this lock."""
     try:
         if lock.is_file():
             filelock.FileLock(lock).acquire(blocking=False).lock.release()

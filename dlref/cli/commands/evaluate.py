@@ -5,24 +5,28 @@ import inspect
 import json
 import logging
 import math
+from argparse import Namespace
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlref.cli.arguments import Parser, add_run
 from dlref.cli.compose import flatten, hint, load_plugins, plugin_files, split_key, typed_value
-from dlref.cli.main import take_flags
 from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, DataError, brief, did_you_mean
 from dlref.filesystem import file_name
 
-HELP = """usage: dlref evaluate RUN_OR_CHECKPOINT [split=test] [key=value …]
-
-  RUN                  takes the run's best checkpoint, else its last; RUN/checkpoints/last takes that one
-  split=eval           train, eval or test (the default; eval where there is no test split)
-  data.root=DIR        and other settings of data, device, threads and trainer.precision
-  plugins=my.py        if the model was trained with plug-ins
-  --no-recorded-paths  reads no data file that only the checkpoint names"""
+SPLITS = ("train", "eval", "test")
+SETTINGS = (
+    "data.root",
+    "device",
+    "threads",
+    "trainer.precision",
+    "seed",
+    "reports",
+    "plugins",
+)  # that completion offers
 UNBUILT = ("optimizer", "schedule")  # in evaluation
 OPEN = ("data", "device", "threads", "trainer.precision", "seed", "reports")
 LEARNED = {  # by the data from their training split, and what it is called
@@ -40,21 +44,32 @@ LEARNED = {  # by the data from their training split, and what it is called
 logger = logging.getLogger("dlref")
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags = {NO_PATHS: False}
-    rest = take_flags(arguments, flags, HELP)
-    if rest is None:
-        return 0
-    paths, settings = [a for a in rest if "=" not in a], [a for a in rest if "=" in a]
-    if not paths and settings:  # a path may have a = in it
-        paths, settings = settings[:1], settings[1:]
-    if len(paths) != 1:
-        raise ConfigError("dlref evaluate takes one run or checkpoint; dlref train names the run when it starts")
-    return evaluate(paths[0], settings, not flags[NO_PATHS])
+def add_arguments(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_settings(lambda _: SETTINGS, "a setting that differs from training, see below")
+    parser.add_argument("--split", choices=SPLITS, help="default test, or eval where there is no test split")
+    parser.add_argument(NO_PATHS, action="store_true", help="read no data file that only the checkpoint names")
+    parser.epilog = """settings:
+  data.root=DIR         and other settings of the data
+  device=cuda threads=2 trainer.precision=float32
+  seed=1                of data that are generated
+  reports=null          no reports; reports.NAME.KEY=VALUE sets what a report takes
+  plugins=my.py         your own code, if the model was trained with it
+
+examples:
+  dlref evaluate RUN
+  dlref evaluate RUN/checkpoints/last --split eval data.root=datasets"""
 
 
-def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
-    """Evaluate one checkpoint. `recorded`: whether the data paths that it has recorded are read."""
+def main(arguments: Namespace) -> int:
+    return evaluate(arguments.run, arguments.settings, arguments.split, not arguments.no_recorded_paths)
+
+
+def evaluate(path: str, settings: list[str], split: str | None = None, recorded: bool = True) -> int:
+    """Evaluate one checkpoint on a split, by default the test split if there is one; the exit code.
+
+    `recorded`: whether the data paths that the checkpoint has recorded are read.
+    """
     from dlref.cli.run_reports import run_reports
     from dlref.interfaces import Shard
     from dlref.training import devices
@@ -64,9 +79,9 @@ def evaluate(path: str, settings: list[str], recorded: bool = True) -> int:
     from dlref.training.run import warn_of_other_plugins
 
     checkpoint = find(path)
-    command = command_line("evaluate", [path, *settings], recorded=recorded)
+    command = command_line("evaluate", [path, *settings, *(["--split", split] if split else [])], recorded=recorded)
     with code_named(checkpoint, command):
-        config, own, split, plugins = amended(checkpoint, path, settings, recorded)
+        config, own, plugins = amended(checkpoint, command, settings, recorded)
     warn_of_other_plugins(checkpoint.manifest, plugins)
     import torch
 
@@ -162,9 +177,9 @@ def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
 
 
 def amended(
-    checkpoint: Any, path: str, settings: Sequence[str], recorded: bool
-) -> tuple[dict[str, Any], dict[str, Any], str | None, list[str]]:
-    """The checkpoint's config with what was typed on top, the same with no more than typed paths, the split, the plug-ins.
+    checkpoint: Any, command: Sequence[str], settings: Sequence[str], recorded: bool
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The checkpoint's config with what was typed on top, the same with no more than typed paths, the plug-ins.
 
     Code is the command line's alone, and so are places on this machine, except data files that are `recorded` and found
     again.
@@ -174,12 +189,8 @@ def amended(
 
     config = dict(checkpoint.manifest["config"])
     typed = {split_key(text)[0]: text for text in settings}
-    split = split_key(typed.pop("split", "="))[1] or None
-    if split not in (None, "train", "eval", "test"):
-        raise ConfigError(f"split={split} is unknown{did_you_mean(split, ['train', 'eval', 'test'])}")
     typed.pop("plugins", None)
     plugins = load_plugins(plugin_files(settings))
-    command = command_line("evaluate", [path, *settings], recorded=recorded)
     missing = dict[str, Any]()
     with as_data(checkpoint):
         build.check(config, plugins)
@@ -210,7 +221,7 @@ def amended(
             config = dict(config) if config is own else config
         put(config, key, typed_value(typed[key], hint(config, key, plugins)))
     build.check(config, plugins)
-    return build.with_codes_as_text(config, plugins), own, split, plugins
+    return build.with_codes_as_text(config, plugins), own, plugins
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> None:
@@ -257,7 +268,7 @@ def alike(one: Any, other: Any, near: float = 1e-9) -> bool:
 
 def known(config: dict[str, Any]) -> list[str]:
     names = [key for key in flatten(config) if key.startswith(("data.", "reports.")) and not key.endswith("_target_")]
-    return ["split", "plugins", *OPEN, *names]
+    return ["plugins", *OPEN, *names]
 
 
 def drawn(name: str, picture: Any, file: Path) -> bool:

@@ -1,68 +1,73 @@
-"""dlref generate: text that a trained language model writes, shown as it comes."""
+"""dlref generate: text that a trained language model generates, printed token by token."""
 
 import logging
-from collections.abc import Sequence
+from argparse import Namespace
 from typing import Any
 
-from dlref.cli.commands.play import whole
-from dlref.cli.compose import load_plugins, plugin_files
+from dlref.cli.arguments import Parser, add_loading, add_run, number, text, whole
+from dlref.cli.compose import load_plugins
 from dlref.cli.loading import load
-from dlref.cli.main import as_text, require_no_settings, take_flags
-from dlref.errors import CheckpointError, ConfigError, brief
+from dlref.errors import CheckpointError, brief
 
-HELP = """usage: dlref generate RUN_OR_CHECKPOINT [--prompt TEXT] [--length 100] [--temperature 1] [--top-k K] [--top-p P]
-                      [--seed 0] [--count 1] [--unknown] [--device cpu] [plugins=my.py]
-
-  --prompt TEXT    what the text begins with, printed as the model reads it; without, a new line begins
-  --length 100     how many tokens follow: words, characters or pieces of words, as the model has learned them
-  --temperature 1  lower for likelier text, 0 for the likeliest token always
-  --top-k K        draws from the K likeliest tokens only
-  --top-p P        draws from the likeliest tokens that together have the share P
-  --seed 0         another one, another text
-  --count 1        how many texts, with an empty line between them
-  --unknown        lets the model write <unk>, which is every word that its vocabulary lacks
-  --device cpu     or cuda, cuda:N, mps, auto: where to compute"""
-MOST = 10  # unknown words that are named
+MAX_NAMED = 10  # unknown words
 
 logger = logging.getLogger("dlref")
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {f"--{name}": [] for name in ("prompt", "length", "seed", "count")}
-    flags |= {"--temperature": [], "--top-k": [], "--top-p": [], "--unknown": False, "--device": []}
-    rest = take_flags(arguments, flags, HELP)
-    if rest is None:
-        return 0
-    require_no_settings("generate", rest[1:], flags, ["plugins"])
-    runs = [a for a in rest if not a.startswith("plugins=")]
-    if len(runs) != 1:
-        raise ConfigError("dlref generate takes one run or checkpoint: dlref generate RUN --prompt TEXT")
-    prompt = as_text(flags["--prompt"][-1], "--prompt") if flags["--prompt"] else ""
-    settings: dict[str, Any] = {
-        "length": whole(flags, "--length", 100, 1),
-        "temperature": number(flags, "--temperature", 1.0),
-        "top_k": whole(flags, "--top-k", 1, 1) if flags["--top-k"] else None,
-        "top_p": number(flags, "--top-p", None),
-    }
-    seed, count = whole(flags, "--seed", 0, 0), whole(flags, "--count", 1, 1)
+def add_arguments(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "--prompt", metavar="TEXT", type=text, default="", help="the text to continue; default: a new line begins"
+    )
+    parser.add_argument(
+        "--length",
+        metavar="N",
+        type=whole(1),
+        default=100,
+        help="tokens to generate: words, characters or subwords, as in training; default 100",
+    )
+    parser.add_argument(
+        "--temperature",
+        metavar="T",
+        type=number,
+        default=1.0,
+        help="divides the logits; 0 is greedy decoding; default 1",
+    )
+    parser.add_argument("--top-k", metavar="K", type=whole(1), help="sample from the K most probable tokens only")
+    parser.add_argument(
+        "--top-p",
+        metavar="P",
+        type=number,
+        help="sample from the fewest most probable tokens whose probabilities sum to P",
+    )
+    parser.add_argument("--seed", metavar="N", type=whole(0), default=0, help="of the sampling; default 0")
+    parser.add_argument(
+        "--count",
+        metavar="N",
+        type=whole(1),
+        default=1,
+        help="texts to generate, separated by an empty line; default 1",
+    )
+    parser.add_argument(
+        "--unknown", action="store_true", help="allow <unk>, which stands for every word outside the vocabulary"
+    )
+    add_loading(parser)
+    parser.epilog = """examples:
+  dlref generate RUN --prompt "the function returns" --temperature 0.8
+  dlref generate RUN --top-k 40 --length 300 --seed 7 --count 3"""
+
+
+def main(arguments: Namespace) -> int:
+    sampling = {name: getattr(arguments, name) for name in ("length", "temperature", "top_k", "top_p")}
     from dlref.decoding.sampling import check
 
-    check(**settings)
-    net = load(runs[0], load_plugins(plugin_files(rest)), flags["--device"])
-    generate(runs[0], net, prompt, seed, count, flags["--unknown"], settings)
+    check(**sampling)
+    net = load(arguments.run, load_plugins(arguments.plugins), arguments.device)
+    generate(arguments.run, net, arguments.prompt, arguments.seed, arguments.count, arguments.unknown, sampling)
     return 0
 
 
-def number(flags: dict[str, Any], flag: str, default: float | None) -> float | None:
-    if not flags[flag]:
-        return default
-    try:
-        return float(flags[flag][-1])
-    except ValueError:
-        raise ConfigError(f"{flag} is {flags[flag][-1]}; it takes a number") from None
-
-
-def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bool, settings: dict[str, Any]) -> None:
+def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bool, sampling: dict[str, Any]) -> None:
     from dlref.data import generator
     from dlref.data.text.tokenizer import Tokenizer, Vocabulary
     from dlref.interfaces import FixedContext, TextDecoder, declares
@@ -77,12 +82,14 @@ def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bo
         told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
         logger.warning(told, f"{len(tokens):,}", f"{net.context:,}")
     if lacking := [repr(brief(word, 40)) for word in dict.fromkeys(tokens) if word not in vocabulary]:
-        named = ", ".join(lacking[:MOST]) + (f" and {len(lacking) - MOST} more" if len(lacking) > MOST else "")
+        named = ", ".join(lacking[:MAX_NAMED]) + (
+            f" and {len(lacking) - MAX_NAMED} more" if len(lacking) > MAX_NAMED else ""
+        )
         logger.warning("the vocabulary of %d lacks %s, read as <unk>", len(vocabulary), named)
-    for text in range(count):
-        if text:
+    for index in range(count):
+        if index:
             print()
-        draw = generator(seed, text)
-        for piece in written(net, tokenizer, vocabulary, prompt, unknown, generator=draw, **settings):
+        random = generator(seed, index)
+        for piece in written(net, tokenizer, vocabulary, prompt, unknown, generator=random, **sampling):
             print(piece, end="", flush=True)
         print()

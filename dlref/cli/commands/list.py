@@ -1,27 +1,33 @@
 """dlref list: the models, experiments and other parts, with the first comment of their YAML."""
 
-from collections.abc import Sequence
-from typing import Any
+from argparse import Namespace
 
+from dlref.cli.arguments import Parser, add_config_dir
 from dlref.cli.compose import config_dir, configs_folder, groups
-from dlref.cli.main import take_flags
-from dlref.errors import ConfigError, did_you_mean
+from dlref.errors import ConfigError, brief, did_you_mean
 
-HELP = "usage: dlref list [GROUP …] [--config-dir DIR]      GROUP is model, experiment, data, objective, …"
-GROUPS = ("model", "experiment", "data")
+DEFAULT_GROUPS = ("model", "experiment", "data")
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {"--config-dir": []}
-    wanted = take_flags(arguments, flags, HELP)
-    if wanted is None:
-        return 0
-    folders = [configs_folder(), *map(config_dir, flags["--config-dir"])]
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "groups",
+        metavar="GROUP",
+        nargs="*",
+        default=[],
+        help="a folder of configs/, such as optimizer; default model experiment data",
+    )
+    add_config_dir(parser)
+    parser.epilog = "examples:\n  dlref list\n  dlref list optimizer schedule"
+
+
+def main(arguments: Namespace) -> int:
+    folders = [configs_folder(), *map(config_dir, arguments.config_dir)]
     found = groups(folders)
-    if unknown := [name for name in wanted if name not in found]:
-        raise ConfigError(f"there is no group '{unknown[0]}'{did_you_mean(unknown[0], found)}")
+    if unknown := [name for name in arguments.groups if name not in found]:
+        raise ConfigError(f"there is no group '{brief(unknown[0])}'{did_you_mean(unknown[0], found)}")
     for group, options in found.items():
-        if group in (wanted or GROUPS):
+        if group in (arguments.groups or DEFAULT_GROUPS):
             print(f"{group}=")
             for option in options:
                 files = [folder / group / f"{option}.yaml" for folder in folders]

@@ -1,47 +1,44 @@
-"""dlref play: greedy episodes of a model that was trained on play, counted and filmed."""
+"""dlref play: greedy episodes of a trained agent, with their returns, and a video of them."""
 
 import contextlib
 import statistics
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.compose import load_plugins, plugin_files
+from dlref.cli.arguments import Parser, add_loading, add_run, file_ending, whole
+from dlref.cli.compose import load_plugins
 from dlref.cli.loading import load
-from dlref.cli.main import require_no_settings, take_flags
 from dlref.errors import CheckpointError, ConfigError
 
-HELP = """usage: dlref play RUN_OR_CHECKPOINT [--episodes N] [--seed N] [--video FILE.gif] [--device cpu]
-                  [plugins=my.py]
 
-  --episodes N      how many; default 1 with a video, else 10
-  --seed N          of the first episode's start, the next one's is one more; default 0
-  --video FILE.gif  every step as a picture (pip install 'dlref[video]')
-  --device cpu      or cuda, cuda:N, mps, auto: where to compute"""
+def add_arguments(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_argument("--episodes", metavar="N", type=whole(1), help="how many; default 10, or 1 with a video")
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole(0),
+        default=0,
+        help="of the first episode; each next one has one more; default 0",
+    )
+    parser.add_argument(
+        "--video",
+        metavar="FILE.gif",
+        type=file_ending(".gif"),
+        help="write every step as a frame; needs the extra dlref[video]",
+    )
+    add_loading(parser)
+    parser.epilog = """examples:
+  dlref play RUN --episodes 100
+  dlref play RUN --video cartpole.gif"""
 
 
-def main(arguments: Sequence[str]) -> int:
-    typed: dict[str, list[str]] = {"--episodes": [], "--seed": [], "--video": [], "--device": []}
-    rest = take_flags(arguments, typed, HELP)
-    if rest is None:
-        return 0
-    require_no_settings("play", rest[1:], typed, ["plugins"])
-    runs = [a for a in rest if not a.startswith("plugins=")]
-    if len(runs) != 1:
-        raise ConfigError("dlref play takes one run or checkpoint: dlref play RUN")
-    video = Path(typed["--video"][-1]) if typed["--video"] else None
-    if video is not None and video.suffix.lower() != ".gif":
-        raise ConfigError(f"--video {video} is no .gif; write --video FILE.gif")
-    episodes, seed = whole(typed, "--episodes", 1 if video else 10, 1), whole(typed, "--seed", 0, 0)
-    play(runs[0], load(runs[0], load_plugins(plugin_files(rest)), typed["--device"]), episodes, seed, video)
+def main(arguments: Namespace) -> int:
+    episodes = arguments.episodes or (1 if arguments.video else 10)
+    net = load(arguments.run, load_plugins(arguments.plugins), arguments.device)
+    play(arguments.run, net, episodes, arguments.seed, arguments.video)
     return 0
-
-
-def whole(typed: dict[str, list[str]], flag: str, default: int, least: int) -> int:
-    text = typed[flag][-1] if typed[flag] else str(default)
-    if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{flag} is {text}; it takes a whole number from {least}")
-    return int(text)
 
 
 def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> None:
@@ -49,15 +46,17 @@ def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> No
     from dlref.data.rl.episodes import greedy_episodes
 
     if "env" not in net.description:
-        raise CheckpointError(f"{run} was not trained on play; dlref evaluate and dlref predict look at other models")
+        raise CheckpointError(
+            f"{run} was not trained in an environment; dlref evaluate and dlref predict are for other models"
+        )
     returns: list[float] = []
     frames: list[Any] = []
-    made = Environments(net.description["env"], vectorized=False, render=video is not None)
-    with contextlib.closing(made) as environments:
-        net.description.checkpoint.require_described(made.describe())
-        watch = None if video is None else lambda: frames.append(frame(environments))
+    environments = Environments(net.description["env"], vectorized=False, render=video is not None)
+    with contextlib.closing(environments):
+        net.description.checkpoint.require_described(environments.describe())
+        record = None if video is None else lambda: frames.append(frame(environments))
         for number in range(episodes):
-            [episode] = greedy_episodes(net, environments, [seed + number], watch)
+            [episode] = greedy_episodes(net, environments, [seed + number], record)
             returns.append(episode.returns)
             print(f"episode {number + 1}: return {episode.returns:g}, {episode.length} steps")
     if episodes > 1:
@@ -68,7 +67,7 @@ def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> No
             frames[0].save(video, save_all=True, append_images=frames[1:], duration=1000 / rate, loop=0)
         except OSError as error:
             raise ConfigError(f"{video} cannot be written ({error.strerror}); choose another --video") from None
-        print(f"video {video}, {len(frames)} pictures")
+        print(f"video {video}, {len(frames)} frames")
 
 
 def frames_per_second(env: Any) -> float:
@@ -77,8 +76,8 @@ def frames_per_second(env: Any) -> float:
 
 
 def frame(environments: Any) -> Any:
-    """What is to be seen of the first environment; a game's frame, which is small, enlarged."""
+    """The current frame of the first environment; that of an Atari game, which is small, enlarged."""
     from PIL import Image
 
-    picture = Image.fromarray(environments.render())
-    return picture.resize((336, 336), Image.Resampling.NEAREST) if environments.stacked else picture
+    image = Image.fromarray(environments.render())
+    return image.resize((336, 336), Image.Resampling.NEAREST) if environments.stacked else image

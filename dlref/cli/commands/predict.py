@@ -1,48 +1,51 @@
-"""dlref predict: what a trained model says of files: rows of a table, or pictures."""
+"""dlref predict: what a trained model predicts for files: for the rows of a table, or for images."""
 
 import logging
 import math
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dlref.cli.compose import load_plugins, plugin_files, split_key
+from dlref.cli.arguments import Parser, add_loading, add_run
+from dlref.cli.compose import load_plugins
 from dlref.cli.loading import load
-from dlref.cli.main import require_no_settings, take_flags, write_rows
-from dlref.errors import CheckpointError, ConfigError, brief
+from dlref.cli.main import write_rows
+from dlref.errors import CheckpointError, brief
 from dlref.filesystem import printable
-
-HELP = """usage: dlref predict RUN_OR_CHECKPOINT FILE… [invert=true] [decimal=comma] [--device cpu] [plugins=my.py]
-
-  FILE         a .csv or .npz table with the columns that the model was trained on, or pictures (PNG, JPEG …)
-  invert=true  dark on light becomes light on dark, as in MNIST
-  decimal=…    point or comma, if these tables write numbers in another way than those of training
-  --device cpu or cuda, cuda:N, mps, auto: where to compute
-
-  prints CSV: one line a row or picture; numbers in the units of the table, classes with their probability, the
-  probability of yes for each label"""
-SETTINGS = ("decimal", "invert", "plugins")
 
 logger = logging.getLogger("dlref")
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {"--device": []}
-    rest = take_flags(arguments, flags, HELP)
-    if rest is None:
-        return 0
-    typed = dict(split_key(a) for a in rest if split_key(a)[0] in SETTINGS and "=" in a)
-    names = [a for a in rest if not ("=" in a and split_key(a)[0] in SETTINGS)]
-    if len(names) < 2:
-        raise ConfigError("dlref predict takes a run and the files to look at: dlref predict RUN FILE…")
-    require_no_settings("predict", names[1:], flags, SETTINGS)
-    if (invert := typed.get("invert", "false").lower()) not in ("true", "false"):
-        raise ConfigError(f"invert={invert} is neither true nor false")
-    if (decimal := typed.get("decimal")) not in (None, "point", "comma"):
-        raise ConfigError(f"decimal={decimal} is neither point nor comma")
-    plugins = load_plugins(plugin_files(rest))
-    rows = predict(names[0], names[1:], invert == "true", plugins, flags["--device"], decimal)
+def add_arguments(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="a .csv or .npz table with the columns of training, or images (PNG, JPEG …)",
+    )
+    parser.add_argument(
+        "--invert",
+        action="store_true",
+        help="invert the gray levels of images: dark on light becomes light on dark, as in MNIST",
+    )
+    parser.add_argument(
+        "--decimal", choices=("point", "comma"), help="how these tables write numbers, if not as those of training"
+    )
+    add_loading(parser)
+    parser.epilog = """Prints CSV, one line a row or image: numbers in the units of the table, a class with its probability,
+or the probability of each label.
+
+examples:
+  dlref predict RUN new.csv --decimal comma
+  dlref predict RUN digits/*.png --invert"""
+
+
+def main(arguments: Namespace) -> int:
+    plugins = load_plugins(arguments.plugins)
+    rows = predict(arguments.run, arguments.files, arguments.invert, plugins, arguments.device, arguments.decimal)
     write_rows([{printable(name): printable(cell) for name, cell in row.items()} for row in rows], sys.stdout)
     return 0
 
@@ -52,8 +55,8 @@ def predict(
     files: Sequence[str],
     invert: bool,
     plugins: Sequence[str],
-    device: Sequence[str] = (),
-    decimal: Any = None,
+    device: str = "cpu",
+    decimal: Literal["point", "comma"] | None = None,
 ) -> list[dict[str, str]]:
     import torch
 

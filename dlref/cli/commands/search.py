@@ -1,4 +1,4 @@
-"""dlref search: draw settings, train with each, and keep a table; it goes on where it was interrupted."""
+"""dlref search: train with sampled settings, and keep a table; an interrupted search is resumed."""
 
 import functools
 import json
@@ -6,53 +6,67 @@ import logging
 import math
 import os
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlref.cli.arguments import Parser, add_config_dir, whole
 from dlref.cli.commands.compare import logged
-from dlref.cli.commands.train import train
-from dlref.cli.compose import compose, load_plugins, plugin_files, split_key, typed_value
-from dlref.cli.main import explained, show_rows, take_flags, write_rows
+from dlref.cli.commands.train import SETTINGS, train
+from dlref.cli.completion import config_keys
+from dlref.cli.compose import compose, load_plugins, plugin_files, split_key
+from dlref.cli.main import exit_code_of, print_rows, write_rows
 from dlref.cli.values import elements, spell
 from dlref.errors import ConfigError, DivergedError
 
-HELP = """usage: dlref search model=NAME key=value … key=log(LOW,HIGH) … [trials=20] [sampler=random] [search_dir=DIR]
-                    [--config-dir DIR]
-
-  optimizer.lr=log(1e-4,1e-1)          drawn evenly on a logarithmic scale
-  network.dropout=uniform(0,0.5)       drawn evenly
-  network.widths=choice([100],[200])   one of these
-  trials=N                             how many runs there shall be in all; asked again with more, it goes on
-  sampler=random or tpe                at random (Bergstra & Bengio 2012), or by Parzen estimators (2011)
-  search_dir=DIR                       default runs/search/<experiment or model>
-  --config-dir DIR                     a folder of your own with model/ experiment/ data/ …
-
-  The figure of trainer.monitor is what counts. Every trial is a run of its own. Needs the extra: pip install dlref[search]"""
 RANGE = re.compile(r"(log|uniform|int|choice)\((.*)\)$")
 logger = logging.getLogger("dlref")
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {"--config-dir": []}
-    rest = take_flags(arguments, flags, HELP)
-    if rest is None:
-        return 0
-    own: dict[str, Any] = {"trials": "20", "sampler": "random", "search_dir": None}
+def add_arguments(parser: Parser) -> None:
+    parser.add_settings(config_keys, "as in dlref train, or a range to sample from")
+    parser.add_argument(
+        "--trials",
+        metavar="N",
+        type=whole(1),
+        default=20,
+        help="runs in all; a search is continued with more; default 20",
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=("random", "tpe"),
+        default="random",
+        help="random (Bergstra & Bengio 2012), or tree-structured Parzen estimator (Bergstra et al. 2011)",
+    )
+    parser.add_argument("--search-dir", metavar="DIR", help="where to write; default runs/search/<experiment or model>")
+    add_config_dir(parser)
+    parser.epilog = f"""ranges:
+  optimizer.lr=log(1e-4,1e-1)          log-uniform
+  network.dropout=uniform(0,0.5)       uniform
+  network.layers=int(1,4)              uniform over whole numbers
+  network.widths=choice([100],[200])   one of these
+
+{SETTINGS}
+
+Trials are compared by the metric that trainer.monitor names. Each is a run of its own.
+Needs the extra dlref[search].
+
+examples:
+  dlref search model=mlp 'optimizer.lr=log(1e-4,1e-1)' --trials 50 --sampler tpe"""
+
+
+def main(arguments: Namespace) -> int:
     fixed, spaces = [], {}
-    for text in rest:
+    for text in arguments.settings:
         key, value = split_key(text)
-        if key in own:
-            own[key] = typed_value(text, Path | None) if key == "search_dir" else value
-        elif found := RANGE.match(value):
+        if found := RANGE.match(value):
             spaces[key] = space(text, found[1], found[2])
         else:
             fixed.append(text)
     if not spaces:
         raise ConfigError("nothing is searched for; write as in optimizer.lr=log(1e-4,1e-1) (dlref search --help)")
-    if not own["trials"].isdigit() or own["sampler"] not in ("random", "tpe"):
-        raise ConfigError(f"trials={own['trials']} is a whole number, sampler={own['sampler']} is random or tpe")
-    return search(fixed, spaces, int(own["trials"]), own["sampler"], own["search_dir"], flags["--config-dir"])
+    return search(fixed, spaces, arguments.trials, arguments.sampler, arguments.search_dir, arguments.config_dir)
 
 
 def space(text: str, kind: str, inside: str) -> tuple[str, list[Any]]:
@@ -90,24 +104,26 @@ def search(
     config = compose(fixed, config_dirs, plugins)
     build.check(config, plugins)
     # With the lowest or first values too, before anything is written: a mistyped key would spoil the folder.
-    drawn = [f"{key}={int(values[0]) if kind == 'int' else values[0]}" for key, (kind, values) in spaces.items()]
-    build.check(compose([*fixed, *drawn], config_dirs, plugins), plugins)
+    sampled = [f"{key}={int(values[0]) if kind == 'int' else values[0]}" for key, (kind, values) in spaces.items()]
+    build.check(compose([*fixed, *sampled], config_dirs, plugins), plugins)
     monitor = Trainer(**config["trainer"]).monitor
     if not monitor:
-        raise ConfigError("dlref search needs trainer.monitor, as trainer.monitor='eval/loss min': what is to be best")
+        raise ConfigError(
+            "dlref search needs trainer.monitor, as trainer.monitor='eval/loss min': the metric to optimize"
+        )
     name, direction = monitor.removeprefix("eval/").split()
     folder = Path(os.path.expanduser(search_dir or Path("runs") / "search" / config["name"]))
     if "?" in str(folder.resolve()):  # where the address of a database ends
-        raise ConfigError(f"search_dir={folder} has a question mark in it; choose another folder")
-    asked = json.dumps([sorted(fixed), spaces, sampler, *config_dirs], sort_keys=True)
+        raise ConfigError(f"--search-dir {folder} has a question mark in it; choose another folder")
+    searched = json.dumps([sorted(fixed), spaces, sampler, *config_dirs], sort_keys=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "search.json"
-        if note.exists() and note.read_text(encoding="utf-8") != asked:
-            raise ConfigError(f"{folder} holds a search of other settings; choose another search_dir=")
-        note.write_text(asked, encoding="utf-8")
+        if note.exists() and note.read_text(encoding="utf-8") != searched:
+            raise ConfigError(f"{folder} holds a search of other settings; choose another --search-dir")
+        note.write_text(searched, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another search_dir=") from None
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another --search-dir") from None
     study = optuna.create_study(
         study_name=config["name"],
         storage=f"sqlite:///{folder.resolve() / 'search.db'}",
@@ -119,30 +135,30 @@ def search(
         if not waiting and len(study.trials) >= trials:
             break
         if not waiting:
-            # Random numbers of its own for each trial: an interrupted search draws what it would have drawn.
+            # Random numbers of its own for each trial: an interrupted search samples what it would have sampled.
             seed = config["seed"] * 1_000_003 + len(study.trials)
             samplers = optuna.samplers
             study.sampler = samplers.TPESampler(seed=seed) if sampler == "tpe" else samplers.RandomSampler(seed)
-            asked_for = study.ask()
+            trial = study.ask()
             for key, where in spaces.items():
-                draw(asked_for, key, *where)
-            waiting = [asked_for.number]
+                suggest(trial, key, *where)
+            waiting = [trial.number]
         number = waiting[0]
         run = folder / f"{number:04d}"
-        drawn = [f"{key}={value}" for key, value in study.trials[number].params.items()]
-        logger.info("trial %d of %d: %s", number + 1, trials, " ".join(drawn))
-        code = explained(
-            functools.partial(train, [*fixed, *drawn, f"run_dir={spell(str(run))}", "resume=auto"], config_dirs)
+        sampled = [f"{key}={value}" for key, value in study.trials[number].params.items()]
+        logger.info("trial %d of %d: %s", number + 1, trials, " ".join(sampled))
+        code = exit_code_of(
+            functools.partial(train, [*fixed, *sampled, f"run_dir={spell(str(run))}", "resume=auto"], config_dirs)
         )
         if code not in (0, DivergedError.exit_code):
             return code  # the trial waits for the next call
         value = best(run, name, direction) if code == 0 else None
         study.tell(number, value, state=None if value is not None else optuna.trial.TrialState.FAIL)
-    show(study, folder, name, direction)
+    report(study, folder, name, direction)
     return 0
 
 
-def draw(trial: Any, key: str, kind: str, values: list[Any]) -> None:
+def suggest(trial: Any, key: str, kind: str, values: list[Any]) -> None:
     if kind == "choice":
         trial.suggest_categorical(key, values)
     elif kind == "int":
@@ -152,7 +168,7 @@ def draw(trial: Any, key: str, kind: str, values: list[Any]) -> None:
 
 
 def best(run: Path, name: str, direction: str) -> float | None:
-    """The best value of a figure in the evaluations of a run."""
+    """The best value of a metric in the evaluations of a run."""
     lines = [line for line in logged(run) if line["split"] == "eval"]
     name = name.rpartition("/")[2]  # as the log calls it
     key = "loss" if name == "nll" and not any(name in line for line in lines) else name  # training has checked the name
@@ -160,24 +176,24 @@ def best(run: Path, name: str, direction: str) -> float | None:
     return (max(values) if direction == "max" else min(values)) if values else None
 
 
-def show(study: Any, folder: Path, name: str, direction: str) -> None:
-    """Best first, on screen and in table.csv; and each setting against the figure, in search.png."""
+def report(study: Any, folder: Path, name: str, direction: str) -> None:
+    """Print the trials, best first, and write table.csv; plot the metric over each setting in search.png."""
     from matplotlib.figure import Figure
 
-    told = [trial for trial in study.trials if trial.value is not None]
-    told.sort(key=lambda trial: trial.value, reverse=direction == "max")
-    rows = [{name: trial.value, **trial.params, "run": f"{trial.number:04d}"} for trial in told]
+    finished = [trial for trial in study.trials if trial.value is not None]
+    finished.sort(key=lambda trial: trial.value, reverse=direction == "max")
+    rows = [{name: trial.value, **trial.params, "run": f"{trial.number:04d}"} for trial in finished]
     if not rows:
-        raise ConfigError(f"none of {len(study.trials)} trials in {folder} came to an end; search smaller rates")
+        raise ConfigError(f"none of {len(study.trials)} trials in {folder} finished; search smaller rates")
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
         write_rows(rows, file)
-    show_rows(rows[:10])
-    keys = list(told[0].params)
+    print_rows(rows[:10])
+    keys = list(finished[0].params)
     figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        axes.scatter([trial.params[key] for trial in told], [trial.value for trial in told], s=14)
-        distribution = told[0].distributions[key]
+        axes.scatter([trial.params[key] for trial in finished], [trial.value for trial in finished], s=14)
+        distribution = finished[0].distributions[key]
         axes.set(xlabel=key, ylabel=name, xscale="log" if getattr(distribution, "log", False) else "linear")
     figure.savefig(folder / "search.png", dpi=120)
-    failed = len(study.trials) - len(told)
-    logger.info("%d trials%s; all in %s", len(told), f", {failed} diverged" if failed else "", folder)
+    failed = len(study.trials) - len(finished)
+    logger.info("%d trials%s; all in %s", len(finished), f", {failed} diverged" if failed else "", folder)

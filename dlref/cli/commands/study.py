@@ -1,4 +1,4 @@
-"""dlref study: run a demonstration of the books; its table and pictures go to runs/studies/NAME."""
+"""dlref study: run a demonstration of the books; its table and figures go to runs/studies/NAME."""
 
 import ast
 import importlib
@@ -8,37 +8,56 @@ import logging
 import os
 import time
 import typing
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlref.cli.arguments import Parser
 from dlref.cli.compose import split_key, typed_value
-from dlref.cli.main import show_rows, take_flags, write_rows
+from dlref.cli.main import print_rows, write_rows
 from dlref.errors import ConfigError, did_you_mean
 
-HELP = """usage: dlref study [NAME [key=value …]]
-
-  without a NAME: the studies there are
-  run_dir=DIR     where the table and the pictures go; default runs/studies/NAME
-  threads=N       of torch; default 1, which is fastest for networks this small
-  key=value       the study's own settings, as root=DIR (of MNIST), steps=500, seeds=[0,1]"""
+OF_EVERY_STUDY = {"run_dir": Path, "threads": int}
 STUDIES = Path(__file__).parents[2] / "studies"
 logger = logging.getLogger("dlref")
 
 
-def main(arguments: Sequence[str]) -> int:
-    rest = take_flags(arguments, {}, HELP)
-    if rest is None:
-        return 0
-    if not rest:
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "study", metavar="STUDY", nargs="?", choices=studies(), help="without one, the studies are listed"
+    )
+    parser.add_settings(keys, "a setting of the study, or one of the two below")
+    parser.epilog = """settings of every study:
+  run_dir=DIR     where the table and the figures go; default runs/studies/STUDY
+  threads=N       of torch; default 1, which is fastest for networks this small
+
+examples:
+  dlref study
+  dlref study gates steps=500 seeds=[0,1]"""
+
+
+def main(arguments: Namespace) -> int:
+    if arguments.study is None:
         for name in studies():
-            text = (STUDIES / f"{name}.py").read_text(encoding="utf-8")  # read, since importing it would import torch
-            print(f"{name:<22} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+            print(f"{name:<22} {(ast.get_docstring(parsed(name)) or '').splitlines()[0]}")
         return 0
-    name, *settings = rest
-    if name not in studies():
-        raise ConfigError(f"there is no study '{name}'{did_you_mean(name, studies())}")
-    return study(name, settings)
+    return study(arguments.study, arguments.settings)
+
+
+def parsed(name: str) -> ast.Module:
+    """The source of a study, whose import would import torch."""
+    return ast.parse((STUDIES / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def keys(words: Sequence[str]) -> list[str]:
+    """The settings of the study among these words."""
+    found = [*OF_EVERY_STUDY]
+    for name in set(words) & set(studies()):
+        for node in parsed(name).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "study":
+                found += [argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]]
+    return found
 
 
 def studies() -> list[str]:
@@ -57,18 +76,18 @@ def study(name: str, settings: Sequence[str]) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}); choose another run_dir=") from None
+        raise ConfigError(f"{folder} cannot be created ({error.strerror}); choose another run_dir=") from None
     threads = torch.get_num_threads()
     torch.set_num_threads(given.pop("threads", 1))
     start = time.perf_counter()
     result = function(**given)
     seconds = time.perf_counter() - start
     torch.set_num_threads(threads)
-    show_rows(result.table)
+    print_rows(result.table)
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
         write_rows(result.table, file)
-    for title, picture in result.pictures.items():
-        picture.savefig(folder / f"{title}.png", dpi=120)
+    for title, figure in result.pictures.items():
+        figure.savefig(folder / f"{title}.png", dpi=120)
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     about = {"study": name, "settings": plain, "git_commit": git_commit(), "seconds": round(seconds, 1)}
     write_whole(folder / "study.json", json.dumps(about, indent=1))
@@ -81,7 +100,7 @@ def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str
     from dlref.build import MOST_THREADS, check_value
 
     hints = typing.get_type_hints(function)
-    known = {key: hints[key] for key in inspect.signature(function).parameters} | {"run_dir": Path, "threads": int}
+    known = {key: hints[key] for key in inspect.signature(function).parameters} | OF_EVERY_STUDY
     given: dict[str, Any] = {}
     for text in settings:
         key, _ = split_key(text)

@@ -7,10 +7,13 @@ import os
 import sys
 import time
 import traceback
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlref.cli.arguments import Parser, add_config_dir, in_shell
+from dlref.cli.completion import config_keys
 from dlref.cli.compose import (
     compose,
     config_dir,
@@ -29,45 +32,58 @@ from dlref.cli.compose import (
     sweep_override,
     typed_places,
 )
-from dlref.cli.main import explained, in_shell, speak, take_flags
+from dlref.cli.main import configure_logging, exit_code_of
 from dlref.cli.recorded import NO_PATHS, command_line, in_shell_all
 from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
 from dlref.cli.values import require_decoded
 from dlref.errors import ConfigError, DataError
 
-HELP = """usage: dlref train [model=NAME] [experiment=NAME] [key=value …] [-m] [--cfg job] [--config-dir DIR]
-
+SETTINGS = """settings:
   model=mlp data=mnist          select whole systems and exchange their parts; dlref list names them
   network.widths=[200,100]      a setting of the network, optimizer, data, objective, schedule or trainer
-  seed=1 device=cuda threads=2  what every run has
-  run_dir=DIR                   where to write; default runs/<name>/<time>-<random>
-  resume=RUN  or  resume=auto   go on with a run, bit for bit; auto: in run_dir if it holds a checkpoint
-  plugins=my.py                 classes of your own, for _target_
-  -m seed=0,1,2                 several runs, by Hydra's launchers
-  --cfg job                     print the config and stop
-  --config-dir DIR              a folder of your own with model/ experiment/ data/ …
-  --no-recorded-paths           with resume=, read no data file that only the checkpoint names"""
-
+  seed=1 device=cuda threads=2  settings of every run
+  plugins=my.py                 your own classes, for _target_"""
 WENT_ON = "another process trained in {} just now; give the command again, to go on from what it saved"
 FITTED_AT_ONCE = 2**20  # tokens
 logger = logging.getLogger("dlref")
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {"--config-dir": [], "--cfg": [], "-m": False, "--multirun": False, NO_PATHS: False}
-    overrides = take_flags(arguments, flags, HELP)
-    if overrides is None:
-        return 0
-    if flags["-m"] or flags["--multirun"]:
-        return sweep(overrides, flags["--config-dir"], not flags[NO_PATHS])
-    if flags["--cfg"]:
+def add_arguments(parser: Parser) -> None:
+    parser.add_settings(config_keys, "see below")
+    parser.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="several runs, one for each combination of values, by Hydra's launchers",
+    )
+    parser.add_argument("--cfg", choices=["job"], help="print the config and stop")
+    add_config_dir(parser)
+    parser.add_argument(
+        NO_PATHS, action="store_true", help="with resume=, read no data file that only the checkpoint names"
+    )
+    parser.epilog = f"""{SETTINGS}
+  run_dir=DIR                   where to write; default runs/<name>/<time>-<random>
+  resume=RUN  or  resume=auto   resume a run, bit for bit; auto: the one in run_dir, if it holds a checkpoint
+
+examples:
+  dlref train model=mlp network.widths=[200,200] optimizer.lr=3e-3
+  dlref train experiment=mlp_mnist_fast trainer.max_steps=500 run_dir=runs/first
+  dlref train resume=runs/first trainer.max_steps=1000
+  dlref train -m model=mlp seed=0,1,2"""
+
+
+def main(arguments: Namespace) -> int:
+    overrides, config_dirs = arguments.settings, arguments.config_dir
+    if arguments.multirun:
+        return sweep(overrides, config_dirs, not arguments.no_recorded_paths)
+    if arguments.cfg:
         import yaml
 
-        config = compose(overrides, flags["--config-dir"], load_plugins(plugin_files(overrides)))
+        config = compose(overrides, config_dirs, load_plugins(plugin_files(overrides)))
         one_limit(config, overrides)
         print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return 0
-    return train(overrides, flags["--config-dir"], not flags[NO_PATHS])
+    return train(overrides, config_dirs, not arguments.no_recorded_paths)
 
 
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str], recorded: bool) -> int:
@@ -86,10 +102,10 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str], recorded: bool) 
 
     def job(_: Any) -> None:
         logger.disabled = False  # which setting up Hydra's own logging leaves so
-        speak()  # a launcher may have started this process
+        configure_logging()  # a launcher may have started this process
         task: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
         typed = [job_override(text) for text in task]
-        if code := explained(lambda: train(typed, config_dirs, recorded)):
+        if code := exit_code_of(lambda: train(typed, config_dirs, recorded)):
             if os.getpid() == starter:
                 sys.exit(code)  # which ends the sweep
             raise FailedJobError(code)

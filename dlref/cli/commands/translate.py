@@ -1,4 +1,4 @@
-"""dlref translate: what a trained model makes of lines, in their order."""
+"""dlref translate: the translations of lines by a trained model, in their order."""
 
 import codecs
 import contextlib
@@ -6,55 +6,73 @@ import itertools
 import sys
 import zipfile
 import zlib
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlref.cli.commands.generate import number
-from dlref.cli.commands.play import whole
-from dlref.cli.compose import load_plugins, plugin_files
+from dlref.cli.arguments import Parser, add_loading, add_run, number, whole
+from dlref.cli.compose import load_plugins
 from dlref.cli.loading import load
-from dlref.cli.main import require_no_settings, take_flags
 from dlref.errors import CheckpointError, ConfigError, DataError
 
-HELP = """usage: dlref translate RUN_OR_CHECKPOINT [FILE…] [--beam 1] [--penalty 0.6] [--length-limit N] [--batch 256]
-                       [--unknown] [--device cpu] [plugins=my.py] < LINES > TRANSLATIONS
-
-  FILE…             UTF-8 text, plain or .gz, to translate, each line to a line; without, what comes by standard input
-  --beam 1          how many sequences are followed at a time; 1 takes the likeliest token always
-  --penalty 0.6     how much a beam prefers long translations; 0 for not at all
-  --length-limit N  most tokens that a line becomes, at most the network's context; without, twice those it has and ten
-  --batch 256       lines at a time; fewer need less memory
-  --unknown         lets the model write <unk>, which is every word that its vocabulary lacks
-  --device cpu      or cuda, cuda:N, mps, auto: where to compute"""
-LINES = 4096  # are read ahead, so that those of about one length are translated together
+READ_AHEAD = 4096  # lines, so that those of about one length are translated together
 
 
-def main(arguments: Sequence[str]) -> int:
-    flags: dict[str, Any] = {f"--{name}": [] for name in ("beam", "penalty", "length-limit", "batch")}
-    flags |= {"--unknown": False, "--device": []}
-    rest = take_flags(arguments, flags, HELP)
-    if rest is None:
-        return 0
-    require_no_settings("translate", rest[1:], flags, ["plugins"])
-    names = [argument for argument in rest if not argument.startswith("plugins=")]
-    if not names:
-        raise ConfigError("dlref translate takes a run or checkpoint: dlref translate RUN < LINES")
-    settings: dict[str, Any] = {
-        "beam": whole(flags, "--beam", 1, 1),
-        "limit": whole(flags, "--length-limit", 1, 1) if flags["--length-limit"] else None,
-        "batch": whole(flags, "--batch", 256, 1),
-        "unknown": flags["--unknown"],
+def add_arguments(parser: Parser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        default=[],
+        help="UTF-8 text, plain or .gz, one sentence a line; default: standard input",
+    )
+    parser.add_argument(
+        "--beam", metavar="N", type=whole(1), default=1, help="beam size; 1 is greedy decoding; default 1"
+    )
+    parser.add_argument(
+        "--penalty",
+        metavar="ALPHA",
+        type=number,
+        help="exponent of the length penalty (Wu et al. 2016); 0 for none; default 0.6",
+    )
+    parser.add_argument(
+        "--length-limit",
+        metavar="N",
+        type=whole(1),
+        help="most tokens of a translation; default twice those of the line and ten",
+    )
+    parser.add_argument(
+        "--batch",
+        metavar="N",
+        type=whole(1),
+        default=256,
+        help="sequences decoded together; fewer need less memory; default 256",
+    )
+    parser.add_argument(
+        "--unknown", action="store_true", help="allow <unk>, which stands for every word outside the vocabulary"
+    )
+    add_loading(parser)
+    parser.epilog = """examples:
+  dlref translate RUN < lines.de > lines.en
+  dlref translate RUN a.de b.de --beam 5"""
+
+
+def main(arguments: Namespace) -> int:
+    settings = {
+        "beam": arguments.beam,
+        "limit": arguments.length_limit,
+        "batch": arguments.batch,
+        "unknown": arguments.unknown,
     }
-    if flags["--penalty"]:
-        settings["penalty"] = number(flags, "--penalty", None)
-    translate(names[0], names[1:], settings, load_plugins(plugin_files(rest)), flags["--device"])
+    if arguments.penalty is not None:
+        settings["penalty"] = arguments.penalty
+    translate(arguments.run, arguments.files, settings, load_plugins(arguments.plugins), arguments.device)
     return 0
 
 
-def translate(
-    run: str, files: Sequence[str], settings: dict[str, Any], plugins: Sequence[str], device: Sequence[str]
-) -> None:
+def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins: Sequence[str], device: str) -> None:
     from dlref.decoding.sampling import check_beam
 
     check_beam(settings["beam"], settings.get("penalty", 0.0))
@@ -74,9 +92,9 @@ def translate(
     source, target = (Side.described(about[side]) for side in ("source", "target"))
     lines = read(files)
     # Who types a line waits for its translation.
-    most = 1 if not files and sys.stdin is not None and sys.stdin.isatty() else LINES
+    read_ahead = 1 if not files and sys.stdin is not None and sys.stdin.isatty() else READ_AHEAD
     with explained():
-        while part := [*itertools.islice(lines, most)]:
+        while part := [*itertools.islice(lines, read_ahead)]:
             print("\n".join(translated(net, source, target, part, **settings)), flush=True)
 
 

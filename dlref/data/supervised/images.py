@@ -189,7 +189,9 @@ def read_image(
     corner = float(pixels[[0, 0, -1, -1], [0, -1, 0, -1]].median())
     if abs(corner - (usual := description.get("corner", corner * white / 255) * 255 / white)) > 128:
         here, there = ("light", "dark") if corner > usual else ("dark", "light")
-        found.append(f"with {here} corners, {there} in the training images: try invert={str(not invert).lower()}")
+        found.append(
+            f"with {here} corners, {there} in the training images: try {'without' if invert else 'with'} --invert"
+        )
     if float(pixels.max() - pixels.min()) < FAINT:
         found.append("of nearly one gray level, in which there is little to recognize")
     if notes is not None:

@@ -117,7 +117,7 @@ def number(cell: str, decimal: Decimal) -> float | None:
 def spelled_otherwise(cell: str, rules: Rules, settings: str) -> str | None:
     """What to do about a number that `rules` do not read, or None where the text is no number.
 
-    `settings` stands before the name of a setting: `data.` in training.
+    `settings` stands before the name of a setting: `data.` in training, `--` in `dlref predict`.
     """
     plain = cell.lstrip("+-−").strip()
     comma, grouped = bool(WITH_COMMA.fullmatch(plain)), bool(GROUPED.fullmatch(plain))

@@ -288,7 +288,7 @@ def read_inputs(path: Path, description: Mapping[str, Any], decimal: Decimal | N
         if rules.missing is None:
             require_values(column, gone[-1], "the model was trained without missing values, so fill it in")
         values[name] = values_of(
-            column, held, gone[-1], rules, "", "correct it, since this column held numbers in training"
+            column, held, gone[-1], rules, "--", "correct it, since this column held numbers in training"
         )
     rows = np.any(gone, axis=0)
     if rows.any():

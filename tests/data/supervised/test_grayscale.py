@@ -159,4 +159,4 @@ def test_what_was_done_is_noted_once_a_kind(tmp_path: Path) -> None:
         "of nearly one gray level, in which there is little to recognize": ["blank"],
     }
     read_image(tmp_path / "a.png", ABOUT, invert=False, notes=notes)
-    assert [path.stem for path in notes["with light corners, dark in the training images: try invert=true"]] == ["a"]
+    assert [path.stem for path in notes["with light corners, dark in the training images: try with --invert"]] == ["a"]

@@ -292,7 +292,7 @@ def test_prediction_refuses_what_training_refused(tmp_path: Path) -> None:
     for content, said in (
         ("x;colour\n1,5;a\n;b", "line 3: '' in column 'x' is a missing value; the model was trained without"),
         ("x;colour\n1,5;a\none;b", "line 3: 'one' in column 'x' is not a number, as '1,5' is; correct it, since"),
-        ("x,colour\n1.5,a", "line 2: '1.5' in column 'x' is not a number; set decimal=point to read"),
+        ("x,colour\n1.5,a", "line 2: '1.5' in column 'x' is not a number; set --decimal=point to read"),
     ):
         (tmp_path / "b.csv").write_text(content)
         with pytest.raises(DataError) as refused:
