@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from dlref.renamed import RENAMED
+
 
 class DlrefError(Exception):
     """The message is one sentence: what was wrong, the values, the way out."""
@@ -14,6 +16,10 @@ class ConfigError(DlrefError):
     """The command line or a config."""
 
     exit_code = 2
+
+
+class UnknownNameError(ConfigError):
+    """A setting, an option or a class that this version of dlref does not have; an earlier one may have had it."""
 
 
 class DataError(DlrefError):
@@ -52,12 +58,18 @@ def brief(said: object, most: int = 160) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'lr'?`, or the choices where nothing is near and they are few, or nothing."""
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean 'lr'?`, or the choices where nothing is near and they are few, or nothing.
+
+    With a prefix such as `optimizer.` the names are those of its section: `; did you mean 'optimizer.lr'?`. A name that
+    has been renamed means the new one.
+    """
     choices = sorted(set(known))
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    near = [choice for choice in choices if f"{prefix}{choice}" in RENAMED.get(f"{prefix}{name}", ())]
+    if not near:
+        near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if not near:  # Forgotten groups are common too: `lr` for `optimizer.lr`.
-        near = [choice for choice in choices if choice.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+        near = [choice for choice in choices if choice.rpartition(".")[2] == name.rpartition(".")[2]]
     if near:
-        return f"; did you mean '{near[0]}'?"
+        return f"; did you mean '{prefix}{near[0]}'?"
     return f"; choose from {', '.join(choices)}" if 0 < len(choices) <= 24 else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dlref import build
+from dlref import config_check
 from dlref.cli.compose import compose, configs_folder, groups
 from dlref.training.checkpoint import Checkpoints
 from tests.conftest import first, small_text8
@@ -56,7 +56,7 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = compose([f"{group}={option}"])
-    build.check(config)
+    config_check.check(config)
     assert config["goal"], "it says what it should reach"
     kind = config["data"]["_target_"].rpartition(".")[2]
     settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])

@@ -11,8 +11,10 @@ from typing import Any
 
 from dlref import plugins, signals
 from dlref.cli.values import elements, escaped, grammar, in_quotes, is_sweep, read, require_decoded, spell, unescaped
-from dlref.errors import ConfigError, brief, did_you_mean
+from dlref.errors import ConfigError, UnknownNameError, brief, did_you_mean
+from dlref.renamed import RENAMED
 
+LIMITS = {"trainer.max_steps", "trainer.max_epochs", "trainer.max_seconds"}
 KEY = re.compile(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*", re.ASCII)
 
 
@@ -88,6 +90,17 @@ def typed_value(override: str, hint: Any = Any) -> Any:
         raise ConfigError(f"{brief(override, 400)} does not fit: {first_line(error)[:400]}") from None
 
 
+def configured(
+    overrides: Sequence[str], config_dirs: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The config of a run with these overrides: composed, checked, and with every default filled in."""
+    from dlref.config_check import normalized  # which imports torch
+
+    config = compose(overrides, config_dirs, plugins)
+    one_limit(config, overrides)
+    return normalized(config, plugins)
+
+
 def compose(overrides: Sequence[str], config_dirs: Sequence[str] = (), plugins: Sequence[str] = ()) -> dict[str, Any]:
     """The config that these overrides make; raises ConfigError, in one sentence, where they do not.
 
@@ -106,7 +119,8 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = (), plugins: 
     for override in overrides:
         key, value = require_key(override)
         if key in known and value not in known[key] and (key, value) != ("experiment", "null"):
-            raise ConfigError(f"there is no {key} '{value}'{did_you_mean(value, known[key])}")
+            refusal = UnknownNameError if f"{key}={value}" in RENAMED else ConfigError
+            raise refusal(f"there is no {key} '{value}'{did_you_mean(value, known[key], f'{key}=')}")
         if is_hydras(override):
             choices.append(override)
         elif key in known:
@@ -134,9 +148,7 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = (), plugins: 
     finally:
         instance.hydra = sweeping
     config["name"] = config.get("name") or chosen["experiment"] or chosen["model"]
-    from dlref.build import with_codes_as_text  # which imports torch
-
-    return with_codes_as_text(config, plugins)
+    return config
 
 
 def require_key(override: str) -> tuple[str, str]:
@@ -150,14 +162,14 @@ def require_key(override: str) -> tuple[str, str]:
 
 
 def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str]) -> Any:
-    from dlref.build import hint  # which imports torch
+    from dlref.config_check import hint  # which imports torch
 
     return hint(config, key, plugins)
 
 
 def resolved(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:
     """The same overrides with the values that `${…}` has in this config, so that a resumed run has them too."""
-    from dlref.build import at  # which imports torch
+    from dlref.config_check import at  # which imports torch
 
     found = []
     for override in overrides:
@@ -196,10 +208,9 @@ def first_line(error: Exception) -> str:
 
 def one_limit(config: dict[str, Any], overrides: Sequence[str]) -> None:
     """A limit that was typed replaces those of the YAMLs."""
-    limits = ("max_steps", "max_epochs", "max_seconds")
-    typed = {key.rpartition(".")[2] for key, _ in map(split_key, overrides) if key in [f"trainer.{n}" for n in limits]}
-    if typed:
-        config["trainer"] |= {name: None for name in limits if name not in typed}
+    typed = LIMITS & {split_key(text)[0] for text in overrides}
+    if typed and isinstance(config.get("trainer"), dict):
+        config["trainer"] |= {key.rpartition(".")[2]: None for key in sorted(LIMITS - typed)}
 
 
 def load_plugins(files: Sequence[str]) -> list[str]:

@@ -28,6 +28,19 @@ def found_again(recorded: Any, started_in: Any) -> Any:
     return None if None in places.values() else replaced(recorded, places)
 
 
+def checked(checkpoint: Any, plugins: Sequence[str]) -> Any:
+    """The checkpoint with its config checked and normalized.
+
+    Raises CheckpointError where the config is wrong, or names what this version of dlref does not have.
+    """
+    from dlref.config_check import normalized  # which imports torch
+    from dlref.training.checkpoint import as_data
+
+    with as_data(checkpoint):
+        config = normalized(checkpoint.manifest["config"], plugins)
+    return checkpoint._replace(manifest=checkpoint.manifest | {"config": config})
+
+
 def place_of(recorded: str, started_in: Any) -> str | None:
     """One of them."""
     path = os.path.join(started_in if isinstance(started_in, str) else "", os.path.expanduser(recorded))
@@ -42,7 +55,7 @@ def place_of(recorded: str, started_in: Any) -> str | None:
 
 
 def texts_of(value: Any) -> list[str]:
-    from dlref.build import leaves  # which imports torch
+    from dlref.config_check import leaves  # which imports torch
 
     return [leaf for leaf in leaves(value) if isinstance(leaf, str)]
 

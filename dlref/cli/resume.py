@@ -4,15 +4,24 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlref.cli.arguments import in_shell
-from dlref.cli.compose import compose, differences, first_line, flatten, split_key
-from dlref.cli.recorded import command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
+from dlref.cli.compose import LIMITS, compose, configured, differences, first_line, flatten, one_limit, split_key
+from dlref.cli.recorded import (
+    checked,
+    command_line,
+    found_again,
+    in_shell_all,
+    say_used,
+    typed_again,
+    untyped,
+    within,
+)
 from dlref.cli.values import spell
-from dlref.errors import CheckpointError, ConfigError, brief
+from dlref.errors import CheckpointError, ConfigError, UnknownNameError, brief
 
 BITS = (
     "threads",
@@ -22,7 +31,6 @@ BITS = (
     "hardware.instructions",
     "hardware.gpu",
 )  # on which the last bits of sums depend
-LIMITS = {"trainer.max_steps", "trainer.max_epochs", "trainer.max_seconds"}
 logger = logging.getLogger("dlref")
 
 INTERPOLATED = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # what OmegaConf resolves
@@ -80,45 +88,115 @@ def steps_in(run: Path) -> list[str]:
     return [path.name for path in Checkpoints(run / "checkpoints").numbered("step")]
 
 
-def reusable(
+def resumed(
     checkpoint: Any, overrides: Sequence[str], config_dirs: Sequence[str], plugins: Sequence[str], recorded: bool
-) -> list[str]:
-    """The overrides as first typed, less those that only a command line may set and those typed again.
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """The checkpoint with its config normalized, all overrides of the run, and the config that it resumes with.
 
-    A checkpoint is data: it may choose among settings, but names no code, and no files but those of data that are found
-    again, if `recorded` ones may be read. Raises ConfigError with the command that names the others.
+    The config is the recorded one, whatever defaults and YAMLs say today, except for what `overrides` change: the values
+    that are typed, and those that differ between what is composed without and with them, as where a group is switched.
     """
-    from dlref import build
-    from dlref.training.checkpoint import as_data
+    from dlref.config_check import TOP, normalized, path_settings
 
+    saved = started_with(checkpoint, overrides, config_dirs, recorded)
+    checkpoint = checked(checkpoint, plugins)
+    old, then = checkpoint.manifest["config"], composed_again(checkpoint, saved, config_dirs, plugins)
+    every = [*reusable(checkpoint, saved, then, overrides, config_dirs, plugins, recorded), *overrides]
+    now = configured(every, config_dirs, plugins)
+    free = {key for key, _ in map(split_key, overrides) if "." in key or key in TOP}
+    free |= LIMITS if free & LIMITS else set()
+    free = free.union(*(path_settings(config, plugins) for config in (old, then, now)))
+    return checkpoint, every, normalized(kept(old, then, now, free), plugins)
+
+
+def kept(
+    old: Mapping[str, Any], then: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str], path: str = ""
+) -> dict[str, Any]:
+    """The settings `now`, with the value of `old` for each that is not `free` and is the same as `then`.
+
+    A section whose class has changed is taken whole.
+    """
+    if now.get("_target_") != then.get("_target_"):
+        return dict(now)
+    absent: Any = object()
+    found = {}
+    for name in {**now, **old}:
+        key = f"{path}{name}"
+        was, before, value = (config.get(name, absent) for config in (old, then, now))
+        if not within(key, free):
+            if isinstance(was, Mapping) and isinstance(before, Mapping) and isinstance(value, Mapping):
+                value = kept(was, before, value, free, f"{key}.")
+            elif before == value:
+                value = was
+        if value is not absent:
+            found[name] = value
+    return found
+
+
+def started_with(checkpoint: Any, overrides: Sequence[str], config_dirs: Sequence[str], recorded: bool) -> list[str]:
+    """The overrides that a checkpoint's run was started with.
+
+    Raises CheckpointError where they are not plain, and ConfigError, with the whole command, where they name code.
+    """
     saved, given = list(checkpoint.manifest["overrides"]), {split_key(text)[0] for text in overrides}
     if any(
         not isinstance(text, str) or INTERPOLATED.search(text) or split_key(text)[0].startswith("hydra")
         for text in saved
     ):
         raise CheckpointError(f"{checkpoint.path} holds overrides that are not plain values; it is not resumed")
-    command = command_line("train", overrides, config_dirs, recorded)
     if code := [text for text in saved if split_key(text)[0] == "plugins" and "plugins" not in given]:
+        command = command_line("train", overrides, config_dirs, recorded)
         raise ConfigError(
             f"this run was started with {brief(code[-1])}, code that a checkpoint may not bring: if you trust it, type "
             f"{in_shell_all([*command, code[-1]])}"
         )
+    return saved
+
+
+def composed_again(
+    checkpoint: Any, saved: Sequence[str], config_dirs: Sequence[str], plugins: Sequence[str]
+) -> dict[str, Any]:
+    """The config that a checkpoint's overrides make today; raises CheckpointError where they make none."""
+    from dlref.config_check import normalized
+    from dlref.training.checkpoint import as_data
+
     with as_data(checkpoint):
-        # Composed without being built: to refuse as the file's fault what is, and to learn which settings are paths.
         try:
             composed = compose([text for text in saved if split_key(text)[0] != "resume"], config_dirs, plugins)
+        except UnknownNameError:
+            raise
         except ConfigError as error:
             raise CheckpointError(
                 f"what {checkpoint.path} was started with no longer composes: {error}; if a --config-dir was named then, "
                 "name it again"
             ) from None
-        build.check(composed, plugins)
-        paths = build.path_settings(composed, plugins)
+        one_limit(composed, saved)
+        return normalized(composed, plugins)
+
+
+def reusable(
+    checkpoint: Any,
+    saved: Sequence[str],
+    then: Mapping[str, Any],
+    overrides: Sequence[str],
+    config_dirs: Sequence[str],
+    plugins: Sequence[str],
+    recorded: bool,
+) -> list[str]:
+    """The overrides as first typed, which make the config `then`, less those that only a command line may set.
+
+    Those that are typed again are left out too. A checkpoint is data: it may choose among settings, but names no files
+    except those of data that are found again, if `recorded` ones may be read. Raises ConfigError with the command that
+    names the others.
+    """
+    from dlref.config_check import at, path_settings
+
+    given, paths = {split_key(text)[0] for text in overrides}, path_settings(then, plugins)
     again, missing = [], {}
     for key in dict.fromkeys(split_key(text)[0] for text in saved):
         if key in ("run_dir", "resume", "plugins") or not within(key, paths) or within(key, given):
             continue
-        if path := untyped(key, build.at(composed, key), given):
+        if path := untyped(key, at(then, key), given):
             of_data = recorded and key.startswith("data.")
             found = found_again(path, checkpoint.manifest.get("cwd")) if of_data else None
             if found is None:
@@ -127,6 +205,7 @@ def reusable(
             say_used(key, path := found)
         again.append(f"{key}={spell(path)}")
     if missing:
+        command = command_line("train", overrides, config_dirs, recorded)
         raise ConfigError(f"this run was started with {typed_again(command, missing, recorded)}")
     if given & LIMITS:  # one that is typed now takes the place of all that were
         given |= LIMITS
@@ -173,13 +252,12 @@ def has_other_data(
 
     Whether it goes on with other data, which then begin anew.
     """
-    from dlref import build
     from dlref.training import gradient_norm
     from dlref.training.run import warn_of_other_plugins
 
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
-    then_config = build.with_codes_as_text(manifest["config"], list(facts["plugins"]))
-    changes = {k: v for k, v in differences(then_config, config).items() if not within(k, paths | {"name", "goal"})}
+    changes = differences(manifest["config"], config)
+    changes = {key: change for key, change in changes.items() if not within(key, paths | {"name", "goal"})}
     if manifest["ranks"] != shard.ranks:
         raise CheckpointError(
             f"{checkpoint.path} was trained by {manifest['ranks']} ranks and this is {shard.ranks}; start as many"

@@ -38,7 +38,7 @@ def read(text: str, hint: Any = Any) -> Any:
         return value if is_null or re.fullmatch(QUOTED, text, re.DOTALL) else literal(text)
     require_decoded(text)
     if hint is not Any and not isinstance(value, str):
-        from dlref.build import matches  # which imports torch
+        from dlref.config_check import matches  # which imports torch
 
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if (is_number and str in options) or (not matches(value, hint) and matches(text, hint)):

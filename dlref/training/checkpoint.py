@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dlref import filesystem
-from dlref.errors import CheckpointError, ConfigError, DlrefError, ResourceError, brief
+from dlref.errors import CheckpointError, ConfigError, DlrefError, ResourceError, UnknownNameError, brief
 from dlref.training import distributed
 
 FORMAT = 1
@@ -101,6 +101,12 @@ class Checkpoint(NamedTuple):
         names = ", ".join(brief(name, 40) for name in sorted(lacking))
         return CheckpointError(
             f"{self.path} does not say {names} of its data, which this dlref reads; {self.use_its_dlref}train again"
+        )
+
+    def of_earlier_version(self, reason: Exception) -> CheckpointError:
+        """The error for a checkpoint whose config names what this version of dlref does not have."""
+        return CheckpointError(
+            f"{self.path} was made by an earlier version of dlref ({reason}); {self.use_its_dlref}train again"
         )
 
     def require_described(self, here: Mapping[str, Any]) -> None:
@@ -508,6 +514,8 @@ def as_data(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except UnknownNameError as error:
+        raise checkpoint.of_earlier_version(error) from error
     except DlrefError as error:
         if error.exit_code != 2:
             raise

@@ -287,7 +287,7 @@ def test_a_sweep_in_other_processes_says_what_it_does_and_how_it_ended(tmp_path:
     assert done.stderr.count("next: dlref evaluate runs/mlp/") == 2
     failed = command(*line, "trainer.max_stepz=2", "seed=0,1", cwd=tmp_path, env=where)
     assert failed.returncode == 2
-    assert "did you mean 'max_steps'" in failed.stderr
+    assert "did you mean 'trainer.max_steps'" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 
@@ -347,7 +347,7 @@ def test_files_of_others_are_left_alone(train: Train, tmp_path: Path) -> None:
 def test_a_wrong_sweep_ends_with_a_sentence(child: StartChild) -> None:
     code, said = child("train", "-m", "model=mlp", "seed=0,1", "trainer.max_stepz=2").ended()
     assert code == 2
-    assert "did you mean 'max_steps'" in said
+    assert "did you mean 'trainer.max_steps'" in said
     assert "Traceback" not in said
 
 

@@ -1,8 +1,11 @@
 """Plug-ins: files and packages, what is said where they fail, and what is known of their source."""
 
+import inspect
 import itertools
 import json
 import logging
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import dlref
-from dlref import build, plugins
+from dlref import config_check, interfaces, plugins
 from dlref.cli.commands import train as training
 from dlref.cli.compose import load_plugins
 from dlref.cli.main import main
@@ -66,12 +70,12 @@ def test_a_package_is_a_plug_in(named: str, train: Train, tmp_path: Path) -> Non
 def test_a_module_of_a_package_is_imported_by_its_name(tmp_path: Path) -> None:
     package(tmp_path, init="")
     names = load_plugins([str(tmp_path / "mynets")])
-    assert build.resolve("mynets.layers.Net", "network", names).__name__ == "Net"
+    assert config_check.resolve("mynets.layers.Net", "network", names).__name__ == "Net"
     with pytest.raises(ConfigError, match="refused"):
-        build.resolve("mynets.layers.sizes.sys", "network", names)
+        config_check.resolve("mynets.layers.sizes.sys", "network", names)
     (tmp_path / "mynets" / "__main__.py").write_text("raise SystemExit\n")
     with pytest.raises(ConfigError, match="refused"):
-        build.resolve("mynets.__main__.Net", "network", names)
+        config_check.resolve("mynets.__main__.Net", "network", names)
 
 
 def test_a_plug_in_may_pass_on_classes_from_beside_it_and_from_elsewhere(tmp_path: Path) -> None:
@@ -80,19 +84,19 @@ def test_a_plug_in_may_pass_on_classes_from_beside_it_and_from_elsewhere(tmp_pat
         "from beside_it import Net\nfrom torch.nn import Linear\nfrom os import _Environ\n"
     )
     names = load_plugins([str(tmp_path / "passing.py")])
-    assert build.resolve("passing.Net", "network", names).__module__ == "beside_it"
-    assert build.resolve("passing.Linear", "network", names).__name__ == "Linear"
+    assert config_check.resolve("passing.Net", "network", names).__module__ == "beside_it"
+    assert config_check.resolve("passing.Linear", "network", names).__name__ == "Linear"
     with pytest.raises(ConfigError, match="not a class for network"):
-        build.resolve("passing._Environ", "network", names)
+        config_check.resolve("passing._Environ", "network", names)
     with pytest.raises(ConfigError, match="names no class of"):
-        build.resolve("beside_it.Net", "network", names)
+        config_check.resolve("beside_it.Net", "network", names)
 
 
 def test_what_data_lack_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "lacking.py").write_text("class Mine:\n    unit = 'rows'\n    def has(self, split): return True\n")
     names = load_plugins([str(tmp_path / "lacking.py")])
     with pytest.raises(ConfigError) as found:
-        build.resolve("lacking.Mine", "data", names)
+        config_check.resolve("lacking.Mine", "data", names)
     lacking = "batches, batches_per_epoch, describe, load_state_dict, sizes, state_dict, train_batches, units_per_batch"
     assert f"data Mine lacks {lacking};" in str(found.value)
 
@@ -262,3 +266,65 @@ def test_the_commit_of_a_plug_in_is_that_of_its_repository(tmp_path: Path) -> No
 def test_small_models_have_no_plug_ins(trained: Callable[..., Path]) -> None:
     run = trained(*SMALL["mlp"], "~reports", "trainer.max_steps=2")
     assert json.loads((run / "run.json").read_text())["plugins"] == {}
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "own_model.md"
+NAMED = re.compile(r"`([\w./]+)`:\n\n```\w+\n(.*?)```\n", re.DOTALL)
+BLOCK = re.compile(r"```(\w+)\n(.*?)```\n", re.DOTALL)
+
+
+def files_of_the_page(folder: Path) -> None:
+    """Write each block of code that follows the name of its file."""
+    for name, content in NAMED.findall(PAGE.read_text(encoding="utf-8")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def commands_of_the_page() -> list[list[str]]:
+    blocks = [content for language, content in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if language == "sh"]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if "needs MNIST" not in line]
+
+
+def test_the_code_and_the_commands_of_the_page_on_models_of_your_own_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files_of_the_page(tmp_path)
+    commands = commands_of_the_page()
+    assert {command[0] for command in commands} == {"list", "train", "evaluate", "generate"}
+    for command in commands:
+        few = []
+        if command[0] == "train":  # steps; a run that is resumed takes some more
+            few = ["device=cpu", f"trainer.max_steps={4 if 'resume=runs/maxout' in command else 2}"]
+            few += ["network.hidden=4"] if "model=neural_ngram" in command else []
+        assert main([*command, *few]) == 0, f"{command}: {capsys.readouterr().err}"
+    said = capsys.readouterr().out
+    assert "maxout             Maxout network on the spiral." in said
+    assert "the function" in said
+    for language, content in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        if language == "python" and "dlref.load" in content:
+            exec(content, {})
+
+
+def test_the_language_model_of_the_page_predicts_alike_token_by_token_and_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files_of_the_page(tmp_path)
+    load_plugins(["neural_ngram.py"])
+    net = sys.modules["neural_ngram"].NeuralNGram(vocab_size=11, context=7, width=3, hidden=5, order=3)
+    tokens = torch.randint(11, (2, 7))
+    state = net.prefill(tokens[:, :2])
+    for t, expected in enumerate(net(tokens)[0][:, 2:].unbind(dim=1)):
+        logits, state = net.step(state, tokens[:, 2 + t])
+        torch.testing.assert_close(logits, expected)
+
+
+def test_the_page_lists_every_interface_of_networks_and_data() -> None:
+    rows = [row.split("|")[1] for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    every = {
+        name for name, cls in vars(interfaces).items() if inspect.isclass(cls) and issubclass(cls, interfaces.Interface)
+    }
+    assert listed == every - {"Interface", "Decoder"}  # the base classes of others

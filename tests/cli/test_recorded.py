@@ -1,5 +1,6 @@
 """Data of one's own: the commands that follow a training find them again, and a checkpoint names nothing else."""
 
+import inspect
 import json
 import os
 import re
@@ -11,13 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+import dlref
+from dlref.cli.commands.train import hyper_parameters
+from dlref.cli.compose import configured
 from dlref.cli.main import main
 from dlref.cli.recorded import found_again
-from dlref.training.checkpoint import manifest_digest
+from dlref.data.supervised.spiral import Spiral
+from dlref.models.mlp import MLP
+from dlref.objectives.supervised import Classification
+from dlref.optimizers import schedules
+from dlref.training.checkpoint import find, manifest_digest
 from dlref.training.trainer import Trainer
-from tests.conftest import needs_posix
+from tests.conftest import assert_one_sentence, needs_posix
 
 Train = Callable[..., tuple[int, str]]
 TABLE = ["model=mlp", "network.widths=[4]", "data=table", "data.targets=[y]", "data.kind=classes", "reports=null"]
@@ -315,3 +324,125 @@ def test_what_was_set_by_a_reference_is_resumed_with_the_value_that_it_had(
     assert code == 0, said
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["data"]["points"], config["goal"]) == (40, "costs ${ 5")
+
+
+def change_default(monkeypatch: pytest.MonkeyPatch, cls: type, **values: Any) -> None:
+    """As if a later version of dlref had these defaults."""
+    init: Any = cls.__init__
+    changed = [
+        values.get(name, p.default)
+        for name, p in inspect.signature(init).parameters.items()
+        if p.default is not p.empty
+    ]
+    monkeypatch.setattr(init, "__defaults__", tuple(changed))
+
+
+SPIRAL = ["model=mlp", "schedule=constant", "network.widths=[8]", "data.points=30", "~reports", "trainer.monitor=null"]
+
+
+def weights_of(run: Path) -> Any:
+    return torch.load(run / "checkpoints" / "last" / "weights.pt", weights_only=True)
+
+
+def test_what_was_recorded_holds_where_a_default_has_changed_since(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
+    assert train(*SPIRAL, "trainer.max_steps=4", f"run_dir={uninterrupted}")[0] == 0
+    assert train(*SPIRAL, "trainer.max_steps=2", f"run_dir={run}")[0] == 0
+    inputs = torch.randn(5, 2)
+    assert main(["evaluate", str(run)]) == 0
+    before, outputs = capsys.readouterr().out, dlref.load(run)(inputs)
+    change_default(monkeypatch, MLP, activation="tanh")
+    change_default(monkeypatch, Spiral, noise=0.9)
+    assert configured(SPIRAL)["network"]["activation"] == "tanh"
+    assert main(["evaluate", str(run)]) == 0
+    assert capsys.readouterr().out == before
+    torch.testing.assert_close(dlref.load(run)(inputs), outputs, rtol=0, atol=0)
+    code, said = train(f"resume={run}", "trainer.max_steps=4")
+    assert code == 0, said
+    for name, weight in weights_of(uninterrupted).items():
+        torch.testing.assert_close(weights_of(run)[name], weight, rtol=0, atol=0)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["network"]["activation"], config["data"]["noise"]) == ("relu", 0.2)
+
+
+def test_the_whole_command_line_again_resumes_what_was_recorded(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [*SPIRAL, f"run_dir={tmp_path / 'run'}", "resume=auto"]
+    assert train(*line, "trainer.max_steps=2")[0] == 0
+    change_default(monkeypatch, MLP, activation="tanh")
+    code, said = train(*line, "trainer.max_steps=3")
+    assert code == 0, said
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["network"]["activation"] == "relu"
+
+
+def test_typed_settings_replace_recorded_ones_and_a_group_is_switched_with_its_defaults(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert train(*SPIRAL, "trainer.max_steps=2", "objective.label_smoothing=0.1", f"run_dir={run}")[0] == 0
+    then = yaml.safe_load((run / "config.yaml").read_text())
+    change_default(monkeypatch, schedules.Linear, final=0.25)
+    change_default(monkeypatch, Classification, max_norm=9.0, adversarial=0.5)
+    code, said = train(
+        f"resume={run}", "trainer.max_steps=3", "schedule=linear", "objective.max_norm=2.0", "optimizer.lr=0.5"
+    )
+    assert code == 0, said
+    now = yaml.safe_load((run / "config.yaml").read_text())
+    assert now["schedule"] == {"_target_": "dlref.optimizers.schedules.Linear", "warmup": 0.0, "final": 0.25}
+    assert now["objective"] == then["objective"] | {"max_norm": 2.0}
+    assert now["optimizer"] == then["optimizer"] | {"lr": 0.5}
+    assert now["trainer"] == then["trainer"] | {"max_steps": 3}
+    assert {key: now[key] for key in ("data", "network", "seed")} == {
+        key: then[key] for key in ("data", "network", "seed")
+    }
+
+
+def test_a_config_file_that_has_changed_since_does_not_change_a_run(train: Train, tmp_path: Path) -> None:
+    file = tmp_path / "configs" / "optimizer" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("_target_: torch.optim.SGD\nlr: 0.25\n")
+    run, folder = tmp_path / "run", ["--config-dir", str(tmp_path / "configs")]
+    assert train(*SPIRAL, "optimizer=mine", "trainer.max_steps=2", f"run_dir={run}", *folder)[0] == 0
+    file.write_text("_target_: torch.optim.SGD\nlr: 0.5\nmomentum: 0.9\n")
+    for typed, lr in (([], 0.25), (["optimizer.lr=0.5"], 0.5)):
+        code, said = train(f"resume={run}", f"trainer.max_steps={3 + len(typed)}", *typed, *folder)
+        assert code == 0, said
+        optimizer = yaml.safe_load((run / "config.yaml").read_text())["optimizer"]
+        assert (optimizer["lr"], optimizer["momentum"]) == (lr, 0)
+
+
+def test_every_setting_is_in_all_that_describes_a_run(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", *SPIRAL, "trainer.max_steps=2", "device=cpu", "threads=1", f"run_dir={tmp_path / 'run'}"]
+    assert main([*line, "--cfg", "job"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
+    assert main(line) == 0
+    recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert recorded == printed
+    assert recorded["objective"]["label_smoothing"] == 0.0
+    assert find(tmp_path / "run").manifest["config"] == recorded
+    assert hyper_parameters(configured(["model=dqn"]))["objective.discount"] == 0.99
+    assert main([*line[:-1], f"resume={tmp_path / 'run'}", "trainer.max_steps=5", "--cfg", "job"]) == 0
+    resumed = yaml.safe_load(capsys.readouterr().out)
+    assert resumed["network"] == recorded["network"]
+    assert resumed["trainer"] == recorded["trainer"] | {"max_steps": 5}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("optimizer.lrr=1", "optimizer.lrr is not a setting of AdamW"),
+        ("network.widths=3", "network.widths is 3"),
+        ("trainer.ema=2", "trainer.ema is 2"),
+        ("unknown=1", "'unknown' is not a setting"),
+    ],
+)
+def test_a_config_that_no_run_would_take_is_not_printed(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_one_sentence(["train", "model=mlp", typed, "--cfg", "job"], 2, said, capsys)

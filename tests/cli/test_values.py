@@ -67,7 +67,7 @@ def test_a_path_arrives_as_it_was_typed(text: str) -> None:
     assume(text != "???")  # which is a value that is missing
     override = f"data.file={spelled(text)}"
     assert compose([*TABLE, override])["data"]["file"] == text
-    typed = amended(trained(*TABLE, "data.file=x.csv"), "run", [override], True)
+    typed = amended(trained(*TABLE, "data.file=x.csv"), ["evaluate", "run"], [override], True, [])
     assert typed[0]["data"]["file"] == text
     assert typed_value(override, Path | None) == (None if text.lower() == "null" else text)
 
@@ -81,7 +81,7 @@ def test_paths_in_a_list_arrive_as_they_were_typed(text: str) -> None:
     for parts in lists:
         override = f"data.train=[{','.join(parts)}]"
         assert compose([*PAIRS, override])["data"]["train"] == [text, "b c.txt"]
-        typed = amended(trained(*PAIRS, "data.train=[a,b]"), "run", [override], True)
+        typed = amended(trained(*PAIRS, "data.train=[a,b]"), ["evaluate", "run"], [override], True, [])
         assert typed[0]["data"]["train"] == [text, "b c.txt"]
         assert plugin_files([f"plugins=[{','.join(parts)}]"]) == [text, "b c.txt"]
 

@@ -101,7 +101,7 @@ def test_fault_05_other_threads_torch_or_hardware_are_warned_of_and_go_on(
         ("lstm_lm", "network.layers=1", ["net.recurrent.layers.1.weight_ih_l0 is only there", "network.layers 2 → 1"]),
         ("dqn", "network.widths=[17]", ["net.layers.0.weight is 16×4 there, 17×4 here", "network.widths [16] → [17]"]),
         ("mlp", "optimizer=sgd", ["dlref.optimizers.adam.AdamW → torch.optim.SGD"]),
-        ("mlp", "optimizer.amsgrad=true", ["optimizer.amsgrad None → True"]),
+        ("mlp", "optimizer.amsgrad=true", ["optimizer.amsgrad False → True"]),
     ],
 )
 def test_fault_06_another_model_is_refused_by_names_shapes_and_overrides(
@@ -383,3 +383,36 @@ def test_fault_09_overrides_in_a_checkpoint_reach_no_file_and_no_code(
     assert ended == code
     assert refusal(said)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "said"),
+    [
+        ("data", {"copies": 3}, "data.copies is not a setting of Spiral"),
+        ("trainer", {"passes": 3.0}, "trainer.passes is not a setting of Trainer; did you mean 'trainer.max_epochs'?"),
+        ("network", {"components": 3}, "did you mean 'network.pca_components'?"),
+        ("network", {"_target_": "dlref.models.perceptrons.MLP"}, "No module named 'dlref.models.perceptrons'"),
+        ("objective", {"_target_": "dlref.objectives.supervised.Digits"}, "has no attribute 'Digits'"),
+    ],
+)
+def test_fault_06_a_checkpoint_of_an_earlier_version_says_so(
+    section: str,
+    settings: dict[str, Any],
+    said: str,
+    copy: Copy,
+    train: Train,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    newer = copy("mlp") / "checkpoints" / NEWER
+    config = json.loads((newer / "manifest.json").read_text())["config"]
+    say(newer, config=config | {section: config[section] | settings}, git_commit="0123abc")
+    remedy = "; use the dlref that wrote it (commit 0123abc), or train again"
+    sentences = [train(f"resume={newer}", "trainer.max_steps=10")]
+    sentences += [(main(["evaluate", str(newer)]), capsys.readouterr().err)]
+    if section == "network":
+        sentences += [(main(["generate", str(newer)]), capsys.readouterr().err)]
+    for code, sentence in sentences:
+        assert code == 4
+        assert f"{newer} was made by an earlier version of dlref (" in refusal(sentence)
+        assert said in refusal(sentence)
+        assert refusal(sentence).endswith(remedy)

@@ -39,11 +39,11 @@ def test_fault_21_a_device_that_is_not_there_is_answered_with_those_that_are(
 
 MISTAKES = {
     # an unknown key, however it is added
-    "optimizer.lrr=1": "optimizer.lrr is not a setting of AdamW; did you mean 'lr'?",
-    "+optimizer.lrr=1": "did you mean 'lr'?",
-    "++optimizer.lrr=1": "did you mean 'lr'?",
-    "network.width=3": "did you mean 'widths'?",
-    "trainer.max_step=3": "did you mean 'max_steps'?",
+    "optimizer.lrr=1": "optimizer.lrr is not a setting of AdamW; did you mean 'optimizer.lr'?",
+    "+optimizer.lrr=1": "did you mean 'optimizer.lr'?",
+    "++optimizer.lrr=1": "did you mean 'optimizer.lr'?",
+    "network.width=3": "did you mean 'network.widths'?",
+    "trainer.max_step=3": "did you mean 'trainer.max_steps'?",
     "+trainer.typo=1": "choose from accumulate, ",
     "lr=0.1": "did you mean 'optimizer.lr'?",
     "model.width=3": "'model' is not a setting",
@@ -52,14 +52,14 @@ MISTAKES = {
     # a misspelt group or option
     "modle=mlp": "did you mean 'model'?",
     "trainr.max_steps=3": "did you mean 'trainer'?",
-    "model=mpl": "there is no model 'mpl'; did you mean 'mlp'?",
+    "model=mpl": "there is no model 'mpl'; did you mean 'model=mlp'?",
     "model=mlp,dqn": "there is no model 'mlp,dqn'",
     "model=[mlp,dqn]": "there is no model '[mlp,dqn]'",
     "model=../data/spiral": "there is no model '../data/spiral'",
     "model=": "there is no model ''; choose from ",
-    "+data=spirl": "did you mean 'spiral'?",
-    "optimizer=adamm": "did you mean 'adam'?",
-    "experiment=mnist": "did you mean 'mlp_mnist'?",
+    "+data=spirl": "did you mean 'data=spiral'?",
+    "optimizer=adamm": "did you mean 'optimizer=adam'?",
+    "experiment=mnist": "did you mean 'experiment=mlp_mnist'?",
     "experiment=digits": "choose from ",
     "data=null": "there is no data 'null'",
     "model=null": "there is no model 'null'",
@@ -96,7 +96,7 @@ MISTAKES = {
     "network.dropout=2": "a dropout of the network is 2",
     "data.batch_size=0": "data.batch_size is 0; it takes 1 or more",
     "data.noise=nan": "data.noise is nan; it takes a finite number",
-    "schedule.warmup=2": "schedule.warmup 2",
+    "schedule.warmup=2": "schedule.warmup is 2",
     "objective.label_smoothing=1": "objective.label_smoothing is 1",
     "seed=-1": "seed is -1; it takes no negative number",
     "seed=99999999999999999999999": "seed is 99999999999999999999999",
@@ -179,7 +179,9 @@ def test_fault_22_parts_that_cannot_be_combined_are_named(line: list[str], train
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        pytest.param(["train", "model=mpl"], "there is no model 'mpl'; did you mean 'mlp'?", marks=pytest.mark.slow),
+        pytest.param(
+            ["train", "model=mpl"], "there is no model 'mpl'; did you mean 'model=mlp'?", marks=pytest.mark.slow
+        ),
         (["trian"], "there is no command 'trian'; did you mean 'train'?"),
         (["train", "model=mlp", "optimizer.lr=nan", "run_dir=x"], "optimizer.lr is nan"),
         (["evaluate"], "takes one run or checkpoint"),

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import dlref
-from dlref import build
+from dlref import build, config_check
 from dlref.cli.arguments import COMMANDS
 from dlref.cli.commands.evaluate import evaluate
 from dlref.cli.commands.predict import predict
@@ -1097,7 +1097,7 @@ SIZES = {"inputs": 2, "outputs": 3, "vocab_size": 11, "context": 7}
 @given(st.data(), MODELS)
 def test_fault_22_a_config_that_says_anything(composed: dict[str, Any], data: st.DataObject, model: str) -> None:
     config = data.draw(misspoken(composed[model]).filter(lambda config: isinstance(config, dict)))
-    refusal_of(lambda: build.check(config), ConfigError)
+    refusal_of(lambda: config_check.normalized(config), ConfigError)
 
 
 @pytest.mark.slow
@@ -1154,7 +1154,7 @@ def test_fault_22_any_settings_are_composed_or_refused(typed: list[tuple[str, st
     def read() -> None:
         config = compose(["model=mlp", *overrides])
         one_limit(config, overrides)
-        build.check(config)
+        config_check.check(config)
 
     refusal_of(read, ConfigError)
 
@@ -1179,7 +1179,7 @@ BREAKING = {
 
 @pytest.mark.parametrize("typed", BREAKING, ids=lambda typed: repr(typed)[:30])
 def test_fault_22_settings_that_break_a_parser(typed: str) -> None:
-    sentence = refusal_of(lambda: build.check(compose(["model=mlp", typed])), ConfigError)
+    sentence = refusal_of(lambda: config_check.check(compose(["model=mlp", typed])), ConfigError)
     assert sentence is not None
     assert BREAKING[typed] in sentence
 
@@ -1198,9 +1198,9 @@ class Broken(nn.Module):
 
 def test_fault_22_what_else_is_said_of_a_config(composed: dict[str, Any], tmp_path: Path) -> None:
     config, kinds = composed["mlp"], [ConfigError]
-    assert_refused(r"trainer is 'x\n'; it takes settings", build.check, config | {"trainer": "x\n"}, kinds=kinds)
-    assert_refused("reports is [3]", build.check, config | {"reports": [3]}, kinds=kinds)
-    assert_refused("'a b' is not a setting", build.check, config | {"a\nb": 3}, kinds=kinds)
+    assert_refused(r"trainer is 'x\n'; it takes settings", config_check.check, config | {"trainer": "x\n"}, kinds=kinds)
+    assert_refused("reports is [3]", config_check.check, config | {"reports": [3]}, kinds=kinds)
+    assert_refused("'a b' is not a setting", config_check.check, config | {"a\nb": 3}, kinds=kinds)
     odd = config | {"network": config["network"] | {"inputs": "2\n"}}
     assert_refused(r"network.inputs is '2\n'; it takes a whole number", build.make_network, odd, SIZES, kinds=kinds)
     other = config | {"network": config["network"] | {"inputs": 3}}
@@ -1231,7 +1231,9 @@ def test_fault_22_plugins_that_are_no_files_of_python(tmp_path: Path) -> None:
 def test_fault_22_a_folder_of_configs_that_are_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     written(tmp_path / "experiment" / "mine.yaml", content)
-    assert refusal_of(lambda: build.check(compose(["experiment=mine"], [str(tmp_path)])), ConfigError) is not None
+    assert (
+        refusal_of(lambda: config_check.check(compose(["experiment=mine"], [str(tmp_path)])), ConfigError) is not None
+    )
 
 
 def test_fault_22_names_that_no_run_can_have(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,6 @@
 """dlref evaluate: the figures and all reports of a trained model, on screen and in its run directory."""
 
 import contextlib
-import inspect
 import json
 import logging
 import math
@@ -12,7 +11,17 @@ from typing import Any
 
 from dlref.cli.arguments import Parser, add_run
 from dlref.cli.compose import flatten, hint, load_plugins, plugin_files, split_key, typed_value
-from dlref.cli.recorded import NO_PATHS, command_line, found_again, in_shell_all, say_used, typed_again, untyped, within
+from dlref.cli.recorded import (
+    NO_PATHS,
+    checked,
+    command_line,
+    found_again,
+    in_shell_all,
+    say_used,
+    typed_again,
+    untyped,
+    within,
+)
 from dlref.cli.values import spell
 from dlref.errors import CheckpointError, ConfigError, DataError, brief, did_you_mean
 from dlref.filesystem import file_name
@@ -81,7 +90,9 @@ def evaluate(path: str, settings: list[str], split: str | None = None, recorded:
     checkpoint = find(path)
     command = command_line("evaluate", [path, *settings, *(["--split", split] if split else [])], recorded=recorded)
     with code_named(checkpoint, command):
-        config, own, plugins = amended(checkpoint, command, settings, recorded)
+        plugins = load_plugins(plugin_files(settings))
+        checkpoint = checked(checkpoint, plugins)
+        config, own = amended(checkpoint, command, settings, recorded, plugins)
     warn_of_other_plugins(checkpoint.manifest, plugins)
     import torch
 
@@ -135,6 +146,7 @@ def fitted_as_typed(
 def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequence[str], at_fault: Any = None) -> Any:
     """The model of a config with the weights of the checkpoint, built within the context `at_fault`."""
     from dlref import build
+    from dlref.config_check import path_settings
     from dlref.interfaces import FixedContext, declares
     from dlref.training import devices
     from dlref.training.state import load_weights
@@ -147,8 +159,7 @@ def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequen
         raise ConfigError(
             f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )
-    trained_with = build.with_codes_as_text(checkpoint.manifest["config"], plugins)
-    require_held_out(model.data, trained_with, config, build.path_settings(config, plugins))
+    require_held_out(model.data, checkpoint.manifest["config"], config, path_settings(config, plugins))
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))
     described, here = checkpoint.manifest["data"], model.data.describe()
     checkpoint.require_described(here)
@@ -177,25 +188,20 @@ def code_named(checkpoint: Any, command: Sequence[str]) -> Iterator[None]:
 
 
 def amended(
-    checkpoint: Any, command: Sequence[str], settings: Sequence[str], recorded: bool
-) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The checkpoint's config with what was typed on top, the same with no more than typed paths, the plug-ins.
+    checkpoint: Any, command: Sequence[str], settings: Sequence[str], recorded: bool, plugins: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The checkpoint's config with what was typed on top, and the same with no more than typed paths.
 
     Code is the command line's alone, and so are places on this machine, except data files that are `recorded` and found
     again.
     """
-    from dlref import build
-    from dlref.training.checkpoint import as_data
+    from dlref.config_check import at, normalized, path_settings, without_defaults
 
-    config = dict(checkpoint.manifest["config"])
     typed = {split_key(text)[0]: text for text in settings}
     typed.pop("plugins", None)
-    plugins = load_plugins(plugin_files(settings))
     missing = dict[str, Any]()
-    with as_data(checkpoint):
-        build.check(config, plugins)
-        config = build.with_codes_as_text(config, plugins)
-        places = build.path_settings(config, plugins)
+    config = dict(checkpoint.manifest["config"])
+    places = path_settings(config, plugins)
     open_keys = {*OPEN, *(place for place in places if "." in place)}  # paths of other groups too are this machine's
     for key in typed:
         if not within(key, open_keys) or key == "data":
@@ -204,10 +210,10 @@ def amended(
         group, _, name = place.rpartition(".")
         if not group:
             config[name] = [] if name == "plugins" else None
-        elif group not in UNBUILT and (then := build.at(config, place)):
+        elif group not in UNBUILT and (then := at(config, place)):
             then = untyped(place, then, typed)
             found = found_again(then, checkpoint.manifest.get("cwd")) if recorded and group == "data" else None
-            put(config, group, {key: value for key, value in build.at(config, group).items() if key != name})
+            put(config, group, {key: value for key, value in at(config, group).items() if key != name})
             if found:
                 put(config, place, found)
                 say_used(place, found)
@@ -219,9 +225,10 @@ def amended(
     for key in sorted(typed, key=lambda key: (not within(key, places), key)):  # a part of a setting after the whole
         if not within(key, places):
             config = dict(config) if config is own else config
+        if key.endswith("._target_") and (section := at(config, group := key.removesuffix("._target_"))):
+            put(config, group, without_defaults(section, group, plugins))  # the other class has its own
         put(config, key, typed_value(typed[key], hint(config, key, plugins)))
-    build.check(config, plugins)
-    return build.with_codes_as_text(config, plugins), own, plugins
+    return normalized(config, plugins), normalized(own, plugins)
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> None:
@@ -236,15 +243,12 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
 
 def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any], files: Collection[str]) -> None:
     """Raise ConfigError for settings by which rows that were trained on would be evaluated as held out; some name `files`."""
+    from dlref.config_check import at
     from dlref.interfaces import HeldOut, declares
 
-    taken = inspect.signature(type(data)).parameters
     for name in data.parted_by if declares(data, HeldOut) else ():
         key = name if name == "seed" else f"data.{name}"
-        then, now = (
-            {"seed": c["seed"], **c["data"]}.get(name, taken[name].default if name in taken else None)
-            for c in (trained, config)
-        )
+        then, now = (at(c, key) for c in (trained, config))
         if key in files:  # another copy of a file holds out the same rows
             then, now = ("a file" if value else "no file" for value in (then, now))
         if then != now:

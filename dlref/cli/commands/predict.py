@@ -60,7 +60,7 @@ def predict(
 ) -> list[dict[str, str]]:
     import torch
 
-    from dlref import build
+    from dlref import build, config_check
     from dlref.data.supervised import images, tables
     from dlref.hardware import device_and_dtype
     from dlref.objectives.supervised import Supervised
@@ -71,7 +71,7 @@ def predict(
     checkpoint = find(run)
     with as_data(checkpoint):
         section = checkpoint.manifest["config"].get("objective")
-        build.check_section("objective", section, "objective", plugins)
+        config_check.check_section("objective", section, "objective", plugins)
         objective: Any = build.make(section, "objective", plugins, net=net)
     about: Any = net.description
     place = device_and_dtype(net)

@@ -15,7 +15,7 @@ from dlref.cli.arguments import Parser, add_config_dir, whole
 from dlref.cli.commands.compare import logged
 from dlref.cli.commands.train import SETTINGS, train
 from dlref.cli.completion import config_keys
-from dlref.cli.compose import compose, load_plugins, plugin_files, split_key
+from dlref.cli.compose import configured, load_plugins, plugin_files, split_key
 from dlref.cli.main import exit_code_of, print_rows, write_rows
 from dlref.cli.values import elements, spell
 from dlref.errors import ConfigError, DivergedError
@@ -96,18 +96,13 @@ def search(
     except ImportError:
         raise ConfigError("dlref search needs optuna, which is not installed: pip install 'dlref[search]'") from None
 
-    from dlref import build
-    from dlref.training.trainer import Trainer
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plugins = load_plugins(plugin_files(fixed))
-    config = compose(fixed, config_dirs, plugins)
-    build.check(config, plugins)
+    config = configured(fixed, config_dirs, plugins)
     # With the lowest or first values too, before anything is written: a mistyped key would spoil the folder.
     sampled = [f"{key}={int(values[0]) if kind == 'int' else values[0]}" for key, (kind, values) in spaces.items()]
-    build.check(compose([*fixed, *sampled], config_dirs, plugins), plugins)
-    monitor = Trainer(**config["trainer"]).monitor
-    if not monitor:
+    configured([*fixed, *sampled], config_dirs, plugins)
+    if not (monitor := config["trainer"]["monitor"]):
         raise ConfigError(
             "dlref search needs trainer.monitor, as trainer.monitor='eval/loss min': the metric to optimize"
         )

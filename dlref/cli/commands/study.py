@@ -97,7 +97,7 @@ def study(name: str, settings: Sequence[str]) -> int:
 
 def read_settings(name: str, function: Any, settings: Sequence[str]) -> dict[str, Any]:
     """key=value as the study's signature has them; raises ConfigError for others."""
-    from dlref.build import MOST_THREADS, check_value
+    from dlref.config_check import MOST_THREADS, check_value
 
     hints = typing.get_type_hints(function)
     known = {key: hints[key] for key in inspect.signature(function).parameters} | OF_EVERY_STUDY

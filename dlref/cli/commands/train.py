@@ -15,15 +15,14 @@ from typing import Any
 from dlref.cli.arguments import Parser, add_config_dir, in_shell
 from dlref.cli.completion import config_keys
 from dlref.cli.compose import (
-    compose,
     config_dir,
     configs_folder,
+    configured,
     first_line,
     flatten,
     groups,
     job_override,
     load_plugins,
-    one_limit,
     plugin_files,
     require_text,
     resolved,
@@ -34,7 +33,7 @@ from dlref.cli.compose import (
 )
 from dlref.cli.main import configure_logging, exit_code_of
 from dlref.cli.recorded import NO_PATHS, command_line, in_shell_all
-from dlref.cli.resume import Start, reusable, steps_in, take_up, to_resume
+from dlref.cli.resume import Start, resumed, steps_in, take_up, to_resume
 from dlref.cli.values import require_decoded
 from dlref.errors import ConfigError, DataError
 
@@ -79,8 +78,7 @@ def main(arguments: Namespace) -> int:
     if arguments.cfg:
         import yaml
 
-        config = compose(overrides, config_dirs, load_plugins(plugin_files(overrides)))
-        one_limit(config, overrides)
+        config = config_of(overrides, config_dirs, not arguments.no_recorded_paths)[3]
         print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
         return 0
     return train(overrides, config_dirs, not arguments.no_recorded_paths)
@@ -137,22 +135,27 @@ def train(overrides: list[str], config_dirs: Sequence[str] = (), recorded: bool 
     from dlref.training import distributed
 
     rank, local_rank, ranks = distributed.launched(os.environ)
-    start = to_resume(typed_places(overrides))
-    plugins = load_plugins(plugin_files(overrides))
-    if start.checkpoint is not None:
-        overrides = [*reusable(start.checkpoint, overrides, config_dirs, plugins, recorded), *overrides]
-    config = compose(overrides, config_dirs, plugins)
-    one_limit(config, overrides)
+    start, plugins, overrides, config = config_of(overrides, config_dirs, recorded)
 
-    from dlref import build
     from dlref.interfaces import Shard
     from dlref.training import devices, memory
 
-    build.check(config, plugins)
     device = devices.choose_device(config["device"], local_rank)
     memory.keep_memory()
     with distributed.group(ranks, device), devices.explained(), devices.flushed():
         return run(config, overrides, config_dirs, plugins, start, Shard(rank, ranks), device)
+
+
+def config_of(
+    overrides: list[str], config_dirs: Sequence[str], recorded: bool
+) -> tuple[Start, list[str], list[str], dict[str, Any]]:
+    """Where a run with these overrides begins, its plug-ins, its overrides with those that it resumes, and its config."""
+    start = to_resume(typed_places(overrides))
+    plugins = load_plugins(plugin_files(overrides))
+    if start.checkpoint is None:
+        return start, plugins, overrides, configured(overrides, config_dirs, plugins)
+    checkpoint, overrides, config = resumed(start.checkpoint, overrides, config_dirs, plugins, recorded)
+    return start._replace(checkpoint=checkpoint), plugins, overrides, config
 
 
 def run(
@@ -169,6 +172,7 @@ def run(
 
     from dlref import build
     from dlref.cli.run_reports import begin_reports, run_reports
+    from dlref.config_check import path_settings, with_defaults
     from dlref.training import distributed, gradient_norm
     from dlref.training.checkpoint import Checkpoints
     from dlref.training.checkpoint_check import require_savable
@@ -194,6 +198,7 @@ def run(
     try:
         model = build.build(config, device, plugins)
         objective, data = model.objective, model.data
+        config = with_defaults(config, plugins, data.sizes)
         if plugins:  # dlref's own parts take a batch of no rows
             require_rows(config, data, shard.ranks)
         if not data.has("eval"):
@@ -217,7 +222,7 @@ def run(
         if home:
             begin_reports(model.reports, objective.net, data, device)
         if checkpoint is not None:
-            take_up(checkpoint, trainer, config, facts, build.path_settings(config, plugins))
+            take_up(checkpoint, trainer, config, facts, path_settings(config, plugins))
         if home:
             checkpoints.forget_after(trainer.progress.step)
         if trainer.ended() and trainer.progress.evaluated == trainer.progress.step:
