@@ -151,7 +151,7 @@ def test_lines_are_translated_as_they_come(translate: Callable[..., str], monkey
         return translated(net, source, target, lines, **settings)
 
     monkeypatch.setattr("dlref.reports.translation_quality.translated", noted)
-    monkeypatch.setattr("dlref.cli.commands.translate.LINES", 7)
+    monkeypatch.setattr("dlref.cli.commands.translate.READ_AHEAD", 7)
     assert translate(" \r\n".join([*PAIRS] * 5)) == whole
     assert [len(part) for part in parts] == [7, 7, 6]
     assert [line for part in parts for line in part] == [*PAIRS] * 5  # without what stands about a line

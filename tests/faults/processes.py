@@ -7,6 +7,7 @@ and has none of the state that the tests' own process has gathered.
 import contextlib
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
@@ -114,7 +115,7 @@ class Dlref:
 
 def refusal(said: str) -> str:
     """The one sentence with which a command gives up."""
-    sentences = [line for line in said.splitlines() if line.startswith("dlref: ")]
+    sentences = [line for line in said.splitlines() if re.match(r"dlref( [a-z]+)?: ", line)]
     assert len(sentences) == 1, said
     assert "Traceback" not in said, said
     return sentences[0]

@@ -122,7 +122,7 @@ MISTAKES = {
     "a=b=c": "'a' is not a setting",
     "=b": "'=b' begins with no name of a setting",
     "mlp": "'mlp' is not key=value",
-    "--model=mlp": "there is no option --model=mlp",
+    "--model=mlp": "--model is a setting: model=mlp",
     "-m=false": "-m takes no value; leave it out",
     "--multirn": "did you mean '--multirun'?",
     "plugins=nowhere.py": "plugins=nowhere.py must be a Python file",
@@ -184,7 +184,7 @@ def test_fault_22_parts_that_cannot_be_combined_are_named(line: list[str], train
         ),
         (["trian"], "there is no command 'trian'; did you mean 'train'?"),
         (["train", "model=mlp", "optimizer.lr=nan", "run_dir=x"], "optimizer.lr is nan"),
-        (["evaluate"], "takes one run or checkpoint"),
+        (["evaluate"], "RUN is missing"),
     ],
 )
 def test_fault_22_a_shell_sees_the_sentence_and_the_code(line: list[str], part: str, tmp_path: Path) -> None:
