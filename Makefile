@@ -21,7 +21,7 @@ quickstart: install
 	$(BIN)/dlref evaluate runs/quickstart_dates
 	@echo
 	@echo "Look at it:   $(BIN)/tensorboard --logdir runs"
-	@echo "Go on:        $(BIN)/dlref list"
+	@echo "Next:         $(BIN)/dlref list"
 
 # In random order, whose seed is printed first. Each worker takes a contiguous part of the list, so that what the tests of a
 # file share is mostly made once.

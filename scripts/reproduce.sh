@@ -26,7 +26,7 @@ reproduce() {
     # A run keeps its last evaluation, so each split has its table before the next one is evaluated.
     for split in $splits; do
         for run in "${runs[@]}"; do
-            "$dlref" evaluate "$run" split="$split" "$@"
+            "$dlref" evaluate "$run" --split "$split" "$@"
         done
         echo
         echo "== $row, $split: dlref train ${selection[*]}"
