@@ -14,9 +14,9 @@ class CNN(nn.Module):
     """Blocks of convolutions, each block ending in 2 × 2 max-pooling, then the layers of an MLP.
 
     `blocks` holds the channels of each convolution: [[16, 16], [32]] is two convolutions, pooling, one, pooling. With
-    `padding` same an image keeps its size in a convolution, with valid it loses kernel - 1 pixels each way. Between two
-    blocks `block_dropout` drops whole channels (Tompson et al. 2015), in the layers of the MLP `dropout` drops units.
-    Raises ConfigError where nothing is left of the image.
+    `padding` same a convolution keeps the size of an image, with valid it loses kernel - 1 pixels in each dimension. After each
+    block `block_dropout` drops whole channels (Tompson et al. 2015); in the layers of the MLP `dropout` drops units.
+    Raises ConfigError if the image becomes empty.
     """
 
     def __init__(
@@ -73,6 +73,6 @@ class CNN(nn.Module):
         initialize(self, init)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, rows, columns] or [B, in_channels, rows, columns] -> [B, outputs]
-        # Channels last is how the fast convolutions of CPUs and tensor cores read; numbers and shapes stay the same.
+        # Channels last is the memory format of the fast convolutions of CPUs and tensor cores; values and shapes are the same.
         images = x.view(-1, *self.shape).contiguous(memory_format=torch.channels_last)
         return self.layers(self.features(images))

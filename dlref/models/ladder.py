@@ -12,8 +12,8 @@ from dlref.models.layers import Noise, PrincipalComponents, fit_components, requ
 
 
 class Lateral(nn.Module):
-    """What a unit was without its noise: (z - m) σ(c u + d) + m with m = a u + b, from its noisy value z and what the layers
-    above tell of it, u (section 3; there m and the gate are sums of a sigmoid and a line)."""
+    """Combinator: a unit's estimated value without noise, (z - m) σ(c u + d) + m with m = a u + b, from its noisy value z and
+    the signal u from the layer above (section 3, where m and the gate are sums of a sigmoid and a linear function)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class Lateral(nn.Module):
 
 
 class Ladder(nn.Module, Denoiser, FitsInputs):
-    """A multi-layer perceptron with batch norm, which in training also tells its inputs from noisy ones.
+    """A multi-layer perceptron with batch norm, which in training also reconstructs its inputs from noisy ones.
 
-    Going up, normal noise is added to the inputs, or to their principal `pca_components`, and to every layer after its batch
-    norm. Going down, each layer is estimated from the one above and from its own noisy values (`Lateral`). Of all layers
-    the inputs' estimate alone is judged, which is the paper's "bottom-level cost". In evaluation nothing goes down.
+    The encoder adds normal noise to the inputs, or to `pca_components` of their principal components, and to every layer after
+    its batch norm. The decoder estimates each layer from the one above and from its own noisy values (`Lateral`). Only the
+    reconstruction of the inputs has a cost, the paper's "bottom-level cost". In evaluation there is no decoder.
     Raises ConfigError for widths below 1.
     """
 
@@ -45,43 +45,43 @@ class Ladder(nn.Module, Denoiser, FitsInputs):
     ) -> None:
         super().__init__()
         require_units(widths)
-        self.read = nn.Sequential(nn.Flatten())
+        self.preprocess = nn.Sequential(nn.Flatten())
         if pca_components is not None:
-            self.read.append(PrincipalComponents(inputs, pca_components))
+            self.preprocess.append(PrincipalComponents(inputs, pca_components))
         sizes = [pca_components or inputs, *widths, outputs]
         self.input_noise, self.noise = Noise(input_noise), Noise(noise)
         self.up = nn.ModuleList(nn.Linear(below, above, bias=False) for below, above in pairwise(sizes))
         self.norms = nn.ModuleList(nn.BatchNorm1d(size, affine=False) for size in sizes[1:])
-        self.shifts = nn.ParameterList(torch.zeros(size) for size in sizes[1:])
-        self.gain = nn.Parameter(torch.ones(outputs))  # which ReLU makes needless below
+        self.biases = nn.ParameterList(torch.zeros(size) for size in sizes[1:])
+        self.scale = nn.Parameter(torch.ones(outputs))  # needless below, because ReLU is followed by batch norm
         self.down = nn.ModuleList(nn.Linear(above, below, bias=False) for below, above in pairwise(sizes))
         self.down_norms = nn.ModuleList(nn.BatchNorm1d(size, affine=False, track_running_stats=False) for size in sizes)
         self.laterals = nn.ModuleList(Lateral(size) for size in sizes)
 
     def fit(self, inputs: Iterable[Tensor]) -> None:
-        """What is computed from all training inputs before the first step."""
+        """Compute the principal components, if any, from all training inputs."""
         fit_components(self, inputs)
 
-    def climb(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Outputs [B, outputs], and each layer's values [B, width] from the inputs `x` as read up to the last, with noise."""
+    def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Outputs [B, outputs], and the noisy values [B, width] of each layer from the preprocessed inputs up to the last."""
         h = self.input_noise(x)
         values = [h]
-        for up, norm, shift in zip(self.up, self.norms, self.shifts, strict=True):
+        for up, norm, bias in zip(self.up, self.norms, self.biases, strict=True):
             if len(values) > 1:
                 h = F.relu(h)
             values.append(self.noise(norm(up(h))))
-            h = values[-1] + shift
-        return h * self.gain, values
+            h = values[-1] + bias
+        return h * self.scale, values
 
     def forward(self, x: Tensor) -> Tensor:  # [B, ...] -> [B, outputs]
-        return self.climb(self.read(x))[0]
+        return self.encode(self.preprocess(x))[0]
 
     def denoise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs [B, outputs], and the squared error of each sample's estimated inputs [B], summed over them."""
-        inputs = self.read(x)
-        outputs, values = self.climb(inputs)
-        told = outputs.softmax(dim=1)
+        """Outputs [B, outputs], and the squared error of each sample's reconstructed inputs [B], summed over the inputs."""
+        inputs = self.preprocess(x)
+        outputs, values = self.encode(inputs)
+        decoded = outputs.softmax(dim=1)
         for layer in reversed(range(len(values))):
-            estimate = self.laterals[layer](values[layer], self.down_norms[layer](told))
-            told = self.down[layer - 1](estimate) if layer else estimate
-        return outputs, (told - inputs).square().sum(dim=1)
+            estimate = self.laterals[layer](values[layer], self.down_norms[layer](decoded))
+            decoded = self.down[layer - 1](estimate) if layer else estimate
+        return outputs, (decoded - inputs).square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""What the feed-forward networks share: noise, dropout, principal components, and how weights begin."""
+"""Layers of feed-forward networks: noise, dropout, principal components, dueling; and initialization."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,8 +20,8 @@ Init = float | Literal["torch", "lecun", "xavier", "he"]
 class PrincipalComponents(nn.Module, LinearProjection):
     """The coordinates of inputs along their directions of largest variance (Pearson 1901), which `fit` finds.
 
-    A first layer behind it costs `components` rather than `inputs` multiplications a unit, and noise added to it does not
-    touch the directions that are left out. What it yields does not depend on the order of the inputs.
+    The first layer after it costs `components` instead of `inputs` multiplications per unit, and noise added to it leaves out
+    the directions of small variance. The coordinates do not depend on the order of the inputs.
     """
 
     def __init__(self, inputs: int, components: int) -> None:
@@ -34,11 +34,11 @@ class PrincipalComponents(nn.Module, LinearProjection):
         self.directions = nn.Buffer(torch.eye(inputs, components))
 
     def fit(self, inputs: Iterable[Tensor]) -> None:
-        """Take the directions from all training inputs, in pieces [B, inputs]; sums are taken in float64."""
+        """Compute mean and directions from all training inputs, in chunks [B, inputs], in float64."""
         count, width = 0, len(self.mean)
         total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
-        for piece in inputs:
-            rows = piece.flatten(1).to("cpu", torch.float64)
+        for chunk in inputs:
+            rows = chunk.flatten(1).to("cpu", torch.float64)
             count, total, products = count + len(rows), total + rows.sum(0), products.addmm_(rows.T, rows)
         mean = total / count
         _, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # by rising variance
@@ -50,7 +50,7 @@ class PrincipalComponents(nn.Module, LinearProjection):
 
 
 def fit_components(net: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Fit the network's principal components, if it has any, to all training inputs, in pieces [B, ...]."""
+    """Fit the network's principal components, if it has any, to all training inputs, in chunks [B, ...]."""
     for layer in net.modules():
         if isinstance(layer, PrincipalComponents):
             layer.fit(inputs)
@@ -63,35 +63,35 @@ def require_units(widths: Sequence[int]) -> None:
 
 
 def require_one_vocabulary(source_vocab_size: int, target_vocab_size: int) -> None:
-    """Raise ConfigError for sides that are to be joint and have two vocabularies."""
+    """Raise ConfigError if source and target, whose embeddings are to be shared, have two vocabularies."""
     if source_vocab_size != target_vocab_size:
         sizes = f"{source_vocab_size:,} and {target_vocab_size:,}"
         raise ConfigError(f"network.shared_embeddings is for one vocabulary, not two of {sizes}; set it to false")
 
 
 class Noise(nn.Module):
-    """Adds normal noise of the given deviation in training."""
+    """Adds normal noise with this standard deviation in training."""
 
-    def __init__(self, deviation: float) -> None:
+    def __init__(self, std: float) -> None:
         super().__init__()
-        self.deviation = deviation
+        self.std = std
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.deviation * torch.randn_like(x) if self.training else x
+        return x + self.std * torch.randn_like(x) if self.training else x
 
 
 class Dropout(nn.Module):
     """Srivastava et al. 2014. The probability of dropping a unit is rounded to a 256th, except where that would be 0.
 
     If `variational`, one mask serves all time steps, the second dimension (Gal & Ghahramani 2016, section 4). One random
-    number of 64 bits decides for eight units: drawing one for each takes a quarter of a step on a CPU.
+    number of 64 bits serves eight units: a random number for each would take a quarter of a step on a CPU.
     """
 
-    def __init__(self, share: float, variational: bool = False) -> None:
+    def __init__(self, probability: float, variational: bool = False) -> None:
         super().__init__()
-        if not 0 <= share <= 0.99:
-            raise ConfigError(f"a dropout of the network is {share}; it takes a share from 0 to 0.99")
-        self.probability, self.dropped, self.variational = share, round(256 * share), variational
+        if not 0 <= probability <= 0.99:
+            raise ConfigError(f"a dropout of the network is {probability}; it takes a probability from 0 to 0.99")
+        self.probability, self.dropped, self.variational = probability, round(256 * probability), variational
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.probability):
@@ -99,12 +99,12 @@ class Dropout(nn.Module):
         return x * self.mask(x[:, :1]) if self.variational else x * self.mask(x)
 
     def mask(self, x: Tensor) -> Tensor:
-        """What a tensor of this shape is multiplied by: 0, or what makes up for the share that is dropped."""
+        """Factors for a tensor of this shape: 0 for dropped units, 1 / (1 - probability) for the others."""
         if not self.dropped:
             return F.dropout(torch.ones_like(x), self.probability)
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        # Compared straight into floating point: by way of booleans it takes five times as long.
-        # Contiguous, as `out` interrupts a compiled graph else, and torch 2.13 rebuilds the view of another type wrongly.
+        # Compared directly into floating point: by way of booleans it takes five times as long.
+        # Contiguous, as otherwise `out` breaks a compiled graph, and torch 2.13 rebuilds the view of another dtype wrongly.
         kept = torch.empty_like(x, memory_format=torch.contiguous_format)
         torch.ge(bits.view(torch.uint8)[: x.numel()].view(x.shape), self.dropped, out=kept)
         return kept.mul_(256 / (256 - self.dropped))
@@ -123,7 +123,7 @@ class Dueling(nn.Module):
 
 
 def activate(activation: Activation) -> nn.Module:
-    """The layer; what precedes it, affine or a norm, needs its own result no more, so ReLU takes its place in memory."""
+    """The activation layer; ReLU is in place, because the layer before it, affine or a norm, does not need its own output."""
     return nn.ReLU(inplace=True) if activation == "relu" else ACTIVATIONS[activation]()
 
 
@@ -134,7 +134,7 @@ def hidden_layers(
     require_units(widths)
     layers: list[nn.Module] = []
     for width, next_width in zip([inputs, *widths], widths, strict=False):
-        layers.append(nn.Linear(width, next_width, bias=norm != "batch"))  # which brings its own shift
+        layers.append(nn.Linear(width, next_width, bias=norm != "batch"))  # which has its own bias
         if norm is not None:
             layers.append({"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm](next_width))
         layers.append(activate(activation))
@@ -144,11 +144,12 @@ def hidden_layers(
 
 
 def initialize(net: nn.Module, init: Init) -> None:
-    """Weights of affine and recurrent layers and convolutions begin normal with mean 0, shifts at 0, or as torch draws them.
+    """Initialize weights of affine, recurrent and convolutional layers normal with mean 0, biases at 0; `torch` keeps torch's.
 
-    A number is the deviation itself; `lecun` makes it √(1 / inputs) of the layer (LeCun et al. 1998, *Efficient backprop*,
-    equation 16), `xavier` √(2 / (inputs + outputs)) (Glorot & Bengio 2010, equation 12), `he` √(2 / inputs) (He et al. 2015,
-    equation 10); a convolution's pixels count, each by each, and all gates of a recurrent layer.
+    A number is the standard deviation itself; `lecun` makes it √(1 / inputs) of the layer (LeCun et al. 1998, *Efficient
+    backprop*, equation 16), `xavier` √(2 / (inputs + outputs)) (Glorot & Bengio 2010, equation 12), `he` √(2 / inputs) (He et
+    al. 2015, equation 10). Inputs and outputs of a convolution include the pixels of its kernel; outputs of a recurrent layer
+    include all its gates.
     """
     if init == "torch":
         return

@@ -22,9 +22,9 @@ from dlref.models.layers import (
 class MLP(nn.Module, FitsInputs):
     """Affine, (batch or layer norm,) activation, (dropout) for each width, then affine.
 
-    With `pca_components` it reads that many principal components of its inputs, and is fitted to them before training;
-    noise and dropout of the inputs come after that. With `dueling` the last layer is a `Dueling` one, for values of actions.
-    Raises ConfigError for widths below 1 and shares outside [0, 0.99].
+    With `pca_components` its inputs are replaced by that many principal components, which are fitted before training; input
+    noise and dropout come after that. With `dueling` the last layer is a `Dueling` one, for action values. Raises ConfigError
+    for widths below 1 and probabilities outside [0, 0.99].
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MLP(nn.Module, FitsInputs):
         initialize(self, init)
 
     def fit(self, inputs: Iterable[Tensor]) -> None:
-        """What is computed from all training inputs before the first step."""
+        """Compute the principal components, if any, from all training inputs."""
         fit_components(self, inputs)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, ...] -> [B, outputs]

@@ -10,10 +10,10 @@ from dlref.models.layers import Dueling, activate, hidden_layers
 
 
 class StridedCNN(nn.Module):
-    """Convolutions that step over the image in place of pooling, then the layers of an MLP, with ReLU.
+    """Strided convolutions instead of pooling, then the layers of an MLP, with ReLU.
 
-    `convolutions` holds channels, kernel and stride of each. With `dueling` the last layer is a `Dueling` one, for values
-    of actions. Raises ConfigError where nothing is left of the image.
+    `convolutions` holds channels, kernel and stride of each. With `dueling` the last layer is a `Dueling` one, for action
+    values. Raises ConfigError if the image becomes empty.
     """
 
     def __init__(
@@ -49,5 +49,5 @@ class StridedCNN(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), *hidden, last)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, in_channels, rows, columns] -> [B, outputs]
-        # Channels last is how the fast convolutions of CPUs and tensor cores read; numbers and shapes stay the same.
+        # Channels last is the memory format of the fast convolutions of CPUs and tensor cores; values and shapes are the same.
         return self.layers(x.view(-1, *self.shape).contiguous(memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""The n-gram model reads a text at once, in pieces and word by word alike; and its tables outlive their network."""
+"""The n-gram model computes a text at once, in segments and word by word alike; its tables are saved and loaded."""
 
 import pytest
 import torch
@@ -14,20 +14,20 @@ WORDS = 6
 ORDERS = pytest.mark.parametrize("order", [1, 2, 3, 5])
 
 
-def drawn(rows: int, length: int, seed: int) -> Tensor:
+def random_tokens(rows: int, length: int, seed: int) -> Tensor:
     return (WORDS * torch.rand(rows, length, generator=torch.Generator().manual_seed(seed)) ** 2).long()
 
 
 def fitted(order: int, length: int = 80) -> NGram:
-    net, text = NGram(WORDS, order), drawn(1, 2 * length, seed=1)
+    net, text = NGram(WORDS, order), random_tokens(1, 2 * length, seed=1)
     KneserNey(net).fit([text[0]])
     return net
 
 
 @ORDERS
 @pytest.mark.parametrize("before", [0, 1, 4])
-def test_word_by_word_is_all_at_once(order: int, before: int) -> None:
-    net, tokens = fitted(order), drawn(3, 9, seed=2)
+def test_word_by_word_equals_all_at_once(order: int, before: int) -> None:
+    net, tokens = fitted(order), random_tokens(3, 9, seed=2)
     expected, end = net(tokens)
     state = net.prefill(tokens[:, :before])
     for t in range(before, 9):
@@ -39,7 +39,7 @@ def test_word_by_word_is_all_at_once(order: int, before: int) -> None:
 
 @ORDERS
 def test_rows_of_a_state_can_be_reordered(order: int) -> None:
-    net, tokens = fitted(order), drawn(3, 5, seed=2)
+    net, tokens = fitted(order), random_tokens(3, 5, seed=2)
     rows, token = torch.tensor([2, 0, 2, 1]), torch.tensor([1, 4, 0, 3])
     (state,) = net.prefill(tokens)
     expected = net(torch.cat([tokens[rows], token[:, None]], 1))[0][:, -1]
@@ -48,8 +48,8 @@ def test_rows_of_a_state_can_be_reordered(order: int) -> None:
 
 @ORDERS
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_pieces_with_carried_state_are_the_whole_text(order: int, length: int) -> None:
-    net, text = fitted(order), drawn(3, 20, seed=3)
+def test_segments_with_carried_state_equal_the_whole_text(order: int, length: int) -> None:
+    net, text = fitted(order), random_tokens(3, 20, seed=3)
     objective = KneserNey(net).eval()
     whole = objective(Piece(text[:, :-1], text[:, 1:], True))
     parts = [
@@ -64,16 +64,16 @@ def test_pieces_with_carried_state_are_the_whole_text(order: int, length: int) -
         assert sum(int(part[name].count) for part in parts) == whole[name].count == 3 * 19
 
 
-def test_until_it_is_fitted_all_words_are_alike() -> None:
-    torch.testing.assert_close(NGram(WORDS)(drawn(2, 4, 0))[0].exp(), torch.full((2, 4, WORDS), 1 / WORDS))
+def test_before_fitting_the_distribution_is_uniform() -> None:
+    torch.testing.assert_close(NGram(WORDS)(random_tokens(2, 4, 0))[0].exp(), torch.full((2, 4, WORDS), 1 / WORDS))
 
 
 @pytest.mark.parametrize("length", [12, 80])
-def test_tables_of_any_length_are_loaded(length: int) -> None:
-    net, other, tokens = fitted(4, length), NGram(WORDS, 4), drawn(3, 9, seed=2)
+def test_tables_of_any_length_can_be_loaded(length: int) -> None:
+    net, other, tokens = fitted(4, length), NGram(WORDS, 4), random_tokens(3, 9, seed=2)
     load_weights(other, weights(net), "here")
     assert torch.equal(other(tokens)[0], net(tokens)[0])
-    load_weights(other, weights(net), "here")  # once more, as a run that is resumed
+    load_weights(other, weights(net), "here")  # again, as when resuming
 
 
 def test_tables_of_another_vocabulary_or_kind_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Transformers: which settings make one, how it begins, and what it takes to train it."""
+"""Transformers: defaults, refused settings, initialization, number of parameters, and memory of training."""
 
 import functools
 import math
@@ -26,11 +26,11 @@ LM: Any = functools.partial(TransformerLM, vocab_size=7, context=5, width=8, lay
 MT: Any = functools.partial(Transformer, source_vocab_size=9, target_vocab_size=7, width=8, layers=3, heads=2)
 
 
-def sources(rows: int = 2, places: int = 4) -> tuple[Tensor, Tensor]:
-    return torch.randint(9, (rows, places)), torch.ones(rows, places, dtype=torch.bool)
+def sources(rows: int = 2, length: int = 4) -> tuple[Tensor, Tensor]:
+    return torch.randint(9, (rows, length)), torch.ones(rows, length, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("made", [LM, MT], ids=["language model", "translator"])
+@pytest.mark.parametrize("network", [LM, MT], ids=["language model", "translator"])
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -48,12 +48,12 @@ def sources(rows: int = 2, places: int = 4) -> tuple[Tensor, Tensor]:
     ],
     ids=str,
 )
-def test_settings_that_make_no_network_are_refused(made: Any, settings: dict[str, Any], said: str) -> None:
+def test_impossible_settings_are_refused(network: Any, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        made(**settings)
+        network(**settings)
 
 
-def test_a_translator_has_a_decoder_and_one_vocabulary_if_it_is_to_be_joint() -> None:
+def test_a_translator_needs_a_decoder_and_for_shared_embeddings_one_vocabulary() -> None:
     with pytest.raises(ConfigError, match=r"network\.decoder_layers is 0; it takes 1 or more"):
         MT(decoder_layers=0)
     with pytest.raises(ConfigError, match=r"network\.shared_embeddings is for one vocabulary, not two of 9 and 7"):
@@ -64,7 +64,7 @@ def test_a_translator_has_a_decoder_and_one_vocabulary_if_it_is_to_be_joint() ->
 
 @pytest.mark.faults
 @pytest.mark.parametrize("model", ["transformer", "transformer_lm"])
-def test_fault_22_heads_that_do_not_divide_the_width_are_one_sentence(
+def test_fault_22_heads_that_do_not_divide_the_width_are_refused_in_one_sentence(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["train", *SMALL[model], "device=cpu", "network.heads=3"]
@@ -111,7 +111,7 @@ def test_fault_19_pairs_longer_than_the_context_end_the_run_with_a_sentence(trai
 
 
 @pytest.mark.faults
-def test_fault_16_fewer_pairs_than_a_batch_are_one_and_too_little_text_is_said_to_be(
+def test_fault_16_fewer_pairs_than_batch_size_are_trained_and_too_little_text_is_refused(
     train: Train, tmp_path: Path
 ) -> None:
     line = ["data.batch_size=50000", "trainer.max_steps=2", "reports=null"]
@@ -123,22 +123,21 @@ def test_fault_16_fewer_pairs_than_a_batch_are_one_and_too_little_text_is_said_t
 
 @pytest.mark.faults
 def test_fault_16_no_source_is_all_padding() -> None:
-    """Each has an end, even of an empty line, so that there is something to attend to."""
+    """Even an empty line has an end token to attend to."""
     ids, visible = SOURCE.encode(["", *LINES])
     assert visible.any(1).all()
     assert MT(source_vocab_size=len(SOURCE.vocabulary))(ids, visible, torch.zeros(len(ids), 3).long()).isfinite().all()
 
 
-def drawn(net: nn.Module) -> Any:
-    """All of whose numbers have an effect."""
+def with_random_parameters(net: nn.Module) -> Any:
     for p in net.parameters():
         nn.init.normal_(p)
     return net
 
 
-def test_the_least_that_is_said_makes_todays_language_model() -> None:
-    """Squares of rectified units, turned queries and keys, gains without shifts, and scores by the words' own vectors."""
-    net = drawn(LM())
+def test_the_default_language_model_is_a_modern_one() -> None:
+    """ReLU², rotary positions, QK-norm, RMS norm without biases, and tied embeddings."""
+    net = with_random_parameters(LM())
     assert net.out.weight is net.embed.tokens.weight
     assert [name for name, _ in net.named_parameters() if name.endswith("bias")] == ["out.bias"]
     explicit = LM(hidden=32, positions="rotary", norm="rms", prenorm=True, activation="relu2", qk_norm=True, zero_init=True,
@@ -148,8 +147,8 @@ def test_the_least_that_is_said_makes_todays_language_model() -> None:
     assert torch.equal(explicit(tokens)[0], net(tokens)[0])
 
 
-def test_the_least_that_is_said_makes_the_translator_of_the_paper_but_for_where_it_normalises() -> None:
-    net = drawn(MT())
+def test_the_default_translator_is_that_of_the_paper_except_for_pre_norm() -> None:
+    net = with_random_parameters(MT())
     assert len(net.encoder) == len(net.decoder) == 3
     assert net.context == 512
     explicit = MT(decoder_layers=3, hidden=32, context=512, positions="sinusoidal", norm="layer", prenorm=True,
@@ -162,15 +161,15 @@ def test_the_least_that_is_said_makes_the_translator_of_the_paper_but_for_where_
 
 
 @pytest.mark.parametrize("width", [16, 128])
-def test_before_training_the_loss_is_about_that_of_a_guess(width: int) -> None:
-    """Exactly so where scores begin at 0; others' scores are about normal."""
+def test_before_training_the_loss_is_about_that_of_a_uniform_guess(width: int) -> None:
+    """Exactly so with zero_init; otherwise logits are about standard normal."""
     torch.manual_seed(0)
     tokens, guess = torch.randint(500, (16, 33)), math.log(500)
     batch = torch.randint(500, (16, 20)), torch.ones(16, 20, dtype=torch.bool), tokens[:, :-1]
     sizes = {"width": width, "layers": 2, "heads": 4}
 
-    def loss(scores: Tensor) -> float:
-        return F.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten()).item()
+    def loss(logits: Tensor) -> float:
+        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
 
     def language_model(zero_init: bool) -> TransformerLM:
         return TransformerLM(500, 32, **sizes, tied=False, zero_init=zero_init)
@@ -178,24 +177,23 @@ def test_before_training_the_loss_is_about_that_of_a_guess(width: int) -> None:
     def translator(zero_init: bool) -> Transformer:
         return Transformer(500, 500, **sizes, zero_init=zero_init)
 
-    for scores in (language_model(True)(batch[2])[0], translator(True)(*batch)):
-        assert loss(scores) == pytest.approx(guess, rel=1e-6)
-    for scores in (language_model(False)(batch[2])[0], translator(False)(*batch)):
-        assert loss(scores) == pytest.approx(guess + 0.5, abs=0.2)
+    for logits in (language_model(True)(batch[2])[0], translator(True)(*batch)):
+        assert loss(logits) == pytest.approx(guess, rel=1e-6)
+    for logits in (language_model(False)(batch[2])[0], translator(False)(*batch)):
+        assert loss(logits) == pytest.approx(guess + 0.5, abs=0.2)
 
 
 def count(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def test_a_network_has_as_many_numbers_as_on_paper() -> None:
-    words, shifts = 7 * 8, 7
-    block = (
-        4 * 8 * 8 + 2 * 8 * 32 + 2 * 8 + 2 * 4
-    )  # four projections, two layers, gains of norms and of two heads' q and k
-    assert count(LM()) == words + shifts + 3 * block + 8
+def test_networks_have_the_expected_number_of_parameters() -> None:
+    words, biases = 7 * 8, 7
+    # Four projections, two layers of the feed-forward part, scales of two norms and of QK-norm.
+    block = 4 * 8 * 8 + 2 * 8 * 32 + 2 * 8 + 2 * 4
+    assert count(LM()) == words + biases + 3 * block + 8
     assert count(LM(tied=False, positions="learned", qk_norm=False)) == count(LM()) + words + 5 * 8 - 3 * 2 * 4
-    assert count(LM(hidden=5, activation="swiglu")) == words + shifts + 3 * (block - 2 * 8 * 32 + 3 * 8 * 5) + 8
+    assert count(LM(hidden=5, activation="swiglu")) == words + biases + 3 * (block - 2 * 8 * 32 + 3 * 8 * 5) + 8
     attention, forward, norm = 4 * (8 * 8 + 8), 8 * 32 + 32 + 32 * 8 + 8, 2 * 8
     encoder, decoder = attention + forward + 2 * norm, 2 * attention + forward + 3 * norm
     assert count(MT(decoder_layers=2)) == 9 * 8 + 7 * 8 + 3 * encoder + 2 * decoder + 2 * norm + 8 * 7 + 7
@@ -205,16 +203,16 @@ def test_a_network_has_as_many_numbers_as_on_paper() -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
-@pytest.mark.parametrize("made", [LM, MT], ids=["language model", "translator"])
-def test_fault_20_what_a_network_takes_is_known_before_it_is_made(made: Any, positions: str) -> None:
+@pytest.mark.parametrize("network", [LM, MT], ids=["language model", "translator"])
+def test_fault_20_the_memory_of_a_network_is_known_before_it_is_built(network: Any, positions: str) -> None:
     cpu = torch.device("cpu")
-    require_memory(lambda: made(positions=positions), cpu)
+    require_memory(lambda: network(positions=positions), cpu)
     with pytest.raises(ResourceError, match="training this network takes "):
-        require_memory(lambda: made(positions=positions, width=2**20), cpu)
+        require_memory(lambda: network(positions=positions, width=2**20), cpu)
 
 
-def kept_for_the_gradient(net: nn.Module, *inputs: Tensor) -> int:
-    """Bytes of what is neither weights nor buffers."""
+def bytes_saved_for_backward(net: nn.Module, *inputs: Tensor) -> int:
+    """Without parameters and buffers."""
     own = {part.untyped_storage().data_ptr() for part in (*net.parameters(), *net.buffers())}
     found: dict[int, int] = {}
 
@@ -225,19 +223,19 @@ def kept_for_the_gradient(net: nn.Module, *inputs: Tensor) -> int:
         return part
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
-        scores = net(*inputs)  # which holds all that is kept, so that no place is used twice
-    assert (scores[0] if isinstance(scores, tuple) else scores).requires_grad
+        logits = net(*inputs)  # keeps all saved tensors alive, so that no address is used twice
+    assert (logits[0] if isinstance(logits, tuple) else logits).requires_grad
     return sum(found.values())
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["language model", "translator"])
-def test_memory_of_training_grows_in_a_line_with_the_context(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No scores of T × T are kept, but for those of texts of so few tokens that they do not matter."""
+def test_memory_of_training_is_linear_in_the_context(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No T × T attention weights are saved, except for short texts."""
     monkeypatch.setattr(blockwise_attention, "BLOCK", 32)
     net, bytes_of = (LM(context=256) if causal else MT(context=256)), {}
     for context in (64, 128, 256):
         tokens = torch.zeros(3, context, dtype=torch.int64)
         inputs = (tokens,) if causal else (tokens, torch.ones_like(tokens, dtype=torch.bool), tokens)
-        bytes_of[context] = kept_for_the_gradient(net, *inputs)
+        bytes_of[context] = bytes_saved_for_backward(net, *inputs)
     assert 1.9 < bytes_of[128] / bytes_of[64] <= 2.1
     assert 1.9 < bytes_of[256] / bytes_of[128] <= 2.1
