@@ -266,10 +266,50 @@ class NamedTargets(Interface):
     goals: Sequence[Mapping[str, Any]]
 
 
+class TokenIds(Protocol):
+    """A vocabulary: tokens and their ids. `unknown` is the id of tokens that it lacks, `end` that of `<eos>` if it has one."""
+
+    unknown: int
+    end: int | None
+
+    def lookup_indices(self, tokens: Iterable[str]) -> list[int]: ...
+
+    def lookup_token(self, id: int) -> str: ...
+
+    def lookup_tokens(self, ids: Iterable[int]) -> list[str]: ...
+
+    def get_itos(self) -> list[str]: ...
+
+
+class TextTokenizer(Protocol):
+    """Splits text into tokens, and joins tokens to text."""
+
+    def __call__(self, text: str) -> list[str]: ...
+
+    def join(self, tokens: Iterable[str]) -> str: ...
+
+
+class LineCodec(Protocol):
+    """Encodes lines of one language as ids, and decodes ids; `pad`, `unknown`, `begin` and `end` are ids of special tokens."""
+
+    pad: int
+    unknown: int
+    begin: int
+    end: int
+
+    @property
+    def vocabulary(self) -> TokenIds: ...
+
+    def encode(self, lines: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Padded ids [B, S] with `end` after each line, and which of them are visible [B, S]."""
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
 class HasVocabulary(Interface):
     """`vocabulary` maps words to ids, as `dlref.data.text.tokenizer.Vocabulary` does."""
 
-    vocabulary: Any
+    vocabulary: TokenIds
 
 
 class CountedText(Interface):
@@ -283,7 +323,7 @@ class CountedText(Interface):
 class TokenizedText(HasVocabulary):
     """Text that `tokenizer` cuts into words, as `dlref.data.text.tokenizer.Tokenizer` does."""
 
-    tokenizer: Any
+    tokenizer: TextTokenizer
 
     def split(self, split: str) -> Tensor:
         """The ids of a split [N]."""
@@ -293,8 +333,8 @@ class TokenizedText(HasVocabulary):
 class ParallelData(Interface):
     """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.text.line_encoder.Side` does."""
 
-    source: Any
-    target: Any
+    source: LineCodec
+    target: LineCodec
 
     def texts(self, split: str) -> list[tuple[str, str]]:
         """The pairs of a split as they were read."""

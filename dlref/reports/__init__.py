@@ -1,31 +1,38 @@
-"""Reports: each looks at a trained network and returns figures, pictures, text or histograms."""
+"""Reports: each evaluates a trained network and returns metrics, plots, text or histograms."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 from torch import Tensor, nn
 
+from dlref.interfaces import Data
 
-class Embedding(NamedTuple):
-    """Vectors with a label each, to walk through in TensorBoard's projector."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class LabeledVectors(NamedTuple):
+    """Vectors with a label each, for TensorBoard's projector."""
 
     vectors: Tensor  # [N, D]
     labels: Sequence[str]
 
 
-class Report:
-    """`report(net, data, split)` returns name -> figure of merit, picture, text, numbers for a histogram, or vectors,
-    and nothing where it does not apply.
+Result: TypeAlias = Union[float, str, Tensor, LabeledVectors, "Figure"]
 
-    `while_training` says that it is cheap enough to run at each evaluation during training too.
-    The network is in evaluation mode, gradients are off, and the random state is put back afterwards.
+
+class Report:
+    """`report(net, data, split)` evaluates a network and returns its results by name, none where it does not apply.
+
+    A result is a metric (a number), a plot (a matplotlib Figure), text, a tensor to make a histogram of, or
+    LabeledVectors. The network is in evaluation mode, gradients are disabled, and the random state is restored afterwards.
     """
 
-    while_training = False
-    whole = False  # set by `dlref evaluate`: what is cut short while training is read to its end
+    while_training = False  # cheap enough to run at each evaluation during training too
+    full_split = False  # set by `dlref evaluate`: evaluates a whole split, of which training takes a part
 
-    def begin(self, net: nn.Module, data: Any) -> None:
-        """Is shown the network before it is trained: of a run that goes on, what that one began with."""
+    def prepare(self, net: nn.Module, data: Data) -> None:
+        """Called before training with the initial network, in a resumed run with the one that the run began with."""
 
-    def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
+    def __call__(self, net: nn.Module, data: Data, split: str) -> Mapping[str, Result]:
         raise NotImplementedError

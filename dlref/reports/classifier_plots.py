@@ -147,7 +147,7 @@ class Filters(Report):
         self.count = count
         self.before: Tensor | None = None
 
-    def begin(self, net: nn.Module, data: Any) -> None:
+    def prepare(self, net: nn.Module, data: Any) -> None:
         weights = self.weights(net, data)
         self.before = None if weights is None else weights.clone()
 

@@ -238,13 +238,13 @@ class Log:
 
     def findings(self, split: str, step: int, found: Any) -> None:
         """Pictures, texts, histograms and vectors of reports, each under `split/name`."""
-        for name, picture in found.pictures.items():
+        for name, picture in found.plots.items():
             self.picture(f"{split}/{name}", picture, step)
         for name, text in found.texts.items():
             self.text(f"{split}/{name}", text, step)
         for name, numbers in found.histograms.items():
             self.histogram(f"{split}/{name}", numbers, step)
-        for name, embedding in found.embeddings.items():
+        for name, embedding in found.vectors.items():
             self.embedding(f"{split}/{name}", embedding, step)
 
     def settings(self, settings: dict[str, Any], results: dict[str, float]) -> None:

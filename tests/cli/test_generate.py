@@ -121,9 +121,7 @@ def test_fault_19_a_prompt_longer_than_the_context_is_said_to_be_and_goes_on_for
         written, said = capsys.readouterr()
         assert written.startswith(prompt)
         assert len(Tokenizer("english")(written.partition("\n\n")[0])) >= words + length
-        sees = (
-            f"the prompt has {words:,} tokens, and the network sees 10 at most; of what comes first it knows nothing\n"
-        )
+        sees = f"the prompt has {words:,} tokens, and the network's context is 10; the first tokens are ignored\n"
         assert said == sees * (words > 10)
     assert main(["generate", str(run), "--prompt", "zebra gnu " * 6, "--length", "9"]) == 0
     written, said = capsys.readouterr()

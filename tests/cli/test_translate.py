@@ -17,7 +17,7 @@ import torch
 import dlref
 from dlref.cli.main import main
 from dlref.data.text.line_encoder import Side
-from dlref.reports.translation_quality import translated
+from dlref.decoding.translate import translate_lines
 from dlref.training.checkpoint import find, manifest_digest
 from tests.conftest import SMALL, assert_one_sentence, start
 
@@ -126,16 +126,16 @@ def test_flags_reach_the_search(translate: Callable[..., str], run: str) -> None
             parameter.copy_(torch.randn(parameter.shape, generator=draw))
     both = "\n".join(lines)
     assert translate(both, "--length-limit", "2").splitlines() == [
-        " ".join(text.split()[:2]) for text in translated(dlref.load(run), source, target, lines)
+        " ".join(text.split()[:2]) for text in translate_lines(dlref.load(run), source, target, lines)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dlref, "load", lambda run, plugins: net)
         found = {}
         for beam, penalty in ((1, 0.6), (5, 0.0), (5, 3.0)):
             found[beam, penalty] = translate(both, "--beam", str(beam), "--penalty", str(penalty)).splitlines()
-            assert found[beam, penalty] == translated(net, source, target, lines, beam, penalty=penalty)
+            assert found[beam, penalty] == translate_lines(net, source, target, lines, beam, length_penalty=penalty)
         assert len({*map(tuple, found.values())}) == 3
-        assert translate(both, "--beam", "5").splitlines() == translated(net, source, target, lines, 5)
+        assert translate(both, "--beam", "5").splitlines() == translate_lines(net, source, target, lines, 5)
         with torch.no_grad():
             net.out.bias[1] = 9
         assert "<unk>" not in translate(both)
@@ -148,9 +148,9 @@ def test_lines_are_translated_as_they_come(translate: Callable[..., str], monkey
 
     def noted(net: Any, source: Side, target: Side, lines: list[str], **settings: Any) -> list[str]:
         parts.append(lines)
-        return translated(net, source, target, lines, **settings)
+        return translate_lines(net, source, target, lines, **settings)
 
-    monkeypatch.setattr("dlref.reports.translation_quality.translated", noted)
+    monkeypatch.setattr("dlref.decoding.translate.translate_lines", noted)
     monkeypatch.setattr("dlref.cli.commands.translate.READ_AHEAD", 7)
     assert translate(" \r\n".join([*PAIRS] * 5)) == whole
     assert [len(part) for part in parts] == [7, 7, 6]
@@ -246,14 +246,14 @@ def test_translating_needs_no_sacrebleu(run: str) -> None:
 def test_dlref_evaluate_translates_every_line_of_a_split(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [*SMALL["seq2seq"], "reports.translation.limit=7", "trainer.max_steps=2"]
+    settings = [*SMALL["seq2seq"], "reports.translation.max_lines=7", "trainer.max_steps=2"]
     run, counts = shutil.copytree(trained(*settings), tmp_path / "run"), list[int]()
 
     def counted(net: Any, source: Side, target: Side, lines: list[str], *more: Any, **settings: Any) -> list[str]:
         counts.append(len(lines))
         return lines
 
-    monkeypatch.setattr("dlref.reports.translation_quality.translated", counted)
+    monkeypatch.setattr("dlref.reports.translation_quality.translate_lines", counted)
     assert main(["evaluate", str(run), "--split", "eval"]) == 0
     assert counts == [20]
     assert "exact_match" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from dlref.data.text.tokenizer import UNKNOWN, Vocabulary
 from dlref.interfaces import HasRoot, HasVocabulary
 from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
-from dlref.reports.word_similarity import Analogies, Words, WordSimilarity
+from dlref.reports.word_vector_quality import Analogies, NormalizedVectors, WordSimilarity
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
 from tests.crosschecks.texts import parts, treebank
@@ -365,6 +365,6 @@ def test_analogies(limit: int, datasets: Path, agree: Agree) -> None:
 def test_nearest(plus: list[str], minus: list[str], datasets: Path, agree: Agree) -> None:
     theirs = learned(datasets)
     expected = theirs.most_similar(positive=plus, negative=minus, topn=20)
-    found = Words(theirs.index_to_key, torch.from_numpy(theirs.vectors)).nearest(plus, minus, 20)
+    found = NormalizedVectors(theirs.index_to_key, torch.from_numpy(theirs.vectors)).most_similar(plus, minus, 20)
     assert [word for word, _ in found] == [word for word, _ in expected]
     agree([cosine for _, cosine in found], [cosine for _, cosine in expected], atol=1e-6)

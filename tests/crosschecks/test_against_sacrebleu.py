@@ -10,7 +10,7 @@ import pytest
 from torchtext.data.utils import get_tokenizer
 
 from dlref.cli.main import main
-from dlref.reports.translation_quality import scores_of
+from dlref.reports.translation_quality import corpus_scores
 from tests.crosschecks.rows import crosscheck
 
 sacrebleu = pytest.importorskip("sacrebleu")
@@ -45,7 +45,7 @@ def changed(line: str, seed: int) -> str:
 def test_scores(datasets: Path, agree: Agree) -> None:
     references = captions(datasets, "test_2016_flickr.en.gz")
     texts = [changed(line, seed) for seed, line in enumerate(references)]
-    found = scores_of(texts, references)
+    found, signatures = corpus_scores(texts, references)
     agree(found["bleu"], sacrebleu.corpus_bleu(texts, [references], tokenize="13a").score, atol=EXACT)
     agree(found["chrf"], sacrebleu.corpus_chrf(texts, [references]).score, atol=EXACT)
     english = get_tokenizer("basic_english")
@@ -53,7 +53,7 @@ def test_scores(datasets: Path, agree: Agree) -> None:
     agree(found["bleu_lower"], sacrebleu.corpus_bleu(ours, [theirs], tokenize="13a", lowercase=True).score, atol=EXACT)
     assert 20 < found["bleu"] < found["bleu_lower"] < 95
     for name, case in (("bleu", "mixed"), ("bleu_lower", "lc")):
-        assert f"{name:<10} {SIGNATURE.format(case=case)}" in found["signatures"]
+        assert f"{name:<10} {SIGNATURE.format(case=case)}" in signatures
 
 
 def chrf(texts: list[str], references: list[str], orders: int = 6, beta: float = 2.0) -> float:
@@ -78,7 +78,7 @@ def test_bleu_and_chrf(datasets: Path, agree: Agree) -> None:
     references = [line for line in captions(datasets, "test_2017_flickr.en.gz") if len(line.split()) > 6]
     texts = [changed(line, seed) for seed, line in enumerate(references)]
     tokenizer, english = sacrebleu.metrics.BLEU(tokenize="13a").tokenizer, get_tokenizer("basic_english")
-    found = scores_of(texts, references)
+    found, _ = corpus_scores(texts, references)
     for name, cut in (("bleu", str), ("bleu_lower", lambda line: " ".join(english(line)))):
         ours, theirs = ([tokenizer(cut(line)).split() for line in lines] for lines in (texts, references))
         assert min(map(len, ours)) >= 4
@@ -113,7 +113,7 @@ def test_evaluation(
         "trainer.max_steps=120",
     ]
     assert main(["train", *settings, "reports=null", "device=cpu", "threads=1", f"run_dir={run}"]) == 0
-    report = "{_target_: dlref.reports.translation_quality.Translation, scores: true, beam: " + str(beam) + "}"
+    report = "{_target_: dlref.reports.translation_quality.TranslationQuality, bleu: true, beam: " + str(beam) + "}"
     assert main(["evaluate", str(run), "--split", "eval", f"reports={{translation: {report}}}"]) == 0
     capsys.readouterr()
     assert main(["translate", str(run), str(files[0]), "--beam", str(beam)]) == 0

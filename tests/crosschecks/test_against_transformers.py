@@ -12,7 +12,8 @@ from scipy import stats
 from torch import Tensor
 
 from dlref.data.text.token_streams import Piece
-from dlref.decoding.sampling import beam_search, filtered, generate
+from dlref.decoding.beam_search import beam_search
+from dlref.decoding.sampling import generate, sampling_probabilities
 from dlref.models.transformer_layers import TokenEmbedding
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
@@ -249,7 +250,9 @@ def warped(logits: Tensor, temperature: float, top_k: int | None, top_p: float |
 )
 def test_sampling(temperature: float, top_k: int | None, top_p: float | None, agree: Agree) -> None:
     logits = 3 * torch.randn(7, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    agree(filtered(logits, temperature, top_k, top_p), warped(logits, temperature, top_k, top_p), atol=1e-12)
+    agree(
+        sampling_probabilities(logits, temperature, top_k, top_p), warped(logits, temperature, top_k, top_p), atol=1e-12
+    )
 
 
 class Bigrams:

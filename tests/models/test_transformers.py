@@ -18,8 +18,8 @@ from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.training.memory import require_memory
 from tests.conftest import SMALL, assert_one_sentence
+from tests.decoding.dictionary import LINES, SOURCE
 from tests.faults.processes import refusal
-from tests.reports.test_translation_quality import LINES, SOURCE
 
 Train = Callable[..., tuple[int, str]]
 LM: Any = functools.partial(TransformerLM, vocab_size=7, context=5, width=8, layers=3, heads=2)

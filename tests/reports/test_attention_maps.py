@@ -1,4 +1,4 @@
-"""Each map shows what its head of its layer attends to, and every name on it can be read."""
+"""Each map shows the attention weights of its layer and head, and its tokens can be read."""
 
 import itertools
 from types import SimpleNamespace
@@ -15,19 +15,19 @@ from dlref.interfaces import TokenizedText
 from dlref.models.recurrent_lm import RecurrentLM
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
-from dlref.reports.attention_maps import AttentionMaps, SelfAttentionMaps, attended, drawn
-from tests.reports.test_translation_quality import LINES, SOURCE, TARGET, Dictionary, Narrow, data_of, untrained
+from dlref.reports.attention_maps import AttentionMaps, SelfAttentionMaps, plot_attention, translation_attention
+from tests.decoding.dictionary import LINES, SOURCE, TARGET, Dictionary, Narrow, data_of, untrained
 
 TEXT = "the cat sat\non the mat , the dog costs $ 5 or $ 6\n"
-LETTERS = "a $x$\tis\u00a0one\n"
+CHARACTERS = "a $x$\tis\u00a0one\n"
 
 
-def drawn_at_random(net: Any) -> Any:
-    """In float64, with weights that no head shares with another."""
-    draw = torch.Generator().manual_seed(0)
+def randomized(net: Any) -> Any:
+    """In float64, with random weights, which differ for all heads."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
     return net.double().eval().requires_grad_(False)
 
 
@@ -45,13 +45,13 @@ def text_of(level: Level, text: str) -> Any:
 
 def language_model(words: int, context: int = 40) -> Any:
     sizes: dict[str, Any] = {"vocab_size": words, "context": context, "width": 12, "layers": 3, "heads": 2}
-    return drawn_at_random(TransformerLM(**sizes, bias=True, qk_norm=False))
+    return randomized(TransformerLM(**sizes, bias=True, qk_norm=False))
 
 
-def asked(net: nn.Module, layers: list[nn.Module], *inputs: Tensor) -> list[Tensor]:
-    """What each of these layers is first given while the network reads the inputs."""
+def layer_inputs(net: nn.Module, layers: list[nn.Module], *inputs: Tensor) -> list[Tensor]:
+    """The first argument of each of these layers in a forward pass."""
     found: list[Tensor] = []
-    handles = [layer.register_forward_pre_hook(lambda _, given: found.append(given[0])) for layer in layers]
+    handles = [layer.register_forward_pre_hook(lambda _, args: found.append(args[0])) for layer in layers]
     net(*inputs)
     for handle in handles:
         handle.remove()
@@ -70,90 +70,90 @@ def maps(figure: Any) -> dict[str, Tensor]:
     return {axes.get_title("left"): torch.as_tensor(axes.images[0].get_array().data) for axes in panels(figure)}
 
 
-def names(axes: Any) -> tuple[list[str], list[str]]:
+def tokens_of(axes: Any) -> tuple[list[str], list[str]]:
     across, down = axes.get_xticklabels(), axes.get_yticklabels()
     return [label.get_text() for label in across], [label.get_text() for label in down]
 
 
-def test_each_map_of_a_language_model_is_the_attention_of_its_head_and_layer() -> None:
+def test_each_map_of_a_language_model_has_the_attention_weights_of_its_layer_and_head() -> None:
     data = text_of("words", TEXT)
     net = language_model(len(data.vocabulary))
-    found = maps(SelfAttentionMaps(most=5)(net, data, "eval")["attention"])
+    found = maps(SelfAttentionMaps(max_len=5)(net, data, "eval")["attention"])
     layers = [block.self_attention for block in net.blocks]
-    given = asked(net, layers, data.split("eval")[None, :5])
+    recorded = layer_inputs(net, layers, data.split("eval")[None, :5])
     assert len(found) == 6
-    for number, (layer, x) in enumerate(zip(layers, given, strict=True), 1):
+    for number, (layer, x) in enumerate(zip(layers, recorded, strict=True), 1):
         _, expected = multi_head(x, x, causal, 2, weights(layer), rotary, rotary)
         for head in (1, 2):
-            share = found[f"layer {number}, head {head}"]
-            torch.testing.assert_close(share, expected[0, head - 1].float())
-            assert torch.equal(share, share.tril())
-            torch.testing.assert_close(share.sum(1), torch.ones(5))
+            weight = found[f"layer {number}, head {head}"]
+            torch.testing.assert_close(weight, expected[0, head - 1].float())
+            assert torch.equal(weight, weight.tril())
+            torch.testing.assert_close(weight.sum(1), torch.ones(5))
 
 
-def test_each_map_of_a_translation_is_the_attention_of_its_head_and_layer_to_the_source() -> None:
+def test_each_map_of_a_translation_has_the_cross_attention_weights_of_its_layer_and_head() -> None:
     sizes: dict[str, Any] = {"width": 12, "layers": 1, "decoder_layers": 2, "heads": 3}
     size = len(SOURCE.vocabulary)
-    net = drawn_at_random(Transformer(source_vocab_size=size, target_vocab_size=size, **sizes))
+    net = randomized(Transformer(source_vocab_size=size, target_vocab_size=size, **sizes))
     line = "die katze schläft und"
-    [figure] = AttentionMaps(lines=1, most=7)(net, data_of([(line, "")]), "eval").values()
+    [figure] = AttentionMaps(lines=1, max_len=7)(net, data_of([(line, "")]), "eval").values()
     found = maps(figure)
-    across, down = names(panels(figure)[0])
+    across, down = tokens_of(panels(figure)[0])
     assert across == [*line.split(), "<eos>"]
     source, visible = SOURCE.encode([line])
-    read = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
+    inputs = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
     layers = [block.cross_attention for block in net.decoder]
-    given = asked(net, layers, source, visible, read)
+    recorded = layer_inputs(net, layers, source, visible, inputs)
     assert len(found) == 6
-    for number, (layer, x) in enumerate(zip(layers, given, strict=True), 1):
+    for number, (layer, x) in enumerate(zip(layers, recorded, strict=True), 1):
         _, expected = multi_head(x, net.encode(source, visible), lambda b, t, s: True, 3, weights(layer))
         for head in (1, 2, 3):
-            share = found[f"layer {number}, head {head}"]
-            torch.testing.assert_close(share, expected[0, head - 1].float())
-            torch.testing.assert_close(share.sum(1), torch.ones(len(down)))
+            weight = found[f"layer {number}, head {head}"]
+            torch.testing.assert_close(weight, expected[0, head - 1].float())
+            torch.testing.assert_close(weight.sum(1), torch.ones(len(down)))
 
 
-def test_a_language_model_reads_the_beginning_of_the_split_or_the_text_that_is_given() -> None:
+def test_maps_of_a_language_model_are_of_the_first_tokens_of_the_split_or_of_a_text() -> None:
     data = text_of("words", TEXT)
     net = language_model(len(data.vocabulary))
 
-    def read(split: str = "eval", **settings: Any) -> list[str]:
+    def tokens(split: str = "eval", **settings: Any) -> list[str]:
         [figure] = SelfAttentionMaps(**settings)(net, data, split).values()
-        across, down = names(panels(figure)[0])
+        across, down = tokens_of(panels(figure)[0])
         assert across == down
         return across
 
     words = Tokenizer("words")(TEXT)
     assert len(words) == 17
-    assert read() == words
-    assert read("test", most=3) == words[::-1][:3]
-    assert read(text="the zebra sat\n") == ["the", "<unk>", "sat", "<eos>"]
-    assert read(text="the cat sat", most=2) == ["the", "cat"]
+    assert tokens() == words
+    assert tokens("test", max_len=3) == words[::-1][:3]
+    assert tokens(text="the zebra sat\n") == ["the", "<unk>", "sat", "<eos>"]
+    assert tokens(text="the cat sat", max_len=2) == ["the", "cat"]
     net = language_model(len(data.vocabulary), context=6)
-    assert read() == read(text=TEXT) == words[:6]
+    assert tokens() == tokens(text=TEXT) == words[:6]
     assert SelfAttentionMaps(text="")(net, data, "eval") == {}
 
 
-def test_attention_is_that_of_the_line_and_the_tokens_written_for_it() -> None:
-    shares, across, down = attended(Dictionary(), SOURCE, TARGET, "die katze schläft")
+def test_attention_weights_are_those_of_the_greedy_translation() -> None:
+    weights, across, down = translation_attention(Dictionary(), SOURCE, TARGET, "die katze schläft")
     assert (across, down) == (["die", "katze", "schläft", "<eos>"], ["the", "cat", "sleeps", "<eos>"])
-    assert torch.equal(shares, torch.eye(4))
+    assert torch.equal(weights, torch.eye(4))
     net = untrained()
-    shares, across, down = attended(net, SOURCE, TARGET, "die katze zebra", limit=7)
+    weights, across, down = translation_attention(net, SOURCE, TARGET, "die katze zebra", max_len=7)
     assert across == ["die", "katze", "<unk>", "<eos>"]
     assert len(down) == 7
     assert len({*down}) > 2
-    read = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
-    torch.testing.assert_close(shares, net.attention_weights(*SOURCE.encode(["die katze zebra"]), read)[0])
-    torch.testing.assert_close(shares.sum(1), torch.ones(7))
+    inputs = torch.tensor([[2, *TARGET.vocabulary.lookup_indices(down[:-1])]])
+    torch.testing.assert_close(weights, net.attention_weights(*SOURCE.encode(["die katze zebra"]), inputs)[0])
+    torch.testing.assert_close(weights.sum(1), torch.ones(7))
 
 
-@pytest.mark.parametrize(("most", "context"), [(4, 9), (9, 4)])
-def test_maps_are_of_the_first_lines_that_are_short_enough(most: int, context: int) -> None:
+@pytest.mark.parametrize(("max_len", "context"), [(4, 9), (9, 4)])
+def test_maps_are_of_the_first_lines_that_are_short_enough(max_len: int, context: int) -> None:
     net: Any = Narrow(context)
-    found: Any = AttentionMaps(lines=2, most=most)(net, data_of([(line, "") for line in LINES]), "eval")
+    found: Any = AttentionMaps(lines=2, max_len=max_len)(net, data_of([(line, "") for line in LINES]), "eval")
     assert [*found] == ["attention_1", "attention_2"]
-    across = [names(figure.axes[0])[0] for figure in found.values()]
+    across = [tokens_of(figure.axes[0])[0] for figure in found.values()]
     assert across == [["die", "katze", "<eos>"], ["hund", "<eos>"]]
 
 
@@ -179,13 +179,13 @@ def test_networks_and_data_without_attention_have_nothing_to_report() -> None:
     assert not SelfAttentionMaps.while_training
 
 
-def test_white_space_leaves_a_mark_on_the_map() -> None:
-    data = text_of("characters", LETTERS)
+def test_white_space_is_visible_on_the_map() -> None:
+    data = text_of("characters", CHARACTERS)
     [figure] = SelfAttentionMaps()(language_model(len(data.vocabulary)), data, "eval").values()
-    assert names(panels(figure)[0]) == ([*"a␣$x$⇥is␣one↵"], [*"a␣$x$⇥is␣one↵"])
+    assert tokens_of(panels(figure)[0]) == ([*"a␣$x$⇥is␣one↵"], [*"a␣$x$⇥is␣one↵"])
 
 
-NAMES = [
+LABELS = [
     (["zwei", "junge", "donaudampfschifffahrtsgesellschaften", "<eos>"], ["two", "$", "young", "$x$", "<eos>"]),
     ([*"5 april 2019", "<eos>"], [*"2019-04-05", "<eos>"]),
     (["a", "<eos>"], ["<eos>"]),
@@ -199,23 +199,25 @@ NAMES = [
         *(
             pytest.param(grid, *pair, marks=[pytest.mark.slow] * (grid == (2,)))
             for grid in ((), (2,), (3, 2))
-            for pair in NAMES
+            for pair in LABELS
         ),
         ((2, 11), ["a"], ["b"]),
     ],
 )
-def test_every_name_on_a_map_can_be_read(grid: tuple[int, ...], across: list[str], down: list[str]) -> None:
-    shares = torch.rand(*grid, len(down), len(across), generator=torch.Generator().manual_seed(0)).softmax(-1)
-    figure: Any = drawn(shares, across, down)
+def test_no_token_or_title_overlaps_another_or_the_edge(
+    grid: tuple[int, ...], across: list[str], down: list[str]
+) -> None:
+    weights = torch.rand(*grid, len(down), len(across), generator=torch.Generator().manual_seed(0)).softmax(-1)
+    figure: Any = plot_attention(weights, across, down)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     scale = next(axes for axes in figure.axes if not axes.images)
-    shown = [axes.images[0] for axes in panels(figure)]
+    images = [axes.images[0] for axes in panels(figure)]
     assert torch.equal(
-        torch.stack([torch.as_tensor(image.get_array().data) for image in shown]),
-        shares.view(-1, len(down), len(across)),
+        torch.stack([torch.as_tensor(image.get_array().data) for image in images]),
+        weights.view(-1, len(down), len(across)),
     )
-    assert {image.get_clim() for image in shown} == {(0, 1)}
+    assert {image.get_clim() for image in images} == {(0, 1)}
 
     layers, heads = (1, 1, *grid)[-2:]
     rows = [panels(figure)[heads * layer :][:heads] for layer in range(layers)]
@@ -223,9 +225,9 @@ def test_every_name_on_a_map_can_be_read(grid: tuple[int, ...], across: list[str
     for (layer, row), head in itertools.product(enumerate(rows), range(heads)):
         axes = row[head]
         assert axes.get_title("left") == (f"layer {layer + 1}, head {head + 1}" if layers * heads > 1 else "")
-        # Names stand at the outer edge alone, and are those of all maps behind it.
-        assert names(axes)[0] == ([] if layer else [name.replace(" ", "␣") for name in across])
-        assert names(axes)[1] == ([] if head else [name.replace(" ", "␣") for name in down])
+        # Tokens label the outer edges alone, and stand for all maps of their row or column.
+        assert tokens_of(axes)[0] == ([] if layer else [name.replace(" ", "␣") for name in across])
+        assert tokens_of(axes)[1] == ([] if head else [name.replace(" ", "␣") for name in down])
         assert axes.get_position().y0 == row[0].get_position().y0
         assert axes.get_position().x0 == rows[0][head].get_position().x0
         inside += [label.get_window_extent() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]

@@ -1,4 +1,4 @@
-"""What a report shows is what the network says."""
+"""Reports show what the network predicts, and one that fails costs only itself."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -146,11 +146,11 @@ def test_reports_are_silent_where_they_do_not_apply() -> None:
         Histograms(),
     ):
         for data in (play, text):
-            report.begin(Halves(), data)
+            report.prepare(Halves(), data)
             assert report(Halves(), data, "eval") == {}
 
 
-def test_a_report_leaves_network_and_chance_as_they_were() -> None:
+def test_a_report_leaves_the_network_and_the_random_state_as_they_were() -> None:
     class Dice(Report):
         def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
             assert not net.training
@@ -161,10 +161,10 @@ def test_a_report_leaves_network_and_chance_as_they_were() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    figures, pictures, texts, *_ = run_reports({"dice": Dice()}, net, None, "eval", CPU)
+    metrics, plots, texts, *_ = run_reports({"dice": Dice()}, net, None, "eval", CPU)
     assert torch.equal(torch.rand(3), expected)
     assert net.training
-    assert (set(figures), set(pictures), texts) == ({"number"}, {"shown"}, {"said": "so"})
+    assert (set(metrics), set(plots), texts) == ({"number"}, {"shown"}, {"said": "so"})
 
 
 def test_a_report_that_fails_costs_a_warning_and_no_more(
@@ -200,7 +200,7 @@ def test_filters_are_the_first_weights_beside_those_of_now() -> None:
 
     net, data, report = MLP(12, 2, [3]), Pictures(), Filters()
     first = net.layers[0].weight.detach().clone()
-    report.begin(net, data)
+    report.prepare(net, data)
     net.layers[0].weight.mul_(-2)
     figure: Any = report(net, data, "eval")["filters"]
     before, now = (np.asarray(axes.images[0].get_array()) for axes in figure.axes)
@@ -237,20 +237,20 @@ REPORTS = """
 import numpy as np, torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from dlref.reports import Embedding, Report
+from dlref.reports import LabeledVectors, Report
 class Mine(Report):
     while_training = True
     def __call__(self, net, data, split):
         return WHAT
 """
 FAULTS = {
-    "{'a': 1.0, 'b': {'c': 1}}": "its 'b' is of type dict, {'c': 1}; a finding is a number",
+    "{'a': 1.0, 'b': {'c': 1}}": "its 'b' is of type dict, {'c': 1}; a result is a number",
     "{'b': [1, 2]}": "its 'b' is of type list, [1, 2]; ",
     "{'b': None}": "its 'b' is of type NoneType, None; ",
     "{'b': np.zeros(2)}": "its 'b' is of type ndarray",
     "{'b': torch.zeros(2, dtype=torch.complex64)}": "its 'b' is of type Tensor",
-    "{'b': Embedding(torch.zeros(3, 2), ['one'])}": "its 'b' is of type Embedding",
-    "{3: 1.0}": "it names a finding 3; a name is text",
+    "{'b': LabeledVectors(torch.zeros(3, 2), ['one'])}": "its 'b' is of type LabeledVectors",
+    "{3: 1.0}": "it names a result 3; a name is text",
     "[1.0]": "it returns of type list, [1.0]",
     "1 / 0": "ZeroDivisionError: division by zero",
 }

@@ -16,7 +16,7 @@ from tensorboard.plugins.projector import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 
 from dlref.cli.main import main
-from dlref.reports import Embedding
+from dlref.reports import LabeledVectors
 from dlref.training.log import Log
 from tests.conftest import SMALL, needs_posix
 
@@ -72,7 +72,7 @@ def test_the_projector_shows_every_evaluation_once_and_its_labels_in_their_lines
     labels = ["a", "new york", "\n", "naïve"]
     for tag, step in (("eval/words", 5), ("test/words", 5), ("eval/words", 9), ("test/words", 5)):
         log = Log(tmp_path, quiet=True)  # as of another process
-        log.embedding(tag, Embedding(torch.full((4, 2), step / 3), labels), step)
+        log.embedding(tag, LabeledVectors(torch.full((4, 2), step / 3), labels), step)
         log.close()
     listed = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig()).embeddings
     assert [one.tensor_name for one in listed] == ["eval/words:5", "eval/words:9", "test/words:5"]
@@ -89,7 +89,7 @@ def test_the_projector_shows_every_evaluation_once_and_its_labels_in_their_lines
         ]
     (tmp_path / "projector_config.pbtxt").write_bytes(b"\xff{")
     log = Log(tmp_path, quiet=True)
-    log.embedding("test/words", Embedding(torch.zeros(1, 2), ["a"]), 1)
+    log.embedding("test/words", LabeledVectors(torch.zeros(1, 2), ["a"]), 1)
     log.close()
     assert "test/words:1" in (tmp_path / "projector_config.pbtxt").read_text()
 

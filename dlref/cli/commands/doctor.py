@@ -145,10 +145,10 @@ def known_files() -> "list[RemoteFile]":
     """All files that dlref can download."""
     from dlref.data.supervised import images
     from dlref.data.text import corpora, parallel_corpora
-    from dlref.reports import word_similarity
+    from dlref.reports import word_vector_quality
 
     texts = [*corpora.PTB_FILES.values(), corpora.SHAKESPEARE, corpora.TEXT8, *parallel_corpora.FILES.values()]
-    return [*images.FILES, *texts, *word_similarity.PAIRS.values(), word_similarity.QUESTIONS]
+    return [*images.FILES, *texts, *word_vector_quality.PAIRS.values(), word_vector_quality.QUESTIONS]
 
 
 def data_sets() -> Iterator[Finding]:

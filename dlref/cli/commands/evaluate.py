@@ -110,8 +110,8 @@ def evaluate(path: str, settings: list[str], split: str | None = None, recorded:
     run_in_float32(precision, device, model.objective)
     with devices.explained():
         figures = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
-        found = run_reports(model.reports, model.objective.net, model.data, split, device, whole=True)
-    figures |= found.figures
+        found = run_reports(model.reports, model.objective.net, model.data, split, device, full_split=True)
+    figures |= found.metrics
     run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path
     print(f"{checkpoint.path.relative_to(run.parent)}, step {checkpoint.step}, {split}:")
     width = max(map(len, figures), default=0)
@@ -298,13 +298,13 @@ def keep(run: Path, checkpoint: Any, split: str, seed: int, figures: dict[str, f
     result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "seed": seed}
     try:
         write_whole(run / "evaluation.json", json.dumps(result | {"metrics": finite}, indent=1))
-        for name, picture in list(found.pictures.items()):
+        for name, picture in list(found.plots.items()):
             file = run / "pictures" / file_name(f"{split}_{name}.png")
             file.parent.mkdir(exist_ok=True)
             if drawn(name, picture, file):
                 print(f"  picture {file}")
             else:
-                del found.pictures[name]
+                del found.plots[name]
     except OSError as error:
         raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
     if not (run / "metrics.jsonl").exists():

@@ -59,9 +59,9 @@ def add_arguments(parser: Parser) -> None:
 
 def main(arguments: Namespace) -> int:
     sampling = {name: getattr(arguments, name) for name in ("length", "temperature", "top_k", "top_p")}
-    from dlref.decoding.sampling import check
+    from dlref.decoding.sampling import check_sampling
 
-    check(**sampling)
+    check_sampling(**sampling)
     net = load(arguments.run, load_plugins(arguments.plugins), arguments.device)
     generate(arguments.run, net, arguments.prompt, arguments.seed, arguments.count, arguments.unknown, sampling)
     return 0
@@ -70,26 +70,25 @@ def main(arguments: Namespace) -> int:
 def generate(run: str, net: Any, prompt: str, seed: int, count: int, unknown: bool, sampling: dict[str, Any]) -> None:
     from dlref.data import generator
     from dlref.data.text.tokenizer import Tokenizer, Vocabulary
+    from dlref.decoding.text import generate_text
     from dlref.interfaces import FixedContext, TextDecoder, declares
-    from dlref.reports.samples import written
 
-    about = net.description
-    if not declares(net, TextDecoder) or not {"tokenizer", "vocabulary"} <= set(about):
+    description = net.description
+    if not declares(net, TextDecoder) or not {"tokenizer", "vocabulary"} <= set(description):
         raise CheckpointError(f"{run} is no language model; dlref train model=lstm_lm or transformer_lm makes one")
-    tokenizer, vocabulary = Tokenizer.described(about["tokenizer"]), Vocabulary(about["vocabulary"])
+    tokenizer, vocabulary = Tokenizer.described(description["tokenizer"]), Vocabulary(description["vocabulary"])
     tokens = tokenizer(prompt)
     if declares(net, FixedContext) and len(tokens) > net.context:
-        told = "the prompt has %s tokens, and the network sees %s at most; of what comes first it knows nothing"
-        logger.warning(told, f"{len(tokens):,}", f"{net.context:,}")
-    if lacking := [repr(brief(word, 40)) for word in dict.fromkeys(tokens) if word not in vocabulary]:
-        named = ", ".join(lacking[:MAX_NAMED]) + (
-            f" and {len(lacking) - MAX_NAMED} more" if len(lacking) > MAX_NAMED else ""
-        )
+        message = "the prompt has %s tokens, and the network's context is %s; the first tokens are ignored"
+        logger.warning(message, f"{len(tokens):,}", f"{net.context:,}")
+    if unknown_words := [repr(brief(word, 40)) for word in dict.fromkeys(tokens) if word not in vocabulary]:
+        more = len(unknown_words) - MAX_NAMED
+        named = ", ".join(unknown_words[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
         logger.warning("the vocabulary of %d lacks %s, read as <unk>", len(vocabulary), named)
     for index in range(count):
         if index:
             print()
         random = generator(seed, index)
-        for piece in written(net, tokenizer, vocabulary, prompt, unknown, generator=random, **sampling):
-            print(piece, end="", flush=True)
+        for string in generate_text(net, tokenizer, vocabulary, prompt, unknown, generator=random, **sampling):
+            print(string, end="", flush=True)
         print()

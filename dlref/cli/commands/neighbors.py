@@ -1,4 +1,4 @@
-"""dlref neighbors: the words nearest to a word, or to a sum of words, by trained vectors."""
+"""dlref neighbors: nearest neighbors of a word, or of a sum of words, by cosine similarity of trained vectors."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -46,15 +46,15 @@ def main(arguments: Namespace) -> int:
     sums = parse_sums(arguments.words)
     words, vectors = read_or_load(arguments.run, load_plugins(arguments.plugins), arguments.device)
 
-    from dlref.reports.word_similarity import Words
+    from dlref.reports.word_vector_quality import NormalizedVectors
 
-    known = Words(words, vectors)
+    normalized = NormalizedVectors(words, vectors)
     for plus, minus in sums:
         for word in [*plus, *minus]:
-            if word not in known.ids:
+            if word not in normalized.ids:
                 raise ConfigError(f"'{word}' is not among the {len(words)} words{did_you_mean(word, words)}")
         title = " + ".join(plus) + "".join(f" - {word}" for word in minus)
-        nearest = known.nearest(plus, minus, arguments.count)
+        nearest = normalized.most_similar(plus, minus, arguments.count)
         print_table([(title, ""), *((f"  {word}", f"{similarity:.3f}") for word, similarity in nearest)])
     if arguments.export:
         from dlref.data.text.word2vec_format import write_vectors

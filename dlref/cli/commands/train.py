@@ -171,7 +171,7 @@ def run(
     import torch
 
     from dlref import build
-    from dlref.cli.run_reports import begin_reports, run_reports
+    from dlref.cli.run_reports import prepare_reports, run_reports
     from dlref.config_check import path_settings, with_defaults
     from dlref.training import distributed, gradient_norm
     from dlref.training.checkpoint import Checkpoints
@@ -220,7 +220,7 @@ def run(
         checkpoints = Checkpoints(folder / "checkpoints", shard.rank, device)
         facts = about(device, overrides, plugins)
         if home:
-            begin_reports(model.reports, objective.net, data, device)
+            prepare_reports(model.reports, objective.net, data, device)
         if checkpoint is not None:
             take_up(checkpoint, trainer, config, facts, path_settings(config, plugins))
         if home:
@@ -272,7 +272,7 @@ def run(
             if home and (cheap := {name: r for name, r in model.reports.items() if r.while_training}):
                 found = run_reports(cheap, net, data, "eval", device)
                 log.findings("eval", step, found)
-                figures = found.figures
+                figures = found.metrics
                 texts.update(found.texts)
             return distributed.from_first(figures)
 

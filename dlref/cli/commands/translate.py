@@ -62,44 +62,44 @@ def add_arguments(parser: Parser) -> None:
 def main(arguments: Namespace) -> int:
     settings = {
         "beam": arguments.beam,
-        "limit": arguments.length_limit,
-        "batch": arguments.batch,
+        "max_len": arguments.length_limit,
+        "batch_size": arguments.batch,
         "unknown": arguments.unknown,
     }
     if arguments.penalty is not None:
-        settings["penalty"] = arguments.penalty
+        settings["length_penalty"] = arguments.penalty
     translate(arguments.run, arguments.files, settings, load_plugins(arguments.plugins), arguments.device)
     return 0
 
 
 def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins: Sequence[str], device: str) -> None:
-    from dlref.decoding.sampling import check_beam
+    from dlref.decoding.beam_search import check_beam
 
-    check_beam(settings["beam"], settings.get("penalty", 0.0))
+    check_beam(settings["beam"], settings.get("length_penalty", 0.0))
     import torch
 
     from dlref.data.text.line_encoder import Side
-    from dlref.reports.translation_quality import translated
+    from dlref.decoding.translate import translate_lines
+    from dlref.interfaces import Seq2SeqDecoder, declares
     from dlref.training.checkpoint import find
     from dlref.training.devices import explained
 
     net = load(run, plugins, device)
     if threads := find(run).manifest["config"].get("threads"):  # a small network is slower with more
         torch.set_num_threads(threads)
-    about = net.description
-    if not {"source", "target"} <= set(about):
+    description = net.description
+    if not declares(net, Seq2SeqDecoder) or not {"source", "target"} <= set(description):
         raise CheckpointError(f"{run} is no translator; dlref train model=seq2seq or transformer makes one")
-    source, target = (Side.described(about[side]) for side in ("source", "target"))
+    source, target = (Side.described(description[side]) for side in ("source", "target"))
     lines = read(files)
-    # Who types a line waits for its translation.
-    read_ahead = 1 if not files and sys.stdin is not None and sys.stdin.isatty() else READ_AHEAD
+    interactive = not files and sys.stdin is not None and sys.stdin.isatty()
     with explained():
-        while part := [*itertools.islice(lines, read_ahead)]:
-            print("\n".join(translated(net, source, target, part, **settings)), flush=True)
+        while chunk := [*itertools.islice(lines, 1 if interactive else READ_AHEAD)]:
+            print("\n".join(translate_lines(net, source, target, chunk, **settings)), flush=True)
 
 
 def read(files: Sequence[str]) -> Iterator[str]:
-    """The lines of all files, or of standard input, each as soon as it is there."""
+    """The lines of all files, or of standard input, each as soon as it arrives."""
     from dlref.data.text.text_files import opened
 
     if not files and sys.stdin is None:

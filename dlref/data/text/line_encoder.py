@@ -59,6 +59,8 @@ class Lines(NamedTuple):
 class Side:
     """One of two languages: how its lines become ids, and ids a line."""
 
+    pad, unknown, begin, end = PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID
+
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, lowercase: bool = False) -> None:
         self.tokenizer, self.vocabulary, self.lowercase = tokenizer, vocabulary, lowercase
         self.known = {word: id for word, id in vocabulary.ids.items() if id >= len(SPECIALS)}

@@ -184,7 +184,7 @@ class Vocabulary:
         self.ids = {word: id for id, word in enumerate(self.words)}
         if len(self.ids) < len(self.words) or UNKNOWN not in self.ids:
             raise DataError(f"a vocabulary of {len(self.words)} words needs them distinct and {UNKNOWN} among them")
-        self.unknown = self.ids[UNKNOWN]
+        self.unknown, self.end = self.ids[UNKNOWN], self.ids.get(END)
 
     @classmethod
     def build(
