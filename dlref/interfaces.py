@@ -1,7 +1,7 @@
-"""What a network or a data set may offer besides what every one has: a class declares it by inheriting from an interface.
+"""Optional capabilities of networks and data: a class has one if it inherits from its interface.
 
-A name alone declares nothing. A class of your own may call an attribute `context` or a method `hidden`, and both stay its own.
-Each class here says what is asked of those who inherit from it. B batch, T and S time, D width, V vocabulary.
+A name alone declares nothing: an attribute `context` or a method `hidden` of a class without the interface is ignored. Each
+interface lists the members that a class has to provide. B batch, T and S time, D width, V vocabulary.
 """
 
 import inspect
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checka
 import torch
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]  # each [B, ...], so that the rows can be reordered
+State = tuple[Tensor, ...]  # of a network between tokens; each [B, ...], so that rows can be reordered
 logger = logging.getLogger("dlref")
-hinted: set[tuple[type, type]] = set()  # classes and interfaces of which a warning was given
+hinted: set[tuple[type, type]] = set()  # classes and interfaces that have been warned about
 
 
 class Interface:
-    """Base of all interfaces. Methods without a body and annotated attributes are what a class has to provide."""
+    """Base of all interfaces. A class has to provide its methods and its annotated attributes."""
 
 
 I_ = TypeVar("I_", bound=Interface)
@@ -68,7 +68,7 @@ class Decoder(Interface):
     """A network that decodes token by token."""
 
     def step(self, state: State, token: Tensor) -> tuple[Tensor, State]:
-        """Logits of the next token [B, V], up to a constant, and the state after reading one more token [B]."""
+        """Logits of the next token [B, V], up to a constant, and the state after one more token [B]."""
         raise NotImplementedError
 
 
@@ -107,28 +107,28 @@ class HasCrossAttention(Interface):
 
 
 class WordVectors(Interface):
-    """Words can be compared by its vectors."""
+    """A network with word vectors, by which words can be compared."""
 
     def vectors(self) -> Tensor:
-        """A vector for each word of the vocabulary [V, D]."""
+        """Word vectors [V, D], one row for each word of the vocabulary."""
         raise NotImplementedError
 
 
 class InputOutputEmbeddings(Interface):
-    """The two embeddings of word2vec, of words as they are looked up and as they are predicted."""
+    """The two embeddings of word2vec: of words that are looked up, and of words that are predicted."""
 
     input: nn.Embedding
     output: nn.Embedding
 
 
 class CountTable(Interface):
-    """A buffer `table` [V, D] of vectors, which an objective fits in closed form."""
+    """A network whose buffer `table` [V, D] an objective fits in closed form."""
 
     table: Tensor
 
 
 class NGramTables(Interface):
-    """The tables of an n-gram model of this order, which an objective fills: see `dlref.models.ngram`."""
+    """An n-gram model of this order, whose tables an objective fits in closed form: see `dlref.models.ngram`."""
 
     order: int
     vocab_size: int
@@ -141,10 +141,10 @@ class NGramTables(Interface):
 
 
 class FitsInputs(Interface):
-    """Something of the network is computed from all training inputs before the first step, as principal components."""
+    """A network with parts that are fitted to all training inputs before the first step, such as principal components."""
 
     def fit(self, inputs: Iterable[Tensor]) -> None:
-        """Take all training inputs, in chunks [B, ...]."""
+        """Fit these parts to all training inputs, in chunks [B, ...]."""
         raise NotImplementedError
 
 
@@ -174,7 +174,7 @@ class Denoiser(Interface):
 
 
 class Shard(NamedTuple):
-    """Which share of every batch is this process's own: number `rank` of `ranks`."""
+    """The part of every batch that belongs to this process: number `rank` of `ranks`."""
 
     rank: int = 0
     ranks: int = 1
@@ -187,55 +187,55 @@ class Shard(NamedTuple):
 
 @runtime_checkable
 class Data(Protocol):
-    """What the trainer asks of a data set. Constructors take plain keyword arguments, `seed` and `batch_size` among them.
+    """The members of every data set. Constructors take plain keyword arguments, including `seed` and `batch_size`.
 
-    `batch_size` counts the rows of one batch over all ranks, so the number of ranks changes the speed, not the result.
-    What else a data set offers (rows, texts, settings that decide what is held out) it declares: see `dlref.interfaces`.
+    `batch_size` is the number of rows of one batch over all ranks, so the number of ranks changes the speed, not the result.
+    Further capabilities (rows, texts, settings that decide what is held out) are declared by the interfaces below.
     """
 
-    unit: str  # what the throughput counts: samples, tokens, words, steps
+    unit: str  # of the throughput: samples, tokens, words, steps
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes that a network needs, by the name of its constructor's argument."""
+        """Input and output sizes of the network, by the name of its constructor's argument."""
 
     @property
     def batches_per_epoch(self) -> float:
         """How many batches are one pass over the training split."""
 
     def units_per_batch(self, ranks: int) -> float:
-        """How many units one training batch holds, over all ranks."""
+        """Number of units of one training batch over all ranks."""
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Any]:
         """Endless training batches from number `first_batch` on, on the device of `net`."""
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Any]:
-        """One pass over this rank's share of `train`, `eval` or `test`; raises DataError for a split that is not there."""
+        """One epoch of this rank's part of `train`, `eval` or `test`; raises DataError for a missing split."""
 
     def has(self, split: str) -> bool:
-        """Whether there is such a split."""
+        """Whether this split exists."""
 
     def describe(self) -> dict[str, Any]:
-        """What using a trained model needs (vocabulary, normalisation, names of classes), as plain values."""
+        """The plain values that using a trained model requires: vocabulary, normalization, names of classes."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next training batch depends on beyond its number; empty where it is a function of (seed, number, rank)."""
+        """The state that the next training batch depends on; empty if it is a function of (seed, batch number, rank)."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state_dict` gave, before `train_batches`."""
+        """Restore a state of `state_dict`, before `train_batches`."""
 
 
 class HeldOut(Interface):
-    """Settings decide which rows are held out of training. An evaluation in which one of them differs is refused."""
+    """Data whose settings decide which rows are held out of training; evaluation with other values of these is refused."""
 
-    parted_by: Sequence[str]  # the names of these settings, `seed` among them if it is one
+    split_settings: Sequence[str]  # the names of these settings, including `seed` if it is one
 
 
 class HasSummary(Interface):
-    """Data that say what they have read, since they had to find out."""
+    """Data with a summary of what they have read."""
 
     def summary(self) -> list[str]:
-        """Lines for the start of training."""
+        """Lines that are printed when training starts."""
         raise NotImplementedError
 
 
@@ -251,11 +251,11 @@ class Rows(Interface):
     classes: Sequence[str] = ()
 
     def split(self, split: str) -> tuple[Tensor, Tensor]:
-        """All inputs [N, ...] of a split, as they are stored, and all targets [N] or [N, D]."""
+        """Inputs [N, ...] of a split, as they are stored, and targets [N] or [N, D]."""
         raise NotImplementedError
 
     def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
-        """Inputs as they are stored -> inputs as the network reads them."""
+        """Inputs of the network, from inputs as they are stored."""
         raise NotImplementedError
 
 
@@ -313,10 +313,10 @@ class HasVocabulary(Interface):
 
 
 class CountedText(Interface):
-    """Data whose tokens are those of a text."""
+    """Data whose tokens are those of a text, so that metrics per word and per character can be computed."""
 
     def text_size(self, split: str) -> dict[str, int]:
-        """How many `tokens` of a split are predicted, and how many `words` and `characters` of the text, where they tell."""
+        """Numbers of predicted `tokens` of a split, and of `words` and `characters` of the text, where known."""
         raise NotImplementedError
 
 
@@ -342,7 +342,7 @@ class ParallelData(Interface):
 
 
 def members(interface: type[Interface]) -> dict[str, Any]:
-    """What an interface asks for: names -> the methods without a body, None for attributes that have no default."""
+    """The members that an interface requires, by name: its methods, and None for attributes."""
     found: dict[str, Any] = {}
     for base in interface.__mro__[: interface.__mro__.index(Interface)]:
         found |= {name: None for name in base.__annotations__ if name not in vars(base)}
@@ -351,38 +351,38 @@ def members(interface: type[Interface]) -> dict[str, Any]:
 
 
 def missing(part: object, interface: type[Interface]) -> list[str]:
-    """The members of an interface that an object lacks; a method that was only inherited from it is lacking too."""
-    asked = members(interface)
-    return [name for name in asked if not hasattr(part, name) or getattr(type(part), name, part) is asked[name]]
+    """The members of an interface that an object lacks; a method that is only inherited from it is missing too."""
+    required = members(interface)
+    return [name for name in required if not hasattr(part, name) or getattr(type(part), name, part) is required[name]]
 
 
 def declares(part: object, interface: type[I_]) -> TypeGuard[I_]:
     """Whether the class of a network or of data inherits from the interface.
 
-    One that does not, but has all its members, may be meant to: a warning says so, once for each class.
+    One that does not, but has all its members, may have been meant to: a warning says so, once for each class.
     """
     if isinstance(part, interface):
         return True
     cls = type(part)
     if cls.__module__.partition(".")[0] != "dlref" and (cls, interface) not in hinted:
         hinted.add((cls, interface))
-        if said := hint(part, interface):
-            logger.warning("%s", said)
+        if warning := hint(part, interface):
+            logger.warning("%s", warning)
     return False
 
 
 def hint(part: object, interface: type[Interface]) -> str:
-    """What to do with an object that has all members of an interface and does not declare it; nothing for another one."""
+    """A warning about an object that has all members of an interface and does not declare it, otherwise empty."""
     if isinstance(part, interface) or missing(part, interface):
         return ""
     names = " and ".join(members(interface))
     return (
         f"{type(part).__name__} has {names}, which dlref does not use, because the class does not declare them; "
-        f"to have them used let it inherit dlref.interfaces.{interface.__name__}"
+        f"if it should, let it inherit dlref.interfaces.{interface.__name__}"
     )
 
 
 def undelivered(part: object) -> list[str]:
-    """The members that the class of an object declares by an interface, and the object lacks."""
+    """The members that an object declares by an interface and lacks."""
     declared = [base for base in type(part).__mro__ if base.__module__ == __name__ and base is not Interface]
     return list(dict.fromkeys(name for base in declared for name in missing(part, base)))

@@ -246,7 +246,7 @@ def require_held_out(data: Any, trained: dict[str, Any], config: dict[str, Any],
     from dlref.config_check import at
     from dlref.interfaces import HeldOut, declares
 
-    for name in data.parted_by if declares(data, HeldOut) else ():
+    for name in data.split_settings if declares(data, HeldOut) else ():
         key = name if name == "seed" else f"data.{name}"
         then, now = (at(c, key) for c in (trained, config))
         if key in files:  # another copy of a file holds out the same rows

@@ -50,7 +50,7 @@ class IDX(Supervised, HeldOut):
     images may be turned by up to `turn` degrees, scaled by up to the share `zoom` and moved by up to `shift` pixels.
     """
 
-    parted_by = ("eval_size",)
+    split_settings = ("eval_size",)
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class Table(Supervised, NamedTargets, HeldOut, HasSummary):
     `decimal=comma` reads numbers as 3,14.
     """
 
-    parted_by = ("seed", "eval_share", "test_share", "test_file", "missing", "na_values")
+    split_settings = ("seed", "eval_share", "test_share", "test_file", "missing", "na_values")
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class TextFiles(EncodedText, HeldOut):
     short or no text.
     """
 
-    parted_by = ("eval_share", "test_share", "eval", "test")
+    split_settings = ("eval_share", "test_share", "eval", "test")
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ class DrawnPairs(ParallelText, HeldOut):
     A subclass gives the `chances` [N] of everything that may be drawn, and in `pair` the lines of each.
     """
 
-    parted_by = ("seed", "size", "eval_size", "test_size")
+    split_settings = ("seed", "size", "eval_size", "test_size")
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class ParallelFiles(TranslatedFiles, HeldOut):
     Raises DataError for files that are missing, empty or no text, or of different numbers of lines.
     """
 
-    parted_by = ("eval_share", "test_share", "eval", "test")
+    split_settings = ("eval_share", "test_share", "eval", "test")
 
     def __init__(
         self,
