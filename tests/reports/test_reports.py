@@ -121,7 +121,7 @@ def test_the_worst_mistakes_are_the_surest_wrong_answers_first() -> None:
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_errors_are_told_in_the_units_of_a_column_far_from_0(tmp_path: Path) -> None:
+def test_the_rmse_of_a_column_far_from_0_is_in_its_units(tmp_path: Path) -> None:
     """Single precision has nothing between 1e8 and 1e8 + 8."""
     path = tmp_path / "rows.csv"
     path.write_text("x,y\n" + "\n".join(f"{i},{1e8 + (i % 7) / 1000:.3f}" for i in range(50)))
@@ -132,7 +132,7 @@ def test_errors_are_told_in_the_units_of_a_column_far_from_0(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_reports_are_silent_where_they_do_not_apply() -> None:
+def test_reports_return_nothing_where_they_do_not_apply() -> None:
     assert DecisionBoundary()(Lightness(), Shades(), "eval") == {}
     assert WorstMistakes()(Halves(), Spiral(points=5), "eval") == {}
     assert WorstMistakes()(Lightness(), Shades(), "train") == {}  # no mistakes
@@ -176,7 +176,7 @@ def test_a_report_that_fails_costs_a_warning_and_no_more(
     assert "report decision_boundary failed: ZeroDivisionError" in said
 
 
-def test_evaluate_writes_each_picture(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_evaluate_writes_a_file_for_each_plot(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(*SMALL["mlp"], "trainer.max_steps=3", f"run_dir={run}")
     assert main(["evaluate", str(run)]) == 0
@@ -194,7 +194,7 @@ def test_the_confusion_matrix_counts_what_was_said_of_each_class() -> None:
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_filters_are_the_first_weights_beside_those_of_now() -> None:
+def test_filters_show_the_initial_weights_and_the_trained_ones() -> None:
     class Pictures(Shades):
         pass
 
@@ -211,7 +211,7 @@ def test_filters_are_the_first_weights_beside_those_of_now() -> None:
     assert Filters()(Halves(), Spiral(points=5), "eval") == {}
 
 
-def test_the_first_filters_of_a_run_that_goes_on_are_those_that_it_began_with(
+def test_a_resumed_run_shows_the_initial_filters_of_its_first_start(
     train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = []
@@ -300,7 +300,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(train: Callable[..., tuple[int, 
     assert json.loads((run / "evaluation.json").read_text())["metrics"]["a"] == 0.5
 
 
-def test_a_picture_that_cannot_be_drawn_costs_that_picture(
+def test_a_plot_that_cannot_be_rendered_costs_only_that_plot(
     train: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "drawing.py").write_text(
