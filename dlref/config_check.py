@@ -188,11 +188,6 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
         raise ConfigError(
             f"threads is {config['threads']}; it takes 1 to {MOST_THREADS}, or null for as many as torch takes"
         )
-    env = config["data"].get("env")
-    if isinstance(env, str) and ":" in env:  # gymnasium imports what comes before the colon
-        raise ConfigError(
-            f"data.env={brief(env)} names a module; import it in a file that plugins= names, and leave it out here"
-        )
     if not isinstance(config.get("trainer"), Mapping):
         raise ConfigError(f"trainer is {config.get('trainer')!r:.100}; it takes settings by name")
     check_arguments("trainer", config["trainer"], Trainer)

@@ -25,12 +25,12 @@ SINGLE = "trainer.precision=float32"  # also where the CPU has bfloat16
 DQN = ["model=dqn", "schedule=constant", "trainer.clip_norm=null", "threads=1", "trainer.max_steps=4000", SINGLE]
 LOOP = [
     "optimizer.lr=2.5e-4",
-    "data.replay=10000",
-    "data.warmup_steps=2000",
-    "data.explore_steps=20000",
-    "data.epsilon=0.05",
+    "data.buffer_size=10000",
+    "data.learning_starts=2000",
+    "data.exploration_steps=20000",
+    "data.final_epsilon=0.05",
 ]
-SB3 = ["data.replay=100000", "data.warmup_steps=1024", "data.explore_steps=8000", "data.epsilon=0.04"]
+SB3 = ["data.buffer_size=100000", "data.learning_starts=1024", "data.exploration_steps=8000", "data.final_epsilon=0.04"]
 
 
 ENGLISH, PTB = "{data}/english_mix/english_mix.txt.gz", "{data}/ptb/ptb.train.txt"
@@ -78,14 +78,21 @@ BENCHMARKS = {
     # The peers' networks, batches and updates for each environment step; many environments take theirs together.
     "dqn": Benchmark(
         "steps",
-        [*DQN, *LOOP, "data.envs=160", "data.play_steps=10", "data.batch_size=128", "objective.copy_every=50"],
+        [
+            *DQN,
+            *LOOP,
+            "data.envs=160",
+            "data.env_steps_per_update=10",
+            "data.batch_size=128",
+            "objective.target_update_interval=50",
+        ],
         ["dqn.py", "20000"],
     ),
     "dqn_sb3": Benchmark(
         "steps",
         [
-            *(*DQN, *SB3, "network.widths=[256,256]", "optimizer.lr=2.3e-3", "objective.copy_every=128"),
-            *("data.envs=64", "data.play_steps=2", "data.batch_size=64"),
+            *(*DQN, *SB3, "network.widths=[256,256]", "optimizer.lr=2.3e-3", "objective.target_update_interval=128"),
+            *("data.envs=64", "data.env_steps_per_update=2", "data.batch_size=64"),
         ],
         ["dqn_sb3.py", "8192"],
     ),

@@ -123,7 +123,7 @@ for row in "$@"; do
                             double) plain+=" objective.double=true" ;;
                             dueling) plain+=" network.dueling=true" ;;
                             n_step) plain+=" data.n_step=3" ;;
-                            prioritised) plain+=" data.prioritised=true" ;;
+                            prioritised) plain+=" data.prioritized=true" ;;
                         esac
                     done
                     reproduce "dqn_options-$env-${options// /-}" test "$plain"

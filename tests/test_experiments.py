@@ -59,7 +59,9 @@ def test_fault_23_every_model_and_experiment_trains_two_steps(
     config_check.check(config)
     assert config["goal"], "it says what it should reach"
     kind = config["data"]["_target_"].rpartition(".")[2]
-    settings = {"Play": ["data.warmup_steps=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(kind, [])
+    settings = {"Experience": ["data.learning_starts=20", "data.episodes=1"], "Rollouts": ["data.episodes=1"]}.get(
+        kind, []
+    )
     if kind in ("MNIST", "PennTreebank", "Multi30k", "TinyShakespeare"):
         settings = [f"data.root={request.getfixturevalue('datasets')}"]
     in_full = request.node.get_closest_marker("slow") is not None
@@ -100,7 +102,7 @@ def test_fault_23_every_part_can_be_chosen(
 ) -> None:
     settings = [f"model={MODEL_OF.get(option, 'mlp')}", f"{group}={option}"]
     if settings[0] == "model=dqn":
-        settings += ["data.warmup_steps=20", "data.episodes=1"]
+        settings += ["data.learning_starts=20", "data.episodes=1"]
     elif settings[0] in ("model=reinforce", "model=actor_critic"):
         settings += ["data.episodes=1"]
     if group in ("optimizer", "schedule", "trainer") and not request.node.get_closest_marker("slow"):

@@ -88,8 +88,8 @@ def test_attributes_without_an_interface_are_ignored() -> None:
     data = MarkovChain(words=5, tokens=300)
     assert Samples()(net, data, "eval") == {}
     assert SelfAttentionMaps()(net, data, "eval") == {}
-    with pytest.raises(ConfigError, match="has no values to judge states by"):
-        PolicyGradient(net, critic=0.5)
+    with pytest.raises(ConfigError, match="has no critic"):
+        PolicyGradient(net, value_coef=0.5)
 
 
 def test_an_undeclared_capability_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:

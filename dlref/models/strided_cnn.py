@@ -10,10 +10,10 @@ from dlref.models.layers import Dueling, activate, hidden_layers
 
 
 class StridedCNN(nn.Module):
-    """Strided convolutions instead of pooling, then the layers of an MLP, with ReLU.
+    """Strided convolutions instead of pooling, then an MLP, with ReLU.
 
-    `convolutions` holds channels, kernel and stride of each. With `dueling` the last layer is a `Dueling` one, for action
-    values. Raises ConfigError if the image becomes empty.
+    `convolutions` lists output channels, kernel size and stride. With `dueling` the last layer is `Dueling`, for action
+    values. Raises ConfigError if the image is too small for the convolutions.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class StridedCNN(nn.Module):
         super().__init__()
         self.shape = (in_channels, rows, columns)
         layers: list[nn.Module] = []
-        for number, numbers in enumerate(convolutions):
-            if len(numbers) != 3 or min(numbers) < 1:
+        for number, convolution in enumerate(convolutions):
+            if len(convolution) != 3 or min(convolution) < 1:
                 raise ConfigError(
-                    f"network.convolutions has {list(numbers)}; each takes channels, kernel and stride of 1 or more"
+                    f"network.convolutions has {list(convolution)}; each takes channels, kernel and stride of 1 or more"
                 )
-            out_channels, kernel, stride = numbers
+            out_channels, kernel, stride = convolution
             rows, columns = (rows - kernel) // stride + 1, (columns - kernel) // stride + 1
             if min(rows, columns) < 1:
                 raise ConfigError(
@@ -49,5 +49,5 @@ class StridedCNN(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), *hidden, last)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, in_channels, rows, columns] -> [B, outputs]
-        # Channels last is the memory format of the fast convolutions of CPUs and tensor cores; values and shapes are the same.
+        # The memory format of fast convolutions on CPUs and tensor cores; shape and values stay the same.
         return self.layers(x.view(-1, *self.shape).contiguous(memory_format=torch.channels_last))

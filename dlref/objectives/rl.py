@@ -1,4 +1,4 @@
-"""What all objectives that learn from play have in common: episodes to count."""
+"""Base class of reinforcement learning objectives."""
 
 from typing import Any
 
@@ -9,27 +9,30 @@ from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective
 
 
-class FromPlay(Objective):
-    """In training `learn(batch)` gives the totals of the loss; in evaluation a batch is a finished episode, counted alone."""
+class RLObjective(Objective):
+    """Adds the returns of finished episodes to the totals that `learn(batch)` computes from a training batch.
+
+    In evaluation a batch is one finished episode, of which only return and length are counted.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net)
-        self.played = nn.Buffer(torch.zeros((), dtype=torch.int64))  # environment steps
+        self.env_steps = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     def learn(self, batch: Any) -> Totals:
         raise NotImplementedError
 
     def forward(self, batch: Any) -> Totals:
         if not self.training:
-            return {"return": Mean(batch.returns, 1), "length": Mean(batch.length, 1)}
-        self.played.fill_(batch.played)
+            return {"return": Mean(batch.episode_return, 1), "length": Mean(batch.length, 1)}
+        self.env_steps.fill_(batch.env_steps)
         finished = batch.finished
         return self.learn(batch) | {
             "rl/return": Mean(finished.returns, finished.episodes),
-            "rl/length": Mean(finished.length, finished.episodes),
+            "rl/length": Mean(finished.lengths, finished.episodes),
         }
 
     def summarize(self, totals: Totals) -> dict[str, float]:
-        """Also how far play had come, in steps of the environments."""
+        """Adds the number of environment steps."""
         name = "rl/environment_steps" if "loss" in totals else "environment_steps"
-        return super().summarize(totals) | {name: float(self.played)}
+        return super().summarize(totals) | {name: float(self.env_steps)}

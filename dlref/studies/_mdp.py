@@ -125,7 +125,7 @@ def grid() -> Decisions:
 
 def toy_text(name: str, discount: float) -> Decisions:
     """An environment of gymnasium's toy_text; raises ConfigError for one without tables."""
-    env: Any = Environments(name).each[0].unwrapped
+    env: Any = Environments(name).envs[0].unwrapped
     if not hasattr(env, "P"):
         raise ConfigError(f"{name} has no tables of what may happen; choose one of gymnasium's toy_text")
     shape = (env.nrow, env.ncol) if hasattr(env, "ncol") else getattr(env, "shape", None)

@@ -38,7 +38,7 @@ def test_play_counts_episodes_and_films_them(
 @pytest.mark.parametrize(
     ("picture", "said"),
     [
-        (None, "cannot be drawn: with render_mode rgb_array its render gives NoneType"),
+        (None, "cannot be rendered: with render_mode rgb_array its render returns NoneType"),
         (ImportError("pygame is not installed"), "pygame is not installed; pip install 'dlref[video]'"),
         (np.zeros((4, 5, 3), np.uint8), None),
     ],

@@ -24,14 +24,14 @@ MODELS = SMALL | {
         "data.batch_size=20",
     ],
     "perceptron": ["model=perceptron"],
-    "q_table": ["model=q_table", "data.warmup_steps=40", "data.replay=40", "data.episodes=2"],
+    "q_table": ["model=q_table", "data.learning_starts=40", "data.buffer_size=40", "data.episodes=2"],
     "dqn of images": [
         "model=dqn",
         "network._target_=dlref.models.strided_cnn.StridedCNN",
         "data.env=ALE/Pong-v5",
         "data.batch_size=4",
-        "data.warmup_steps=8",
-        "data.replay=8",
+        "data.learning_starts=8",
+        "data.buffer_size=8",
     ],
 }
 

@@ -10,8 +10,8 @@ import torch
 from scipy import optimize, signal, sparse, stats
 from scipy.sparse import linalg
 
-from dlref.data.rl.episodes import Greedy
-from dlref.data.rl.experience import Play
+from dlref.data.rl.episodes import GreedyPolicy
+from dlref.data.rl.experience import Experience
 from dlref.data.rl.replay import Priorities
 from dlref.models.mlp import MLP
 from dlref.studies import bandits, monte_carlo
@@ -161,9 +161,9 @@ def test_draws_by_priority(rows: int, agree: Agree) -> None:
     priorities = Priorities(rows)
     priorities.set(np.arange(rows), values)
     law, uniform = stats.rv_discrete(values=(np.arange(rows), values / values.sum())), random.random(2000)
-    drawn = priorities.draw(uniform)
+    drawn = priorities.sample(uniform)
     agree(drawn, law.ppf(uniform))
-    agree(priorities.chances(drawn), law.pmf(drawn), atol=1e-14)
+    agree(priorities.probabilities(drawn), law.pmf(drawn), atol=1e-14)
 
 
 @crosscheck(
@@ -176,31 +176,28 @@ def test_draws_by_priority(rows: int, agree: Agree) -> None:
 def test_prioritized_replay(scale: float, agree: Agree) -> None:
     rows, count = 100, 400
     errors = np.random.default_rng(3).normal(scale=scale, size=rows)
-    play = Play("CartPole-v1", prioritised=True, batch_size=count, replay=rows, explore_steps=50)
-    play.random = torch.Generator().manual_seed(4)
+    play = Experience("CartPole-v1", prioritized=True, batch_size=count, buffer_size=rows, exploration_steps=50)
+    play.generator = torch.Generator().manual_seed(4)
     play.replay.written = rows
-    play.rows, play.errors = np.arange(rows), torch.from_numpy(errors)
-    play.learn_priorities()
+    play.priorities.update(np.arange(rows), errors)
     probabilities = (np.abs(errors) + 1e-6) ** 0.6
     law = stats.rv_discrete(values=(np.arange(rows), probabilities / probabilities.sum()))
     drawn = []
-    for played in range(100):
-        play.played = played
-        play.rows = play.draw(count)
-        weights = law.pmf(play.rows) * rows
-        weights **= -(0.4 + 0.6 * min(played / 50, 1))
-        agree(
-            play.look_up(count, torch.device("cpu"), torch.float64).whole.weights, weights / weights.max(), atol=1e-12
-        )
-        drawn.append(play.rows)
+    for env_steps in range(100):
+        play.env_steps = env_steps
+        sampled = play.sample_rows(1, count)
+        weights = law.pmf(sampled) * rows
+        weights **= -(0.4 + 0.6 * min(env_steps / 50, 1))
+        agree(play.importance_weights(sampled, count), weights / weights.max(), atol=1e-12)
+        drawn.append(sampled)
     seen = np.bincount(np.concatenate(drawn), minlength=rows)
     assert stats.chisquare(seen, law.pmf(np.arange(rows)) * seen.sum()).pvalue > 0.01
-    play.begin()
+    play.reset()
     for _ in range(3):
-        play.play(Greedy(MLP(4, 2, (3,))))
+        play.act(GreedyPolicy(MLP(4, 2, (3,))))
     probabilities[:3] = max(1.0, probabilities.max())  # the oldest rows, which are overwritten
     law = stats.rv_discrete(values=(np.arange(rows), probabilities / probabilities.sum()))
-    agree(play.priorities.chances(np.arange(rows)), law.pmf(np.arange(rows)), atol=1e-14)
+    agree(play.priorities.probabilities(np.arange(rows)), law.pmf(np.arange(rows)), atol=1e-14)
 
 
 @functools.cache

@@ -11,9 +11,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from dlref.data.rl.environments import Step
-from dlref.data.rl.episodes import Finished, as_input
-from dlref.data.rl.experience import Play, Transitions
-from dlref.data.rl.replay import Replay
+from dlref.data.rl.episodes import EpisodeTotals, as_input
+from dlref.data.rl.experience import Experience, Transitions
+from dlref.data.rl.prefetch import PrefetchedBatches
+from dlref.data.rl.replay import ReplayBuffer
 from dlref.data.rl.rollouts import Rollout
 from dlref.models.actor_critic import ActorCriticMLP
 from dlref.models.mlp import MLP
@@ -77,9 +78,9 @@ def experience(steps: int, envs: int, seed: int = 0) -> Iterator[Made]:
         states = np.where(ended, random.normal(size=(envs, 4)).astype(np.float32), after)
 
 
-def fill(theirs: Any, ours: Replay, steps: int, envs: int) -> None:
+def fill(theirs: Any, ours: ReplayBuffer, steps: int, envs: int) -> None:
     for states, actions, step in experience(steps, envs):
-        ours.write(states, actions, step)
+        ours.add(states, actions, step)
         infos = [{"TimeLimit.truncated": bool(cut)} for cut in step.truncated]
         theirs.add(states, step.observations, actions, step.rewards, step.terminated | step.truncated, infos)
 
@@ -122,14 +123,13 @@ class Learner(NamedTuple):
     """dlref's side of DQN, whose weights and replay memory are those of `model`."""
 
     objective: QLearning
-    play: Play
+    play: Experience
     model: Any
 
     def batches(self, rows: np.ndarray) -> list[Transitions]:
         """Batches [N] of rows [N, B], looked up together as in training."""
-        self.play.rows, count = rows.ravel(), rows.shape[1]
-        drawn = self.play.look_up(count, torch.device("cpu"), torch.float64)
-        return [drawn.batch(start, Finished(), 0.0, 0, count) for start in range(0, rows.size, count)]
+        count, place, prefetched = rows.shape[1], (torch.device("cpu"), torch.float64), PrefetchedBatches(rows.ravel())
+        return [prefetched.take(count, lambda rows: self.play.transitions(rows, count, *place)) for _ in rows]
 
     def batch(self, rows: np.ndarray) -> Transitions:
         return self.batches(rows[None])[0]
@@ -140,8 +140,8 @@ def learner(model: Any, n_steps: int, steps: int, **settings: Any) -> Learner:
     objective = QLearning(net, discount=model.gamma, **settings)
     copy_linear(model.q_net, net)
     copy_linear(model.q_net_target, objective.target)
-    play = Play("CartPole-v1", n_step=n_steps)
-    play.replay = Replay(50, (4,), np.float32)
+    play = Experience("CartPole-v1", n_step=n_steps)
+    play.replay = ReplayBuffer(50, (4,), np.float32)
     fill(model.replay_buffer, play.replay, steps, 1)
     return Learner(objective.train(), play, model)
 
@@ -160,12 +160,12 @@ def their_buffer(rows: int, space: spaces.Box, envs: int, n_steps: int) -> Any:
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
 def test_replay(n_steps: int, envs: int, steps: int, agree: Agree) -> None:
     theirs = their_buffer(20 * envs, Toy.observation_space, envs, n_steps)
-    ours = Replay(20 * envs, (4,), np.float32, envs)
+    ours = ReplayBuffer(20 * envs, (4,), np.float32, envs)
     fill(theirs, ours, steps, envs)
     compare_samples(theirs, ours, steps, envs, n_steps, agree)
 
 
-def compare_samples(theirs: Any, ours: Replay, steps: int, envs: int, n_steps: int, agree: Agree) -> None:
+def compare_samples(theirs: Any, ours: ReplayBuffer, steps: int, envs: int, n_steps: int, agree: Agree) -> None:
     """200 transitions of two memories of 20 steps."""
     random = np.random.default_rng(1)
     slots = random.integers(min(steps, 20), size=200)
@@ -196,7 +196,7 @@ def test_replay_of_frames(n_steps: int, envs: int, steps: int, agree: Agree) -> 
         their_buffer(20 * envs, FRAMES, envs, n_steps),
         stacked.StackedObservations(envs, 4, FRAME, "first"),
     )
-    ours = Replay(20 * envs, FRAMES.shape, np.uint8, envs, stacked=True)
+    ours = ReplayBuffer(20 * envs, FRAMES.shape, np.uint8, envs, stacked=True)
     random = np.random.default_rng(13)
     states = stacks.reset(frames(envs, random)).copy()
     for _, actions, step in experience(steps, envs):
@@ -205,7 +205,7 @@ def test_replay_of_frames(n_steps: int, envs: int, steps: int, agree: Agree) -> 
         following, infos = stacks.update(frames(envs, random), ended, infos)
         last = [infos[env]["terminal_observation"] if ended[env] else following[env] for env in range(envs)]
         step = step._replace(observations=np.stack(last))
-        ours.write(states, actions, step)
+        ours.add(states, actions, step)
         theirs.add(states, step.observations, actions, step.rewards, ended, infos)
         states = following.copy()
     compare_samples(theirs, ours, steps, envs, n_steps, agree)
@@ -230,7 +230,10 @@ def test_images_as_input(agree: Agree) -> None:
 )
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [({"target_update_interval": 2}, {"copy_every": 2}), ({"target_update_interval": 1, "tau": 0.1}, {"follow": 0.1})],
+    [
+        ({"target_update_interval": 2}, {"target_update_interval": 2}),
+        ({"target_update_interval": 1, "tau": 0.1}, {"tau": 0.1}),
+    ],
     ids=["copied", "averaged"],
 )
 @pytest.mark.parametrize("n_steps", [1, 3])
@@ -264,14 +267,14 @@ def test_dqn(
 @pytest.mark.parametrize("delta", [0.5, 2.0])
 def test_huber(delta: float, weighted: bool, agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
     model = their_dqn(Toy())
-    us, rows = learner(model, 1, 80, huber=delta), np.arange(50)
+    us, rows = learner(model, 1, 80, huber_delta=delta), np.arange(50)
     model.replay_buffer.rewards /= delta
     for net in (model.q_net, model.q_net_target):
         for parameter in net.q_net[-1].parameters():
             parameter.data /= delta
     monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: model.replay_buffer._get_samples(rows))
     errors = torch.zeros(len(rows)).double()
-    batch = us.batch(rows)._replace(errors=errors, weights=torch.ones_like(errors) if weighted else None)
+    batch = us.batch(rows)._replace(td_errors=errors, weights=torch.ones_like(errors) if weighted else None)
     model.train(gradient_steps=1, batch_size=len(rows))
     loss = us.objective(batch)["loss"]
     (loss.total / loss.count).backward()
@@ -300,13 +303,13 @@ def test_importance_weights(n_steps: int, agree: Agree, monkeypatch: pytest.Monk
     repeated = model.replay_buffer._get_samples(np.repeat(rows, times))
     monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, **__: repeated)
     model.train(gradient_steps=1, batch_size=int(times.sum()))
-    batch = us.batch(rows)._replace(weights=torch.from_numpy(times).double(), errors=torch.zeros(50).double())
+    batch = us.batch(rows)._replace(weights=torch.from_numpy(times).double(), td_errors=torch.zeros(50).double())
     loss = us.objective(batch)["loss"]
     (loss.total / int(times.sum())).backward()
     agree(loss.count, len(rows))
     agree(loss.total / int(times.sum()), model.logger.name_to_value["train/loss"], rtol=1e-12)
     agree(gradients(us.objective.net), gradients(model.q_net), rtol=1e-12)
-    agree(batch.errors, (chosen - targets)[:, 0], atol=1e-12)
+    agree(batch.td_errors, (chosen - targets)[:, 0], atol=1e-12)
 
 
 @crosscheck("DQN: clipped gradient", SB3, f"{IN_DOUBLE}; one replay memory, the same rows")
@@ -391,9 +394,9 @@ class Recording(vec_env.VecEnvWrapper):
     def rollout(self) -> Rollout:
         columns = [torch.from_numpy(np.stack(column)) for column in zip(*self.steps, strict=True)]
         states, actions, rewards, after, terminated, ended = columns
-        taken = torch.ones_like(ended)
+        valid = torch.ones_like(ended)
         return Rollout(
-            states.double(), actions, rewards.double(), after.double(), terminated, ended, taken, Finished(), 0
+            states.double(), actions, rewards.double(), after.double(), terminated, ended, valid, EpisodeTotals(), 0
         )
 
 
@@ -466,7 +469,7 @@ def copied_actor_critic(model: Any) -> ActorCriticMLP:
 def test_advantages(trace: float, agree: Agree) -> None:
     model, rollout = their_a2c(gae_lambda=trace)
     net = copied_actor_critic(model)
-    objective = PolicyGradient(net, discount=0.97, trace=trace, critic=1.0)
+    objective = PolicyGradient(net, discount=0.97, gae_lambda=trace, value_coef=1.0)
     with torch.no_grad():
         values, following = (
             net.policy_and_value(states.flatten(0, 1))[1].view(rollout.rewards.shape)
@@ -489,7 +492,9 @@ def test_advantages(trace: float, agree: Agree) -> None:
 def test_actor_critic(entropy: float, normalized: bool, prepare: Callable[[Rollout], Rollout], agree: Agree) -> None:
     model, rollout = their_a2c(gae_lambda=0.9, ent_coef=entropy, vf_coef=0.3, normalize_advantage=normalized)
     net = copied_actor_critic(model)
-    objective = PolicyGradient(net, 0.97, trace=0.9, critic=0.6, entropy=entropy, standardize=normalized).train()
+    objective = PolicyGradient(
+        net, 0.97, gae_lambda=0.9, value_coef=0.6, entropy_coef=entropy, normalize_advantages=normalized
+    ).train()
     totals = objective(prepare(rollout))
     (totals["loss"].total / totals["loss"].count).backward()
     optimizer = Adam(net.parameters(), lr=0.01, eps=1e-5, fused=True)
@@ -516,7 +521,7 @@ def test_actor_critic(entropy: float, normalized: bool, prepare: Callable[[Rollo
 def test_reinforce(normalized: bool, prepare: Callable[[Rollout], Rollout], agree: Agree) -> None:
     model, rollout = their_a2c(gae_lambda=1.0, vf_coef=0, normalize_advantage=normalized)
     net = copied_actor_critic(model).actor
-    loss = PolicyGradient(net, 0.97, standardize=normalized).train()(prepare(rollout))["loss"]
+    loss = PolicyGradient(net, 0.97, normalize_advantages=normalized).train()(prepare(rollout))["loss"]
     (loss.total / loss.count).backward()
     model.train()
     near = 1e-8 if normalized else 1e-12  # SB3 divides by σ + 1e-8
@@ -569,7 +574,7 @@ def test_q_learning(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
         buffer_size=1,
     )
     table = QTable(decisions.states, decisions.actions).double()
-    objective = QLearning(table, decisions.discount, copy_every=1).train()
+    objective = QLearning(table, decisions.discount, target_update_interval=1).train()
     optimizer, states = torch.optim.SGD(table.parameters(), lr=rate), torch.eye(decisions.states).double()
     for net in (model.q_net, model.q_net_target):
         for parameter in net.parameters():
@@ -679,11 +684,11 @@ def test_off_policy_sarsa(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None
     agree(*sarsa("SARSA off the policy", monkeypatch, ratio), atol=1e-12)
 
 
-@crosscheck("exploration rate", SB3, "`explore_steps` over the steps of training are SB3's `exploration_fraction`")
+@crosscheck("exploration rate", SB3, "`exploration_steps` over the steps of training are SB3's `exploration_fraction`")
 def test_exploration_rate(agree: Agree) -> None:
-    for explore_steps, epsilon in ((5000, 0.05), (777, 0.1), (1, 0.0)):
-        play = Play("CartPole-v1", explore_steps=explore_steps, epsilon=epsilon)
-        theirs = utils.LinearSchedule(1.0, epsilon, explore_steps / 20_000)
+    for exploration_steps, epsilon in ((5000, 0.05), (777, 0.1), (1, 0.0)):
+        play = Experience("CartPole-v1", exploration_steps=exploration_steps, final_epsilon=epsilon)
+        theirs = utils.LinearSchedule(1.0, epsilon, exploration_steps / 20_000)
         for played in (0, 1, 100, 776, 777, 778, 4999, 5000, 5001, 20_000):
-            play.played = played
-            agree(play.epsilon_now(), theirs(1 - played / 20_000), atol=1e-12)
+            play.env_steps = played
+            agree(play.epsilon(), theirs(1 - played / 20_000), atol=1e-12)

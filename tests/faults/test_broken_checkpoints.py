@@ -119,8 +119,8 @@ def test_fault_06_another_model_is_refused_by_names_shapes_and_overrides(
         ("mlp", "data.points=60", "data.points 50 → 60"),
         ("mlp", "seed=3", "seed 0 → 3"),
         ("lstm_lm", "data.batch_size=6", "data.batch_size 12 → 6"),
-        ("dqn", "data.replay=30", "data.replay 40 → 30"),
-        ("dqn", "data.replay=80", "data.replay 40 → 80"),
+        ("dqn", "data.buffer_size=30", "data.buffer_size 40 → 30"),
+        ("dqn", "data.buffer_size=80", "data.buffer_size 40 → 80"),
     ],
 )
 def test_fault_06_other_data_are_refused_unless_they_are_meant(

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data.rl.experience import Play
+from dlref.data.rl.experience import Experience
 from dlref.errors import ConfigError
 from dlref.interfaces import Shard
 from tests.conftest import SMALL, first, needs_linux
@@ -81,23 +81,23 @@ def test_ten_thousand_steps_hold_no_more_than_two_thousand(
     assert late[1] - early[1] < allowance * 1024, "memory"
 
 
-@pytest.mark.parametrize("prioritised", [False, True])
-def test_fault_27_a_memory_that_wraps_again_and_again_gives_only_what_was_lived_through(prioritised: bool) -> None:
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_fault_27_a_memory_that_wraps_again_and_again_gives_only_what_was_lived_through(prioritized: bool) -> None:
     """From the first batch on, which is of more than the memory holds; and without priorities each row as often."""
-    settings: dict[str, Any] = {"replay": 7, "batch_size": 20, "warmup_steps": 2, "prioritised": prioritised}
-    data, drawn = Play("Corridor-truncated-v0", **settings), torch.zeros(7)
+    settings: dict[str, Any] = {"buffer_size": 7, "batch_size": 20, "learning_starts": 2, "prioritized": prioritized}
+    data, drawn = Experience("Corridor-truncated-v0", **settings), torch.zeros(7)
     for number, batch in enumerate(islice(data.train_batches(nn.Linear(2, 3), Shard(), 0), 300)):
         # A step from place n leads to n + 1 and is worth as much, which is so of no row that was not written.
         assert torch.equal(batch.next_states[:, 0], batch.states[:, 0] + 1)
         assert torch.equal(batch.rewards[:, 0], batch.states[:, 0] + 1)
         if number >= 10:
-            drawn += torch.from_numpy(data.rows).bincount(minlength=7)
+            drawn += torch.from_numpy(data.prefetched.rows).bincount(minlength=7)
     assert data.replay.written > 40 * 7
-    if not prioritised:
+    if not prioritized:
         torch.testing.assert_close(drawn / drawn.sum(), torch.full((7,), 1 / 7), rtol=0, atol=0.02)
-    for wrong in ({"replay": 0}, {"replay": 2, "envs": 3}):
-        with pytest.raises(ConfigError, match="replay"):
-            Play("Corridor-truncated-v0", **wrong)  # type: ignore[arg-type]
+    for wrong in ({"buffer_size": 0}, {"buffer_size": 2, "envs": 3}):
+        with pytest.raises(ConfigError, match="buffer_size"):
+            Experience("Corridor-truncated-v0", **wrong)  # type: ignore[arg-type]
 
 
 def hang_the_board(patience: float, events: int) -> None:

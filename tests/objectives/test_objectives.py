@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from dlref.data.rl.episodes import Episode, Finished
-from dlref.data.rl.experience import Play, Transitions
+from dlref.data.rl.episodes import Episode, EpisodeTotals
+from dlref.data.rl.experience import Experience, Transitions
 from dlref.data.rl.rollouts import Rollout
 from dlref.data.supervised.in_memory import Examples
 from dlref.data.text.parallel import Pairs
@@ -179,7 +179,7 @@ class Case(NamedTuple):
 @pytest.fixture
 def case() -> Case:
     net = MLP(3, 4, [5])
-    objective = QLearning(net, discount=0.9, copy_every=2)
+    objective = QLearning(net, discount=0.9, target_update_interval=2)
     with torch.no_grad():
         for p in objective.target.parameters():
             p.add_(torch.randn_like(p))
@@ -190,10 +190,10 @@ def case() -> Case:
         steps=torch.ones(6, dtype=torch.int64),
         next_states=torch.randn(6, 3),
         terminated=torch.tensor([1, 0, 0, 1, 0, 0]).bool(),
-        finished=Finished(returns=12.0, length=10.0, episodes=2),
+        finished=EpisodeTotals(returns=12.0, lengths=10.0, episodes=2),
         epsilon=0.25,
-        played=40,
-        fresh=3,
+        env_steps=40,
+        new_env_steps=3,
     )
     return Case(net, objective, batch)
 
@@ -222,7 +222,7 @@ def test_the_q_loss_is_that_of_single_transitions(case: Case) -> None:
 def test_errors_are_told_and_weighed(case: Case) -> None:
     net, objective, batch = case
     weights = torch.rand(6)
-    totals = objective(batch._replace(weights=weights, errors=(errors := torch.empty(6))))
+    totals = objective(batch._replace(weights=weights, td_errors=(errors := torch.empty(6))))
     expected = net(batch.states).gather(1, batch.actions[:, None]).squeeze(1) - objective.targets(batch)
     torch.testing.assert_close(errors, expected.detach())
     assert totals["loss"].total.item() == pytest.approx(sum(w * huber(e) for w, e in zip(weights, errors, strict=True)))
@@ -252,7 +252,7 @@ def test_the_target_is_renewed_every_so_many_steps(case: Case) -> None:
 
 def test_the_target_follows_by_a_share_of_the_distance() -> None:
     net = MLP(3, 4, [5], norm="batch")
-    objective = QLearning(net, follow=0.25)
+    objective = QLearning(net, tau=0.25)
     before = [p.clone() for p in objective.target.parameters()]
     net(torch.randn(8, 3))  # moves the statistics of the norm
     with torch.no_grad():
@@ -413,19 +413,19 @@ def test_the_denoising_error_joins_the_loss_in_training_alone() -> None:
 
 
 def test_a_critic_needs_a_network_that_judges() -> None:
-    with pytest.raises(ConfigError, match="has no values to judge states by"):
-        PolicyGradient(MLP(3, 4, [5]), critic=0.5)
-    PolicyGradient(ActorCriticMLP(3, 4, [5]), critic=0.5)
+    with pytest.raises(ConfigError, match="has no critic"):
+        PolicyGradient(MLP(3, 4, [5]), value_coef=0.5)
+    PolicyGradient(ActorCriticMLP(3, 4, [5]), value_coef=0.5)
 
 
 def test_targets_of_batches_that_were_drawn_together_are_those_of_each_alone() -> None:
     """Also when the target network is renewed in the midst of them."""
-    data = Play(envs=12, play_steps=2, batch_size=5, warmup_steps=20, n_step=3)
-    objective = QLearning(MLP(4, 2, [6]), copy_every=4).train()
+    data = Experience(envs=12, env_steps_per_update=2, batch_size=5, learning_starts=20, n_step=3)
+    objective = QLearning(MLP(4, 2, [6]), target_update_interval=4).train()
     reused = 0
     for batch in islice(data.train_batches(objective.net, Shard(), 0), 30):
-        reused += batch.drawn.targets is not None
-        torch.testing.assert_close(objective.targets(batch), objective.bootstrap(batch))
+        reused += batch.prefetched.targets is not None
+        torch.testing.assert_close(objective.prefetched_targets(batch), objective.targets(batch))
         with torch.no_grad():
             for p in objective.net.parameters():
                 p.add_(0.1 * torch.randn_like(p))
@@ -471,8 +471,8 @@ def test_advantages_that_differ_by_rounding_alone_teach_nothing() -> None:
     states, never = torch.randn(40, 5, 3), torch.zeros(40, 5).bool()
     rewards = torch.full((40, 5), 0.3)
     rewards[0] = 0.1 + torch.tensor(0.2)  # the same but for its last digit
-    rollout = Rollout(states, never.long(), rewards, states, never, never, ~never, Finished(), 0)
-    objective = PolicyGradient(nn.Linear(3, 2), discount=0.0, standardize=True).train()
+    rollout = Rollout(states, never.long(), rewards, states, never, never, ~never, EpisodeTotals(), 0)
+    objective = PolicyGradient(nn.Linear(3, 2), discount=0.0, normalize_advantages=True).train()
     assert float(objective(rollout)["loss"].total) == 0
     rewards[1] += 1e-4
     assert float(objective(rollout)["loss"].total) != 0

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dlref.data.rl.environments import Step
-from dlref.data.rl.episodes import Finished
-from dlref.data.rl.experience import Play, Transitions
-from dlref.data.rl.replay import Replay
+from dlref.data.rl.episodes import EpisodeTotals
+from dlref.data.rl.experience import Experience, Transitions
+from dlref.data.rl.replay import ReplayBuffer
 from dlref.data.rl.rollouts import Rollout
 from dlref.equations import reinforcement
 from dlref.interfaces import ActorCritic, Shard
@@ -78,11 +78,11 @@ def n_step(equation: Any) -> None:
     terminated = torch.zeros(2, count).bool()
     truncated = terminated.clone()
     terminated[0, 4] = terminated[1, 0] = truncated[0, 7] = truncated[1, 9] = terminated[1, 9] = True
-    replay = Replay(2 * count, (4,), np.float64, envs=2)
+    replay = ReplayBuffer(2 * count, (4,), np.float64, envs=2)
     replay.rewards = replay.rewards.astype(np.float64)
     for t in range(count):
         step = Step(np.arange(2), *(x[:, t].numpy() for x in (rewards, after, terminated, truncated)))
-        replay.write(states[:, t].numpy(), np.array([0, 1]), step)
+        replay.add(states[:, t].numpy(), np.array([0, 1]), step)
     for steps in (1, 2, 4):
         sample = Transitions(*map(torch.from_numpy, replay.sample(np.arange(2 * count), steps)))
         targets = objective.targets(sample)
@@ -98,7 +98,7 @@ def n_step(equation: Any) -> None:
 @proves(reinforcement.huber)
 def huber(equation: Any) -> None:
     for limit in (1.0, 0.6):
-        objective = QLearning(nn.Identity(), huber=limit)
+        objective = QLearning(nn.Identity(), huber_delta=limit)
 
         def fast(errors: Tensor, objective: QLearning = objective) -> Tensor:
             nothing, first = torch.zeros_like(errors), torch.zeros(len(errors)).long()
@@ -118,22 +118,22 @@ def dueling(equation: Any) -> None:
     agree(equation, lambda v, a: layer(torch.cat([v[None], a])[None])[0], random(), random(3))
 
 
-def prioritised() -> tuple[Play, Tensor]:
+def prioritized() -> tuple[Experience, Tensor]:
     """13 transitions with the errors that the learner had there."""
-    data = Play(prioritised=True, warmup_steps=13, batch_size=7, replay=20)
+    data = Experience(prioritized=True, learning_starts=13, batch_size=7, buffer_size=20)
     next(data.train_batches(nn.Linear(4, 2).double(), Shard(), 0))
     count, errors = len(data.replay), random(len(data.replay))
-    data.rows, data.errors = np.arange(count), errors
-    data.learn_priorities()
+    assert data.priorities is not None
+    data.priorities.update(np.arange(count), errors.numpy())
     return data, errors
 
 
 @proves(reinforcement.priorities)
 def priorities(equation: Any) -> None:
-    data, errors = prioritised()
+    data, errors = prioritized()
     assert data.priorities is not None
-    rows = data.priorities.draw((np.arange(4000) + 0.5) / 4000)
-    chances = data.priorities.chances(rows)
+    rows = data.priorities.sample((np.arange(4000) + 0.5) / 4000)
+    chances = data.priorities.probabilities(rows)
     expected = equation(errors, 0.6, 1e-6)
     torch.testing.assert_close(torch.from_numpy(chances), expected[torch.from_numpy(rows)], **EXACT)
     drawn = torch.bincount(torch.from_numpy(rows), minlength=len(errors)) / 4000
@@ -142,13 +142,13 @@ def priorities(equation: Any) -> None:
 
 @proves(reinforcement.importance_weights)
 def importance_weights(equation: Any) -> None:
-    data, _ = prioritised()
+    data, _ = prioritized()
     assert data.priorities is not None
-    data.rows = np.concatenate([data.draw(7), data.draw(7)])  # two batches, each weighed by itself
-    weights = data.look_up(7, torch.device("cpu"), torch.float64).whole.weights
-    exponent = 0.4 + 0.6 * len(data.replay) / data.explore_steps
+    rows = data.sample_rows(2, 7)
+    weights = torch.from_numpy(data.importance_weights(rows, 7))  # each batch by itself
+    exponent = 0.4 + 0.6 * len(data.replay) / data.exploration_steps
     for part in (slice(7), slice(7, 14)):
-        chances = torch.from_numpy(data.priorities.chances(data.rows[part]))
+        chances = torch.from_numpy(data.priorities.probabilities(rows[part]))
         torch.testing.assert_close(weights[part], equation(chances, len(data.replay), exponent), **EXACT)
 
 
@@ -174,7 +174,7 @@ def rollout() -> Rollout:
     ended[2, 0] = ended[6, 0] = ended[4, 1] = True
     actions = torch.arange(14).view(7, 2) % 3
     fields = (random(7, 2, 4), actions, random(7, 2), random(7, 2, 4, seed=1), terminated, ended, taken)
-    return Rollout(*fields, finished=Finished(), played=0)
+    return Rollout(*fields, finished=EpisodeTotals(), env_steps=0)
 
 
 @proves(reinforcement.returns)
@@ -190,7 +190,7 @@ def advantages(equation: Any) -> None:
     batch = rollout()
     values, after = batch.states[..., 3], batch.next_states[..., 3]
     for trace in (0.0, 0.6, 1.0):
-        found = PolicyGradient(Told(), GAMMA, trace, critic=1.0).advantages(batch, values, after)
+        found = PolicyGradient(Told(), GAMMA, trace, value_coef=1.0).advantages(batch, values, after)
         for env, start, stop, terminated in PIECES:
             piece = [x[start:stop, env] for x in (batch.rewards, values, after)]
             torch.testing.assert_close(found[start:stop, env], equation(*piece, terminated, GAMMA, trace), **EXACT)
@@ -201,7 +201,7 @@ def loss(batch: Rollout, **settings: Any) -> Any:
 
     def fast(states: Tensor) -> Tensor:
         whole = batch.states.clone()
-        whole[batch.taken] = states
+        whole[batch.valid] = states
         return torch.as_tensor(PolicyGradient(Told(), GAMMA, **settings)(batch._replace(states=whole))["loss"].total)
 
     return fast
@@ -211,19 +211,19 @@ def loss(batch: Rollout, **settings: Any) -> Any:
 def policy_gradient(equation: Any) -> None:
     """And with a critic, which is drawn to its target, while nothing is learned through either."""
     batch = rollout()
-    taken, nothing = batch.taken, torch.zeros(7, 2, dtype=torch.float64)
+    taken, nothing = batch.valid, torch.zeros(7, 2, dtype=torch.float64)
     weights = PolicyGradient(Told(), GAMMA).advantages(batch, nothing, nothing)[taken]
     actions = batch.actions[taken]
     agree(lambda s: equation(s[:, :3], actions, weights), loss(batch), batch.states[taken])
     values, after = batch.states[..., 3], batch.next_states[..., 3]
-    judged = PolicyGradient(Told(), GAMMA, 0.6, critic=1.0).advantages(batch, values, after)[taken]
+    judged = PolicyGradient(Told(), GAMMA, 0.6, value_coef=1.0).advantages(batch, values, after)[taken]
     agree(
         lambda s: equation(s[:, :3], actions, judged) + 0.4 * ((s[:, 3] - (judged + values[taken])) ** 2).sum(),
-        loss(batch, trace=0.6, critic=0.8),
+        loss(batch, gae_lambda=0.6, value_coef=0.8),
         batch.states[taken],
     )
     standard = (judged - judged.mean()) / (((judged - judged.mean()) ** 2).sum() / (len(judged) - 1)) ** 0.5
-    settings = {"trace": 0.6, "critic": 1e-30, "standardize": True}
+    settings = {"gae_lambda": 0.6, "value_coef": 1e-30, "normalize_advantages": True}
     agree(lambda s: equation(s[:, :3], actions, standard), loss(batch, **settings), batch.states[taken])
 
 
@@ -231,4 +231,4 @@ def policy_gradient(equation: Any) -> None:
 def entropy(equation: Any) -> None:
     batch = rollout()
     batch = batch._replace(rewards=torch.zeros_like(batch.rewards))
-    agree(lambda s: -0.3 * equation(s[:, :3]), loss(batch, entropy=0.3), batch.states[batch.taken])
+    agree(lambda s: -0.3 * equation(s[:, :3]), loss(batch, entropy_coef=0.3), batch.states[batch.valid])

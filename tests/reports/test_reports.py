@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dlref.cli.main import main
 from dlref.cli.run_reports import run_reports
-from dlref.data.rl.experience import Play
+from dlref.data.rl.experience import Experience
 from dlref.data.supervised.in_memory import Supervised
 from dlref.data.supervised.spiral import Spiral
 from dlref.data.supervised.tables import Table
@@ -136,7 +136,7 @@ def test_reports_return_nothing_where_they_do_not_apply() -> None:
     assert DecisionBoundary()(Lightness(), Shades(), "eval") == {}
     assert WorstMistakes()(Halves(), Spiral(points=5), "eval") == {}
     assert WorstMistakes()(Lightness(), Shades(), "train") == {}  # no mistakes
-    play, text = Play("CartPole-v1"), MarkovChain(tokens=1000)
+    play, text = Experience("CartPole-v1"), MarkovChain(tokens=1000)
     for report in (
         DecisionBoundary(),
         WorstMistakes(),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dlref import load
 from dlref.cli.main import main
-from dlref.data.rl.experience import Play
+from dlref.data.rl.experience import Experience
 from dlref.data.text.markov_chain import MarkovChain
 from dlref.interfaces import Shard
 from dlref.training.checkpoint import Checkpoints
@@ -40,17 +40,17 @@ def test_the_textbook_update_of_a_table_is_a_step_of_the_trainer(train: Train, t
     rate, discount, steps = 0.25, 0.9, 400  # a power of two, so that fused multiply-add rounds as the textbook does
     settings = {
         "env": "CliffWalking-v1",
-        "play_steps": 1,
+        "env_steps_per_update": 1,
         "batch_size": 1,
-        "replay": 1,
-        "warmup_steps": 1,
-        "explore_steps": 300,
+        "buffer_size": 1,
+        "learning_starts": 1,
+        "exploration_steps": 300,
     }
     typed = [f"data.{name}={value}" for name, value in settings.items()]
     typed += [
         "data.episodes=1",
         f"objective.discount={discount}",
-        "objective.copy_every=1",
+        "objective.target_update_interval=1",
         f"optimizer.lr={rate}",
         "schedule=constant",
     ]
@@ -61,10 +61,10 @@ def test_the_textbook_update_of_a_table_is_a_step_of_the_trainer(train: Train, t
         "trainer.eval_every=null",
     ]
     # Of a reward of -100 the Huber loss would clip the error, which the textbook does not.
-    assert train("model=q_table", *typed, "objective.huber=1000", f"run_dir={tmp_path / 'run'}")[0] == 0
+    assert train("model=q_table", *typed, "objective.huber_delta=1000", f"run_dir={tmp_path / 'run'}")[0] == 0
     last = Checkpoints(tmp_path / "run" / "checkpoints").newest("step")
     assert last is not None
-    data: Any = Play(**settings, epsilon=0.1)
+    data: Any = Experience(**settings, final_epsilon=0.1)
     hand = Values(48, 4)
     for batch in islice(data.train_batches(hand, Shard(), 0), steps):
         s, a, after = int(batch.states.argmax()), int(batch.actions), int(batch.next_states.argmax())
@@ -105,11 +105,11 @@ def test_values_in_closed_form_are_learned_to_a_thousandth(variant: str, train: 
         "model=dqn",
         "data=play",
         "data.env=TwoCells-v0",
-        "data.epsilon=1",
+        "data.final_epsilon=1",
         "data.batch_size=32",
         "data.episodes=1",
     ]
-    typed += ["network.widths=[16]", "objective.discount=0.9", "objective.follow=0.1", "optimizer.lr=1e-2"]
+    typed += ["network.widths=[16]", "objective.discount=0.9", "objective.tau=0.1", "optimizer.lr=1e-2"]
     typed += ["trainer.max_steps=2500", "trainer.monitor=null", "trainer.eval_every=null", "trainer.precision=float64"]
     assert train(*typed, *VARIANTS[variant], f"run_dir={tmp_path / 'run'}")[0] == 0
     left = 1 / (1 - 0.81)

@@ -62,7 +62,7 @@ def weights_after(settings: list[str], folder: Path) -> dict[str, Tensor]:
     [
         (SMALL["mlp"], (*FOREACH, *FUSED)),
         ([*SMALL["word2vec"], "optimizer=sgd_rows"], (*FOREACH, *OF_TENSORS)),
-        ([*SMALL["dqn"], "objective.follow=0.1"], (*FOREACH, *FUSED)),
+        ([*SMALL["dqn"], "objective.tau=0.1"], (*FOREACH, *FUSED)),
         ([*SMALL["transformer_lm"], "optimizer=muon"], (*FOREACH, *FUSED)),
     ],
     ids=["mlp", "word2vec", "dqn", "transformer_lm"],

@@ -37,8 +37,14 @@ FURTHER = {
         *("data.samples=100", "data.batch_size=9"),
     ],
     "q_table": [
-        *("model=q_table", "data.batch_size=8", "data.replay=40", "data.warmup_steps=50", "data.explore_steps=60"),
-        *("data.episodes=2", "objective.copy_every=3"),
+        *(
+            "model=q_table",
+            "data.batch_size=8",
+            "data.buffer_size=40",
+            "data.learning_starts=50",
+            "data.exploration_steps=60",
+        ),
+        *("data.episodes=2", "objective.target_update_interval=3"),
     ],
 }
 FITTED = {

@@ -89,7 +89,13 @@ MODELS = {
         "objective.dynamic=false",
         "trainer.max_epochs=null",
     ],
-    "dqn": ["model=dqn", "network.widths=[9,7]", "data=recorded", "data.batch_size=7", "objective.copy_every=3"],
+    "dqn": [
+        "model=dqn",
+        "network.widths=[9,7]",
+        "data=recorded",
+        "data.batch_size=7",
+        "objective.target_update_interval=3",
+    ],
 }
 
 

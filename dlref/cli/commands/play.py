@@ -57,12 +57,12 @@ def play(run: str, net: Any, episodes: int, seed: int, video: Path | None) -> No
         record = None if video is None else lambda: frames.append(frame(environments))
         for number in range(episodes):
             [episode] = greedy_episodes(net, environments, [seed + number], record)
-            returns.append(episode.returns)
-            print(f"episode {number + 1}: return {episode.returns:g}, {episode.length} steps")
+            returns.append(episode.episode_return)
+            print(f"episode {number + 1}: return {episode.episode_return:g}, {episode.length} steps")
     if episodes > 1:
         print(f"mean return {statistics.mean(returns):g} ± {statistics.stdev(returns):.3g}")
     if video is not None:
-        rate = 15 if environments.stacked else frames_per_second(environments.each[0])
+        rate = 15 if environments.is_atari else frames_per_second(environments.envs[0])
         try:
             frames[0].save(video, save_all=True, append_images=frames[1:], duration=1000 / rate, loop=0)
         except OSError as error:
@@ -80,4 +80,4 @@ def frame(environments: Any) -> Any:
     from PIL import Image
 
     image = Image.fromarray(environments.render())
-    return image.resize((336, 336), Image.Resampling.NEAREST) if environments.stacked else image
+    return image.resize((336, 336), Image.Resampling.NEAREST) if environments.is_atari else image

@@ -1,4 +1,7 @@
-"""What all data from play have in common: environments, random numbers, and whole greedy episodes for evaluation."""
+"""What data from environments have in common: episodes, random numbers, and greedy episodes for evaluation.
+
+E environments, of which M take a step.
+"""
 
 import contextlib
 import copy
@@ -20,45 +23,48 @@ from dlref.interfaces import Shard
 
 logger = logging.getLogger("dlref")
 
-TRAIN, EVAL, TEST = 0, 1, 2  # the streams of random numbers
-LONGEST = 10_000  # steps of an episode played whole: a policy may go round for ever where there is no time limit
+TRAIN, EVAL, TEST = 0, 1, 2  # streams of random numbers
+MAX_EPISODE_STEPS = 10_000  # without a time limit a policy may go round in circles for ever
 
 
 class Episode(NamedTuple):
-    """A whole greedy episode, for evaluation."""
+    """A complete greedy episode of an evaluation."""
 
-    returns: float  # sum of the rewards
+    episode_return: float  # sum of the rewards, not discounted
     length: int
 
 
-class Finished(NamedTuple):
-    """Sums over the episodes that ended in play."""
+class EpisodeTotals(NamedTuple):
+    """Sums over the episodes that ended in training."""
 
     returns: float = 0.0
-    length: float = 0.0
+    lengths: float = 0.0
     episodes: int = 0
 
 
-class Playing:
-    """Environments and the episodes that are played in them. Each rank plays environments of its own."""
+class EnvironmentData:
+    """Base of data that come from acting in gymnasium environments. Each rank has its own environments.
+
+    Evaluation runs `episodes` greedy episodes from the same initial states each time.
+    """
 
     unit: str = "steps"
 
     def __init__(self, env: str, envs: int, vectorized: bool, episodes: int, seed: int) -> None:
         if min(envs, episodes) < 1:
-            raise ConfigError(f"data.envs {envs} and data.episodes {episodes} take 1 or more")
+            raise ConfigError(f"data.envs is {envs} and data.episodes {episodes}; they take 1 or more")
         self.environments = Environments(env, envs, vectorized)
         self.episodes, self.seed = episodes, seed
-        self.random: torch.Generator | None = None
-        self.played = 0  # environment steps so far
-        self.running = np.zeros((envs, 2))  # return and length of the episodes being played
-        self.finished = Finished()  # since the batch before
+        self.generator: torch.Generator | None = None  # until `prepare` or `load_state_dict`
+        self.env_steps = 0  # of all environments of this rank
+        self.current = np.zeros((envs, 2))  # return and length so far of each environment's episode
+        self.finished = EpisodeTotals()  # since the previous batch
 
     @property
     def sizes(self) -> dict[str, int]:
         shape = self.environments.shape
-        pictures = dict(zip(("in_channels", "rows", "columns"), shape, strict=True)) if len(shape) == 3 else {}
-        return {"inputs": math.prod(shape), "outputs": self.environments.actions} | pictures
+        image = dict(zip(("in_channels", "rows", "columns"), shape, strict=True)) if len(shape) == 3 else {}
+        return {"inputs": math.prod(shape), "outputs": self.environments.actions} | image
 
     @property
     def batches_per_epoch(self) -> float:
@@ -73,110 +79,111 @@ class Playing:
         return self.environments.describe()
 
     def prepare(self, shard: Shard) -> None:
-        """Begin, unless a restored state is to be gone on with."""
-        if self.random is None:
-            self.random = generator(self.seed, TRAIN, shard.rank)
-            self.begin()
+        """Start the first episodes, unless a state was restored."""
+        if self.generator is None:
+            self.generator = generator(self.seed, TRAIN, shard.rank)
+            self.reset()
 
-    def begin(self) -> None:
-        """New episodes in all environments."""
-        assert self.random is not None
-        self.environments.begin(torch.randint(2**31, (self.environments.count,), generator=self.random).tolist())
-        self.running[:] = 0
+    def reset(self) -> None:
+        """Start new episodes in all environments."""
+        assert self.generator is not None
+        self.environments.reset(torch.randint(2**31, (self.environments.count,), generator=self.generator).tolist())
+        self.current[:] = 0
 
-    def step(self, actions: np.ndarray, who: np.ndarray | None = None) -> Step:
-        """A step of the environments; the episodes that end with it are counted."""
-        step = self.environments.step(actions, who)
-        self.played += len(step.who)
-        self.running[step.who, 0] += step.rewards
-        self.running[step.who, 1] += 1
+    def step(self, actions: np.ndarray, env_ids: np.ndarray | None = None) -> Step:
+        """Step the environments, and count steps and finished episodes."""
+        step = self.environments.step(actions, env_ids)
+        self.env_steps += len(step.env_ids)
+        self.current[step.env_ids, 0] += step.rewards
+        self.current[step.env_ids, 1] += 1
         ended = step.terminated | step.truncated
         if ended.any():
-            self.end(step.who[ended])
+            self.finish(step.env_ids[ended])
         return step
 
-    def end(self, over: np.ndarray) -> None:
+    def finish(self, env_ids: np.ndarray) -> None:
         """Count the episodes of these environments [M], which have ended."""
-        returns, length = self.running[over].sum(0).tolist()
-        so_far = self.finished
-        self.finished = Finished(so_far.returns + returns, so_far.length + length, so_far.episodes + len(over))
-        self.running[over] = 0
+        returns, lengths = self.current[env_ids].sum(0).tolist()
+        before = self.finished
+        self.finished = EpisodeTotals(
+            before.returns + returns, before.lengths + lengths, before.episodes + len(env_ids)
+        )
+        self.current[env_ids] = 0
 
-    def take_finished(self) -> Finished:
-        """The episodes that ended since this was asked last."""
-        finished, self.finished = self.finished, Finished()
+    def take_finished(self) -> EpisodeTotals:
+        """The episodes that ended since the last call."""
+        finished, self.finished = self.finished, EpisodeTotals()
         return finished
 
     def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Episode]:
-        """This rank's share of `episodes` greedy episodes, which begin the same each time."""
+        """This rank's part of `episodes` greedy episodes."""
         if not self.has(split):
-            raise DataError(f"play has no '{split}' split; it has eval, test")
-        stream, mine = {"eval": EVAL, "test": TEST}[split], shard.share(0, self.episodes)
-        numbers = range(mine.start, mine.stop)
-        starts = [int(torch.randint(2**31, (), generator=generator(self.seed, stream, number))) for number in numbers]
-        if starts:  # a rank's share of few episodes may be none
-            with contextlib.closing(
-                Environments(self.environments.name, len(starts), vectorized=False)
-            ) as environments:
-                yield from greedy_episodes(net, environments, starts)
+            raise DataError(f"data from environments have no '{split}' split; they have eval and test")
+        stream, part = {"eval": EVAL, "test": TEST}[split], shard.share(0, self.episodes)
+        numbers = range(part.start, part.stop)
+        seeds = [int(torch.randint(2**31, (), generator=generator(self.seed, stream, number))) for number in numbers]
+        if seeds:  # there may be fewer episodes than ranks
+            with contextlib.closing(Environments(self.environments.name, len(seeds), vectorized=False)) as environments:
+                yield from greedy_episodes(net, environments, seeds)
 
     def state_dict(self) -> dict[str, Any]:
-        assert self.random is not None
+        assert self.generator is not None
         return {
-            "random": self.random.get_state(),
+            "generator": self.generator.get_state(),
             "environments": self.environments.state_dict(),
-            "running": self.running.tolist(),
-            "played": self.played,
+            "current": self.current.tolist(),
+            "env_steps": self.env_steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.random = torch.Generator()
-        self.random.set_state(state["random"])
-        self.running, self.played = np.array(state["running"]), state["played"]
+        self.generator = torch.Generator()
+        self.generator.set_state(state["generator"])
+        self.current, self.env_steps = np.array(state["current"]), state["env_steps"]
         if not self.environments.load_state_dict(state["environments"]):
             logger.warning("the state of %s cannot be restored, so a new episode begins", self.environments.name)
-            self.begin()
+            self.reset()
 
 
-class Greedy:
-    """The actions of highest value, or of highest chance, by a network as it is in evaluation.
+class GreedyPolicy:
+    """The actions of highest value, or of highest probability, by a network in evaluation mode.
 
-    Its weights are those of the network that is trained, at any time: only the modules, which know whether they are in
-    training, are others. Telling the network itself before and after each step takes as long as a small one thinks.
+    Its modules are copies, in evaluation mode for good, that share the weights of the trained network: switching the mode
+    of a small network for each step takes as long as its forward pass.
     """
 
     def __init__(self, net: nn.Module) -> None:
         shared = {id(tensor): tensor for tensor in itertools.chain(net.parameters(), net.buffers())}
-        self.net, self.place = copy.deepcopy(net, shared).eval(), device_and_dtype(net)
+        self.net = copy.deepcopy(net, shared).eval()
+        self.device, self.dtype = device_and_dtype(net)
 
     @torch.no_grad()
-    def __call__(self, observations: np.ndarray) -> np.ndarray:  # [E, ...] -> [E]
-        return self.net(as_input(observations, *self.place)).argmax(1).cpu().numpy()
+    def __call__(self, observations: np.ndarray) -> np.ndarray:  # [M, ...] -> [M]
+        return self.net(as_input(observations, self.device, self.dtype)).argmax(1).cpu().numpy()
 
 
 def as_input(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What a network and its objective are given: of bytes, which are pictures, numbers from 0 to 1.
+    """An array as a tensor on the network's device and of its dtype; bytes, which are images, are divided by 255.
 
-    Actions, counts and truths stay whole numbers and truths.
+    Integers and booleans keep their type.
     """
-    there = torch.from_numpy(array).to(device)
-    if there.dtype == torch.uint8:
-        return there.to(dtype).div_(255)
-    return there.to(dtype) if there.is_floating_point() else there
+    tensor = torch.from_numpy(array).to(device)
+    if tensor.dtype == torch.uint8:
+        return tensor.to(dtype).div_(255)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def greedy_episodes(
-    net: nn.Module, environments: Environments, starts: Sequence[int], watch: Callable[[], None] | None = None
+    net: nn.Module, environments: Environments, seeds: Sequence[int], before_step: Callable[[], None] | None = None
 ) -> list[Episode]:
-    """A whole episode of each environment from its start, a seed, or its first 10,000 steps; `watch` is called before each."""
-    greedy = Greedy(net)
-    environments.begin(starts)
-    totals, lengths, playing = np.zeros(len(starts)), np.zeros(len(starts), int), np.arange(len(starts))
-    while len(playing):
-        if watch is not None:
-            watch()
-        step = environments.step(greedy(environments.observations[playing]), playing)
-        totals[playing] += step.rewards
-        lengths[playing] += 1
-        playing = playing[~(step.terminated | step.truncated) & (lengths[playing] < LONGEST)]
-    return [Episode(total, length) for total, length in zip(totals.tolist(), lengths.tolist(), strict=True)]
+    """One greedy episode of each environment, reset with its seed, of at most 10,000 steps."""
+    policy = GreedyPolicy(net)
+    environments.reset(seeds)
+    returns, lengths, running = np.zeros(len(seeds)), np.zeros(len(seeds), int), np.arange(len(seeds))
+    while len(running):
+        if before_step is not None:
+            before_step()
+        step = environments.step(policy(environments.observations[running]), running)
+        returns[running] += step.rewards
+        lengths[running] += 1
+        running = running[~(step.terminated | step.truncated) & (lengths[running] < MAX_EPISODE_STEPS)]
+    return [Episode(*episode) for episode in zip(returns.tolist(), lengths.tolist(), strict=True)]

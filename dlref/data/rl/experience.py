@@ -1,199 +1,179 @@
-"""Transitions from play: an agent acts in environments, a replay memory keeps what happened (Mnih et al. 2015)."""
+"""Experience for Q-learning: act ε-greedily, store transitions in a replay buffer, sample batches (Mnih et al. 2015)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dlref.data.rl.episodes import Finished, Greedy, Playing, as_input
-from dlref.data.rl.replay import Priorities, Replay
+from dlref.data.rl.episodes import EnvironmentData, EpisodeTotals, GreedyPolicy, as_input
+from dlref.data.rl.prefetch import PrefetchedBatches
+from dlref.data.rl.replay import Priorities, ReplayBuffer
 from dlref.errors import ConfigError
 from dlref.interfaces import Shard
 
 
 class Transitions(NamedTuple):
-    """A sample of the replay memory, and what play has seen since the batch before."""
+    """B n-step transitions, and statistics of the environment steps since the previous batch."""
 
     states: Tensor  # [B, ...]
     actions: Tensor  # [B] int64
-    rewards: Tensor  # [B, n]: from here on, 0 after the end of the episode
-    steps: Tensor  # [B] int64: how many there are, 1 to n
-    next_states: Tensor  # [B, ...]: after them
-    terminated: Tensor  # [B] bool: nothing follows next_states; an episode cut off by a time limit goes on
-    weights: Tensor | None = None  # [B]: how often a transition would be drawn without priorities, over how often it is
-    errors: Tensor | None = None  # [B]: into which the learner writes how wrong it was
-    drawn: "Drawn | None" = None  # together with which other batches,
-    part: slice = slice(None)  # and which of their rows these are
-    finished: Finished = Finished()  # episodes that ended since the batch before
-    epsilon: float = 0.0  # the share of random actions
-    played: int = 0  # environment steps so far, over all ranks
-    fresh: int = 0  # those of this rank since the batch before
+    rewards: Tensor  # [B, n], 0 after the end of the episode
+    steps: Tensor  # [B] int64: number of steps, 1 to n
+    next_states: Tensor  # [B, ...], after the last step
+    terminated: Tensor  # [B] bool: next_states is terminal; false where a time limit truncated the episode
+    weights: Tensor | None = None  # [B]: importance weights of prioritized replay
+    td_errors: Tensor | None = None  # [B]: the objective writes its TD errors here; they become priorities
+    prefetched: PrefetchedBatches | None = None  # the batches that were read together with this one,
+    part: slice = slice(None)  # and its rows among theirs
+    finished: EpisodeTotals = EpisodeTotals()  # episodes that ended since the previous batch
+    epsilon: float = 0.0  # probability of a random action
+    env_steps: int = 0  # so far, of all ranks
+    new_env_steps: int = 0  # of this rank since the previous batch
 
 
-@dataclass
-class Drawn:
-    """The batches up to the next step of play, looked up at once: a small one alone costs as much as many together."""
+class Experience(EnvironmentData):
+    """A gymnasium environment with Discrete actions, in which the network acts ε-greedily.
 
-    whole: Transitions
-    count: int  # rows of a batch
-    targets: Tensor | None = None  # of all of them, which a learner may know beforehand
+    Each batch is `batch_size` transitions sampled from the last `buffer_size`, after `env_steps_per_update` more environment
+    steps; the `envs` environments step together, and so may be ahead of the batches. The first batch comes after
+    `learning_starts` steps. ε falls linearly from 1 to `final_epsilon` over the first `exploration_steps` environment
+    steps. Transitions have the rewards of `n_step` steps.
 
-    def __post_init__(self) -> None:
-        batches = len(self.whole.states) // self.count
-        fields = [[None] * batches if field is None else field.split(self.count) for field in self.whole[:8]]
-        self.batches = list(zip(*fields, strict=True))
-
-    def batch(self, start: int, *seen: Any) -> Transitions:
-        """The batch that begins with this row, and what play has `seen`."""
-        part = slice(start, start + self.count)
-        return Transitions(*self.batches[start // self.count], *(self, part, *seen))
-
-
-class Play(Playing):
-    """Any gymnasium environment with numbered actions, played ε-greedily with the network.
-
-    Each batch is `batch_size` transitions of the last `replay`, and comes after `play_steps` more environment steps; the
-    `envs` environments take theirs together, ahead of the batches if they are more. ε falls linearly from 1 to `epsilon`
-    over the first `explore_steps` environment steps; `warmup_steps` are played before the first batch. A transition
-    carries the rewards of `n_step` steps. With `prioritised` it is drawn by the error that the learner last had there, as
-    it was known at the last step of play, to the power 0.6; the weights that make up for it have an exponent that rises
-    from 0.4 to 1 over `explore_steps` (Schaul et al. 2016). Evaluation plays `episodes` greedy episodes, the same starts
-    each time. Each rank plays environments of its own and learns from its own share of the batch.
+    With `prioritized` they are sampled with probabilities in proportion to (|δ| + 10⁻⁶)^0.6 of their last TD error, as known
+    at the last environment step, and have importance weights whose exponent β rises from 0.4 to 1 over
+    `exploration_steps` (Schaul et al. 2016). Each rank samples its own part of each batch from its own buffer.
     """
 
     def __init__(
         self,
         env: str = "CartPole-v1",
         envs: int = 1,
-        play_steps: float = 1,
+        env_steps_per_update: float = 1,
         batch_size: int = 64,
-        replay: int = 10_000,
-        warmup_steps: int = 1000,
-        explore_steps: int = 5000,
-        epsilon: float = 0.05,
+        buffer_size: int = 10_000,
+        learning_starts: int = 1000,
+        exploration_steps: int = 5000,
+        final_epsilon: float = 0.05,
         n_step: int = 1,
-        prioritised: bool = False,
+        prioritized: bool = False,
         episodes: int = 20,
         seed: int = 0,
     ) -> None:
-        counts = min(batch_size, replay, warmup_steps, explore_steps, n_step)
-        if counts < 1 or play_steps <= 0 or not 0 <= epsilon <= 1:
+        counts = min(batch_size, buffer_size, learning_starts, exploration_steps, n_step)
+        if counts < 1 or env_steps_per_update <= 0 or not 0 <= final_epsilon <= 1:
             raise ConfigError(
-                f"data.batch_size {batch_size}, replay {replay}, warmup_steps {warmup_steps}, explore_steps {explore_steps} "
-                f"and n_step {n_step} take 1 or more, play_steps {play_steps} more than 0, epsilon {epsilon} from 0 to 1"
+                f"data.batch_size {batch_size}, buffer_size {buffer_size}, learning_starts {learning_starts}, "
+                f"exploration_steps {exploration_steps} and n_step {n_step} take 1 or more, env_steps_per_update "
+                f"{env_steps_per_update} more than 0, final_epsilon {final_epsilon} from 0 to 1"
             )
         super().__init__(env, envs, True, episodes, seed)
-        there = self.environments
-        self.replay = Replay(replay, there.shape, there.dtype, envs, there.stacked)
-        self.priorities = Priorities(replay) if prioritised else None
-        self.highest = 1.0  # priority so far, which new transitions are given
-        self.play_steps, self.batch_size, self.n_step = play_steps, batch_size, n_step
-        self.warmup_steps, self.explore_steps, self.epsilon = warmup_steps, explore_steps, epsilon
-        self.batches_drawn = 0
-        self.rows, self.given = np.zeros(0, np.int64), 0  # drawn, and how many of them were given in batches
-        self.errors: Tensor | None = None  # that the learner had there
+        made = self.environments
+        self.replay = ReplayBuffer(buffer_size, made.shape, made.dtype, envs, made.is_atari)
+        self.priorities = Priorities(buffer_size) if prioritized else None
+        self.prefetched = PrefetchedBatches(np.zeros(0, np.int64))
+        self.env_steps_per_update, self.batch_size, self.n_step = env_steps_per_update, batch_size, n_step
+        self.learning_starts, self.exploration_steps = learning_starts, exploration_steps
+        self.final_epsilon, self.updates = final_epsilon, 0
 
     def units_per_batch(self, ranks: int) -> float:
-        return self.play_steps * ranks
+        return self.env_steps_per_update * ranks
 
     def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Transitions]:
-        share, greedy, drawn = shard.share(0, self.batch_size), Greedy(net), None
-        count = share.stop - share.start
+        part, policy = shard.share(0, self.batch_size), GreedyPolicy(net)
         if self.batch_size < shard.ranks:
             raise ConfigError(
                 f"data.batch_size is {self.batch_size}; it takes one or more for each of {shard.ranks} processes"
             )
         self.prepare(shard)
         while True:
-            before = self.played
-            if self.given == len(self.rows):
-                self.learn_priorities()
-                while self.played < self.due(1):
-                    self.play(greedy)
-                self.rows, self.given, drawn = self.draw(count), 0, None
-            if drawn is None:  # or restored in the midst of them
-                drawn = self.look_up(count, *greedy.place)
-            start = self.given
-            self.given += count
-            self.batches_drawn += 1
-            played, fresh = self.played * shard.ranks, self.played - before
-            yield drawn.batch(start, self.take_finished(), self.epsilon_now(), played, fresh)
+            before = self.env_steps
+            while self.env_steps < self.env_steps_due(1):
+                self.act(policy)
+            statistics = self.take_finished(), self.epsilon(), self.env_steps * shard.ranks, self.env_steps - before
+            batch = self.sample(part.stop - part.start, policy.device, policy.dtype, statistics)
+            self.updates += 1
+            yield batch
 
-    def due(self, batches: int) -> float:
-        """Environment steps that are played before so many more batches."""
-        return self.warmup_steps + self.play_steps * (self.batches_drawn + batches)
+    def env_steps_due(self, updates: int) -> float:
+        """The environment steps that precede so many more updates."""
+        return self.learning_starts + self.env_steps_per_update * (self.updates + updates)
 
-    def begin(self) -> None:
-        super().begin()
-        self.replay.newest[:] = -1  # of episodes that are not gone on with
-
-    def epsilon_now(self) -> float:
-        return 1 - (1 - self.epsilon) * self.explored()
+    def epsilon(self) -> float:
+        """The probability of a random action."""
+        return 1 - (1 - self.final_epsilon) * self.explored()
 
     def explored(self) -> float:
-        """The share of `explore_steps` that is over."""
-        return min(self.played / self.explore_steps, 1)
+        """The fraction of `exploration_steps` that is over."""
+        return min(self.env_steps / self.exploration_steps, 1)
 
-    def play(self, greedy: Greedy) -> None:
-        """One step of every environment, stored."""
+    def act(self, policy: GreedyPolicy) -> None:
+        """Take one ε-greedy step in every environment and store the transitions."""
+        self.update_priorities()
         count, states = self.environments.count, self.environments.observations
-        actions = torch.randint(self.environments.actions, (count,), generator=self.random).numpy()
-        chosen = torch.rand(count, generator=self.random).numpy() >= self.epsilon_now()
-        if chosen.any():
-            actions = np.where(chosen, greedy(states), actions)
+        actions = torch.randint(self.environments.actions, (count,), generator=self.generator).numpy()
+        is_greedy = torch.rand(count, generator=self.generator).numpy() >= self.epsilon()
+        if is_greedy.any():
+            actions = np.where(is_greedy, policy(states), actions)
         step = self.step(actions)
-        rows = self.replay.write(states[step.who], actions[step.who], step)
+        rows = self.replay.add(states[step.env_ids], actions[step.env_ids], step)
         if self.priorities is not None:
-            self.priorities.set(rows, self.highest)
+            self.priorities.add(rows)
 
-    def draw(self, count: int) -> np.ndarray:
-        """The rows of the batches up to the next step of play."""
-        batches = 1
-        while self.due(batches + 1) <= self.played:
-            batches += 1
+    def sample(self, count: int, device: torch.device, dtype: torch.dtype, statistics: tuple[Any, ...]) -> Transitions:
+        """A batch of `count` transitions. Equals `self.transitions(self.sample_rows(1, count), count, device, dtype)`."""
+        if self.prefetched.is_used_up():
+            batches = 1
+            while self.env_steps_due(batches + 1) <= self.env_steps:
+                batches += 1
+            self.prefetched = PrefetchedBatches(self.sample_rows(batches, count))
+        return self.prefetched.take(count, lambda rows: self.transitions(rows, count, device, dtype), *statistics)
+
+    def sample_rows(self, batches: int, count: int) -> np.ndarray:
+        """Rows of the replay buffer [batches · count]: uniform with replacement, or by priority."""
         if self.priorities is None:
-            return torch.randint(len(self.replay), (batches * count,), generator=self.random).numpy()
-        # One share from each of `count` equal ranges of chance, as in the paper.
-        within = torch.rand(batches, count, generator=self.random, dtype=torch.float64).numpy()
-        return self.priorities.draw(((np.arange(count) + within) / count).ravel())
+            return torch.randint(len(self.replay), (batches * count,), generator=self.generator).numpy()
+        # Stratified: one row from each of `count` equal intervals of probability, as in the paper.
+        uniform = torch.rand(batches, count, generator=self.generator, dtype=torch.float64).numpy()
+        return self.priorities.sample(((np.arange(count) + uniform) / count).ravel())
 
-    def look_up(self, count: int, device: torch.device, dtype: torch.dtype) -> Drawn:
-        weights = None
+    def transitions(self, rows: np.ndarray, count: int, device: torch.device, dtype: torch.dtype) -> Transitions:
+        """The transitions at rows of the replay buffer, in batches of `count`."""
+        sample: list[Any] = [as_input(column, device, dtype) for column in self.replay.sample(rows, self.n_step)]
         if self.priorities is not None:
-            exponent = 0.4 + 0.6 * self.explored()
-            made_up = (len(self.replay) * self.priorities.chances(self.rows)) ** -exponent
-            batches = made_up.reshape(-1, count)
-            weights = torch.from_numpy(batches / batches.max(1, keepdims=True)).to(device, dtype).flatten()
-            self.errors = torch.zeros_like(weights) if self.errors is None else self.errors.to(device)
-        sample = self.replay.sample(self.rows, self.n_step)
-        fields: list[Any] = [*(as_input(column, device, dtype) for column in sample), weights, self.errors]
-        return Drawn(Transitions(*fields), count)
+            sample.append(torch.from_numpy(self.importance_weights(rows, count)).to(device, dtype))
+        return Transitions(*sample)
 
-    def learn_priorities(self) -> None:
-        """All batches that were drawn have been learned from: take over the errors that were written into them."""
-        if self.priorities is not None and self.errors is not None:
-            values = (self.errors.abs().cpu().double().numpy() + 1e-6) ** 0.6  # never 0, so that all remain possible
-            self.priorities.set(self.rows, values)
-            self.highest, self.errors = max(self.highest, float(values.max())), None
+    def importance_weights(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """(N P)^-β of rows, divided by the largest of their batch of `count` (Schaul et al. 2016, section 3.4)."""
+        assert self.priorities is not None
+        beta = 0.4 + 0.6 * self.explored()
+        weights = ((len(self.replay) * self.priorities.probabilities(rows)) ** -beta).reshape(-1, count)
+        return (weights / weights.max(1, keepdims=True)).ravel()
+
+    def update_priorities(self) -> None:
+        """Replace the priorities of the batches of the last updates by their TD errors."""
+        batches = self.prefetched
+        if self.priorities is not None and batches.td_errors is not None:
+            self.priorities.update(batches.rows, batches.td_errors.cpu().double().numpy())
+            batches.td_errors = None
+
+    def reset(self) -> None:
+        super().reset()
+        self.replay.end_episodes()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {
             "replay": self.replay.state_dict(),
-            "priorities": None if self.priorities is None else torch.from_numpy(self.priorities.values.copy()),
-            "highest": self.highest,
-            "batches": self.batches_drawn,
-            "rows": torch.from_numpy(self.rows),
-            "given": self.given,
-            "errors": self.errors,
+            "priorities": None if self.priorities is None else self.priorities.state_dict(),
+            "prefetched": self.prefetched.state_dict(),
+            "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.replay.load_state_dict(state["replay"])
         if self.priorities is not None:
-            self.priorities.set(np.arange(len(self.replay)), state["priorities"].flatten()[: len(self.replay)].numpy())
-        self.highest, self.batches_drawn = state["highest"], state["batches"]
-        self.rows, self.given, self.errors = state["rows"].numpy(), state["given"], state["errors"]
+            self.priorities.load_state_dict(state["priorities"])
+        self.prefetched, self.updates = PrefetchedBatches(**state["prefetched"]), state["updates"]
         super().load_state_dict(state)

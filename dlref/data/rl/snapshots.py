@@ -1,4 +1,4 @@
-"""Freezing an environment between two of its steps, and proof that the thawed one is the same."""
+"""Snapshots of an environment's state, and a check that a restored environment equals the original."""
 
 import collections
 import contextlib
@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-LIBRARIES = ("builtins", "gymnasium", "typing", "abc")  # whose modules keep nothing that a step changes
+LIBRARIES = ("builtins", "gymnasium", "typing", "abc")  # their classes and modules hold no state of an environment
 VARIABLES = (bool, int, float, str, list, dict, set, collections.deque, np.ndarray, np.random.Generator,
              np.random.RandomState, random.Random)  # fmt: skip
 
 
-def freeze(env: Any) -> dict[str, Any] | None:
-    """The state of an environment, where it is plain numbers (classic control, tables); else None.
+def snapshot(env: Any) -> dict[str, Any] | None:
+    """The state of an environment if it consists of plain numbers (classic control, toy text), else None.
 
-    Besides the numbers it has a fingerprint of everything that the environment may remember, by which `thaw` knows
-    whether the numbers were all.
+    Its fingerprint covers everything that the environment may hold, so that `restore` detects state that is not in the
+    numbers.
     """
     inner = env.unwrapped
     try:
-        state = getattr(inner, "state", getattr(inner, "s", None))  # as gymnasium's own environments call it
+        state = getattr(inner, "state", getattr(inner, "s", None))  # the names in gymnasium's own environments
         if state is None or not is_plain(state):
             return None
         return {
@@ -37,40 +37,40 @@ def freeze(env: Any) -> dict[str, Any] | None:
             "random": {name: each.bit_generator.state for name, each in generators(inner).items()},
             "fingerprint": fingerprint(env),
         }
-    except Exception:  # a type that torch lacks, or whatever an object of the user's raises when it is looked at
+    except Exception:  # a dtype that torch lacks, or an error of the user's object when its attributes are read
         return None
 
 
-def thaw(env: Any, frozen: dict[str, Any]) -> bool:
-    """Put an environment of the same kind where the frozen one stood; whether it then equals that one in everything.
+def restore(env: Any, saved: dict[str, Any]) -> bool:
+    """Restore a snapshot in an environment of the same kind; whether it then equals the original.
 
-    What it keeps in lists, other objects, its class or its module is not restored, and differs if a step changed it.
+    Lists, other objects, class and module variables are not restored: if a step changed them, the fingerprints differ.
     """
     inner = env.unwrapped
     try:
-        set_generators(env, frozen["random"])  # made only now, with a seed of their own that is one of the values
-        for layer, values in zip([*wrappers(env), inner], [*frozen["wrappers"], frozen["values"]], strict=True):
-            vars(layer).update({name: unpacked(value) for name, value in values.items()})
-        return fingerprint(env) == frozen["fingerprint"]
-    except Exception:  # see freeze
+        set_generators(env, saved["random"])  # first: this creates np_random, whose seed is one of the values
+        for layer, values in zip([*wrappers(env), inner], [*saved["wrappers"], saved["values"]], strict=True):
+            vars(layer).update({name: from_tensors(value) for name, value in values.items()})
+        return fingerprint(env) == saved["fingerprint"]
+    except Exception:  # see snapshot
         return False
 
 
 def set_generators(env: Any, states: dict[str, Any]) -> None:
-    """Put the generators of an environment where those of a frozen one stood."""
+    """Set the states of an environment's random generators."""
     for name, each in generators(env.unwrapped).items():
         each.bit_generator.state = states[name]
 
 
 def generators(inner: Any) -> dict[str, np.random.Generator]:
-    """What an environment may draw random numbers from: its own, gymnasium's among them, and those of its spaces."""
+    """The random generators of an environment: gymnasium's `np_random`, its other attributes, and those of its spaces."""
     found = {"np_random": inner.np_random}
     found |= {name: value for name, value in vars(inner).items() if isinstance(value, np.random.Generator)}
     return found | {name: space.np_random for name, space in spaces_of(inner).items()}
 
 
 def spaces_of(inner: Any) -> dict[str, Any]:
-    """The spaces of an environment by the names of its attributes; those of actions and observations may be its class's."""
+    """The spaces of an environment by attribute name; the observation and action space may be class attributes."""
     from gymnasium import Space
 
     values = {name: getattr(inner, name, None) for name in (*vars(inner), "observation_space", "action_space")}
@@ -78,14 +78,14 @@ def spaces_of(inner: Any) -> dict[str, Any]:
 
 
 def wrappers(env: Any) -> Iterator[Any]:
-    """The layers around an environment, from outside."""
+    """The wrappers around an environment, outermost first."""
     while env is not env.unwrapped:
         yield env
         env = env.env
 
 
 def plain_values(layer: Any) -> dict[str, Any]:
-    return {name: packed(value) for name, value in vars(layer).items() if is_plain(value)}
+    return {name: to_tensors(value) for name, value in vars(layer).items() if is_plain(value)}
 
 
 def is_plain(value: Any) -> bool:
@@ -96,78 +96,79 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | None)
 
 
-def packed(value: Any) -> Any:
-    """As a checkpoint may hold it: NumPy's arrays and numbers become tensors."""
+def to_tensors(value: Any) -> Any:
+    """A value for a checkpoint: NumPy arrays and numbers become tensors."""
     if isinstance(value, tuple):
-        return tuple(map(packed, value))
+        return tuple(map(to_tensors, value))
     return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
 
 
-def unpacked(value: Any) -> Any:
+def from_tensors(value: Any) -> Any:
+    """The inverse of `to_tensors`."""
     if isinstance(value, tuple):
-        return tuple(map(unpacked, value))
-    return value.numpy().copy()[()] if isinstance(value, torch.Tensor) else value  # [()] is a number where it was one
+        return tuple(map(from_tensors, value))
+    return value.numpy().copy()[()] if isinstance(value, torch.Tensor) else value  # [()] makes a scalar of shape []
 
 
 def fingerprint(env: Any) -> str:
-    """A hash, equal in all processes, of all attributes of an environment and its wrappers, its classes' and its modules'.
+    """A hash, equal in all processes, of an environment's and its wrappers' attributes and its class and module variables.
 
-    Raises an exception where something has no value that can be read: a simulator in C, an open file, a lock.
+    Raises an exception for objects whose contents cannot be read: a simulator in C, an open file, a lock.
     """
-    inner, read = env.unwrapped, Fingerprint()
+    inner, digest = env.unwrapped, Fingerprint()
     own = [
         {name: value for name, value in vars(layer).items() if name not in ("env", "_cached_spec")}
         for layer in (*wrappers(env), inner)
     ]
-    parts = [read(own)]
-    for place in places(env):
-        for name, value in variables(place).items():
-            parts += [name.encode(), read(value)]
+    parts = [digest(own)]
+    for namespace in namespaces(env):
+        for name, value in variables(namespace).items():
+            parts += [name.encode(), digest(value)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def places(env: Any) -> list[Any]:
-    """The classes of an environment and their modules, but for those of libraries."""
+def namespaces(env: Any) -> list[Any]:
+    """The classes of an environment and their modules, except those of libraries."""
     classes = [cls for cls in type(env.unwrapped).__mro__ if cls.__module__.partition(".")[0] not in LIBRARIES]
     modules = [sys.modules[cls.__module__] for cls in classes if cls.__module__ in sys.modules]
     return [*dict.fromkeys([*classes, *modules])]
 
 
-def variables(place: Any) -> dict[str, Any]:
-    """The variables of a class or a module that a step may change."""
-    return {n: value for n, value in vars(place).items() if isinstance(value, VARIABLES) and not n.startswith("__")}
+def variables(namespace: Any) -> dict[str, Any]:
+    """The variables of a class or module that a step may change."""
+    return {n: value for n, value in vars(namespace).items() if isinstance(value, VARIABLES) and not n.startswith("__")}
 
 
 @contextlib.contextmanager
-def variables_kept(env: Any) -> Iterator[None]:
-    """A context that ends with the class and module variables of an environment as they were.
+def variables_restored(env: Any) -> Iterator[None]:
+    """A context manager that restores an environment's class and module variables at its end.
 
-    Each object remains the one that it was, since others may hold it too. What cannot be copied stays changed.
+    Objects are restored in place, since others may refer to them. Objects that cannot be copied stay changed.
     """
-    before, there = [], {place: set(variables(place)) for place in places(env)}
-    found = [(place, name, value) for place in there for name, value in variables(place).items()]
-    # Copies of what holds another variable hold that one itself: it is put back in its own turn.
-    shared = {id(value): value for *_, value in found if not isinstance(value, str | int | float)}
-    for place, name, value in found:
-        with contextlib.suppress(Exception):  # an object of the user's that cannot be copied or read
-            others = {key: other for key, other in shared.items() if other is not value}
-            before.append((place, name, value, copy.deepcopy(value, others), Fingerprint()(value)))
+    saved, names_before = [], {namespace: set(variables(namespace)) for namespace in namespaces(env)}
+    found = [(namespace, name, value) for namespace in names_before for name, value in variables(namespace).items()]
+    # A copy refers to other variables' objects, not to copies of them: each of those is restored by itself.
+    objects = {id(value): value for *_, value in found if not isinstance(value, str | int | float)}
+    for namespace, name, value in found:
+        with contextlib.suppress(Exception):  # a user's object that cannot be copied or read
+            others = {key: other for key, other in objects.items() if other is not value}
+            saved.append((namespace, name, value, copy.deepcopy(value, others), Fingerprint()(value)))
     try:
         yield
     finally:
-        for place, names in there.items():
-            for name in variables(place).keys() - names:  # which the context has made
-                delattr(place, name)
-        for place, name, value, copied, read in before:
+        for namespace, names in names_before.items():
+            for name in variables(namespace).keys() - names:  # created in the context
+                delattr(namespace, name)
+        for namespace, name, value, copied, digest in saved:
             with contextlib.suppress(Exception):
-                if Fingerprint()(value) != read:
-                    put_back(value, copied)
-            if vars(place).get(name) is not value:
-                setattr(place, name, value)
+                if Fingerprint()(value) != digest:
+                    restore_contents(value, copied)
+            if vars(namespace).get(name) is not value:
+                setattr(namespace, name, value)
 
 
-def put_back(value: Any, copied: Any) -> None:
-    """Give an object that may be changed the contents that a copy of it has."""
+def restore_contents(value: Any, copied: Any) -> None:
+    """Set the contents of a mutable object to those of its copy."""
     match value:
         case list():
             value[:] = copied
@@ -188,10 +189,10 @@ def put_back(value: Any, copied: Any) -> None:
 
 
 class Fingerprint:
-    """Hashes values by their contents, of any depth, as pickle would take them apart; knows those that it has seen."""
+    """Hashes values by their contents, recursively, as pickle would reduce them; remembers the hashes of objects."""
 
     def __init__(self) -> None:
-        self.seen: dict[int, tuple[Any, bytes]] = {}  # the value too, so that no other one is given its id
+        self.seen: dict[int, tuple[Any, bytes]] = {}  # with the value, so that its id is not reused
 
     def __call__(self, value: Any) -> bytes:
         if id(value) not in self.seen:
@@ -214,9 +215,11 @@ class Fingerprint:
             case set() | frozenset():
                 yield from sorted(map(self, value))
             case dict():
-                yield from sorted(self(name) + self(each) for name, each in value.items())  # attributes have no order
+                yield from sorted(
+                    self(name) + self(each) for name, each in value.items()
+                )  # the order of attributes does not count
             case np.random.Generator():
-                yield self(value.bit_generator.state)  # without the seeds that led to it
+                yield self(value.bit_generator.state)  # without its seed sequence
             case np.random.RandomState():
                 yield self(value.get_state(legacy=False))
             case type() | types.ModuleType():
@@ -231,7 +234,7 @@ class Fingerprint:
                 yield value.__qualname__.encode()
                 yield self(value.__self__)
             case _:
-                taken_apart = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-                for part in (taken_apart,) if isinstance(taken_apart, str) else taken_apart:
+                reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+                for part in (reduced,) if isinstance(reduced, str) else reduced:
                     yield self(list(part) if isinstance(part, Iterator) else part)
                 yield self(getattr(value, "__dict__", None))

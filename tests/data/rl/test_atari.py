@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from dlref.data.rl.environments import Environments
-from dlref.data.rl.experience import Play
+from dlref.data.rl.experience import Experience
 from dlref.interfaces import Shard
 from dlref.models.strided_cnn import StridedCNN
 
 pytest.importorskip("ale_py")
 PONG = [
     "experiment=dqn_pong",
-    "data.warmup_steps=40",
-    "data.replay=200",
+    "data.learning_starts=40",
+    "data.buffer_size=200",
     "data.batch_size=4",
     "data.envs=2",
     "threads=2",
@@ -27,7 +27,7 @@ PONG += ["network.convolutions=[[4,8,8]]", "network.widths=[8]", "trainer.monito
 
 def test_states_are_the_last_four_frames() -> None:
     environments = Environments("ALE/Pong-v5", 2)
-    environments.begin([1, 2])
+    environments.reset([1, 2])
     assert environments.observations.shape == (2, 4, 84, 84)
     assert not environments.observations[:, :3].any()
     for _ in range(5):
@@ -38,14 +38,14 @@ def test_states_are_the_last_four_frames() -> None:
 
 
 def test_pictures_reach_the_network_as_numbers_from_0_to_1() -> None:
-    data = Play("ALE/Pong-v5", envs=2, batch_size=8, replay=100, warmup_steps=50)
+    data = Experience("ALE/Pong-v5", envs=2, batch_size=8, buffer_size=100, learning_starts=50)
     net = StridedCNN(**{name: data.sizes[name] for name in ("rows", "columns", "outputs", "in_channels")}, widths=[4])
     for batch in islice(data.train_batches(net, Shard(), 0), 3):
         assert batch.states.shape == batch.next_states.shape == (8, 4, 84, 84)
         assert batch.states.dtype == torch.float32
         assert 0.5 < float(batch.states.max()) <= 1
         assert torch.equal(batch.states[:, 1:], batch.next_states[:, :3])
-    assert data.replay.seen.state_dict(len(data.replay))["frames"].shape[1:] == (84, 84)
+    assert data.replay.storage.state_dict(len(data.replay))["frames"].shape[1:] == (84, 84)
 
 
 @pytest.mark.slow

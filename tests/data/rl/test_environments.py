@@ -17,9 +17,9 @@ from torch import nn
 
 from dlref.data.rl.environments import Environments, Step
 from dlref.data.rl.episodes import as_input
-from dlref.data.rl.experience import Play
-from dlref.data.rl.observations import Observations, WrongObservation
-from dlref.data.rl.snapshots import Fingerprint, freeze, thaw, variables_kept
+from dlref.data.rl.experience import Experience
+from dlref.data.rl.observations import InvalidObservation, ObservationConverter
+from dlref.data.rl.snapshots import Fingerprint, restore, snapshot, variables_restored
 from dlref.errors import ConfigError, DataError, DlrefError
 from dlref.interfaces import Shard
 from tests.conftest import SMALL
@@ -33,10 +33,10 @@ def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
     one.reset(seed=3)
     for _ in range(3):
         one.step(1)
-    state = freeze(one)
+    state = snapshot(one)
     assert state is not None
     other.reset()
-    assert thaw(other, state)
+    assert restore(other, state)
     for _ in range(600):  # over ends, resets and the time limit
         a, b = one.step(0), other.step(0)
         assert np.array_equal(a[0], b[0])
@@ -48,7 +48,7 @@ def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
 def test_an_environment_that_hides_its_state_is_not_frozen() -> None:
     env = gymnasium.make("Corridor-terminated-v0")
     env.reset(seed=0)
-    assert freeze(env) is None
+    assert snapshot(env) is None
 
 
 class Spaceless(gymnasium.Env[Any, Any]):
@@ -68,17 +68,17 @@ def rollout(environments: Environments, steps: int) -> list[tuple[np.ndarray, St
 def test_no_step_spans_two_episodes(vectorized: bool) -> None:
     """CartPole moves by its speed times 0.02 s in each step; from the end of an episode to the start of the next it jumps."""
     environments = Environments("CartPole-v1", 6, vectorized)
-    assert (environments.together is not None) == vectorized
-    environments.begin(range(6))
+    assert (environments.vector_env is not None) == vectorized
+    environments.reset(range(6))
     ends, moves = 0, 0
     for before, step in rollout(environments, 200):
-        assert len(step.who) == len(step.rewards) == len(step.terminated)
+        assert len(step.env_ids) == len(step.rewards) == len(step.terminated)
         assert (step.rewards == 1).all()
-        moved = step.observations[:, 0] - before[step.who, 0]
-        np.testing.assert_allclose(moved, 0.02 * before[step.who, 1], atol=1e-5)
+        moved = step.observations[:, 0] - before[step.env_ids, 0]
+        np.testing.assert_allclose(moved, 0.02 * before[step.env_ids, 1], atol=1e-5)
         outside = (np.abs(step.observations[:, 2]) > 12 * np.pi / 180) | (np.abs(step.observations[:, 0]) > 2.4)
         assert (outside == step.terminated).all()
-        ends, moves = ends + step.terminated.sum(), moves + len(step.who)
+        ends, moves = ends + step.terminated.sum(), moves + len(step.env_ids)
     assert ends > 30
     # In the vectorised form the step after an end only resets, and only that one is left out.
     assert moves == 6 * 200 - (ends - step.terminated.sum() if vectorized else 0)
@@ -89,7 +89,7 @@ def test_no_step_spans_two_episodes(vectorized: bool) -> None:
 )
 def test_environments_go_on_where_their_state_was_taken(name: str, vectorized: bool) -> None:
     one, other = Environments(name, 3, vectorized), Environments(name, 3, vectorized)
-    one.begin([1, 2, 3])
+    one.reset([1, 2, 3])
     rollout(one, 40)
     assert other.load_state_dict(one.state_dict())
     for (before, step), (before_there, step_there) in zip(rollout(one, 60), rollout(other, 60), strict=True):
@@ -101,7 +101,7 @@ def test_environments_go_on_where_their_state_was_taken(name: str, vectorized: b
 def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -> None:
     name = registered(lambda: Counting(place))
     one, other = Environments(name, 2), Environments(name, 2)
-    one.begin([1, 2])
+    one.reset([1, 2])
     rollout(one, 4)
     state = one.state_dict()
     expected = [step.rewards.tolist() for _, step in rollout(one, 4)]
@@ -113,17 +113,17 @@ def test_spaces_are_seeded_once_and_their_generators_go_on() -> None:
     """Through new episodes, as REINFORCE begins them, and in environments that are restored."""
     name = registered(lambda: Spaced())
     one, other = Environments(name), Environments(name)
-    one.begin([1])
+    one.reset([1])
     first = rollout(one, 3)[-1][1].rewards.tolist()
-    one.begin([1])
-    state = one.state_dict(prove=False)
+    one.reset([1])
+    state = one.state_dict(check=False)
     second = rollout(one, 3)[-1][1].rewards.tolist()
     assert second != first, "the episode began with the same seed, and the space went on"
     assert other.load_state_dict(state)
-    other.begin([1])
+    other.reset([1])
     assert rollout(other, 3)[-1][1].rewards.tolist() == second
     fresh = Environments(name)
-    fresh.begin([1])
+    fresh.reset([1])
     assert rollout(fresh, 3)[-1][1].rewards.tolist() == first
 
 
@@ -154,7 +154,7 @@ class Spaced(Counting):
 def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = registered(lambda: Counting(place))
     one, other = Environments(name, 2), Environments(name, 2)
-    one.begin([1, 2])
+    one.reset([1, 2])
     rollout(one, 4)
     state = one.state_dict()
     Counting.shared[0] = odd_environments.COUNTER[0] = 0  # as in another process
@@ -164,7 +164,7 @@ def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatc
 @pytest.mark.parametrize("place", ["class", "module"])
 def test_a_proof_leaves_the_variables_of_classes_and_modules_as_they_were(place: str) -> None:
     one = Environments(registered(lambda: Counting(place)), 2)
-    one.begin([1, 2])
+    one.reset([1, 2])
     before = rollout(one, 4)[-1][1].rewards[-1]
     assert not one.is_restorable()
     assert rollout(one, 1)[0][1].rewards.tolist() == [before + 1, before + 2]
@@ -186,7 +186,7 @@ def test_each_kind_of_variable_is_put_back_in_place(monkeypatch: pytest.MonkeyPa
     for name, value in values.items():
         monkeypatch.setattr(odd_environments, f"KEPT_{name}", value, raising=False)
     expected = {name: Fingerprint()(value) for name, value in values.items()}
-    with variables_kept(Counting("steps")):
+    with variables_restored(Counting("steps")):
         values["a"][1].append(3)
         values["b"]["y"] = 1
         values["c"].add(3)
@@ -227,10 +227,10 @@ def test_environments_of_proofs_and_evaluations_are_closed(monkeypatch: pytest.M
     monkeypatch.setattr(sys.modules[__name__], "NOTED", noted := collections.UserDict(made=0, closed=0))
     name = registered(Closing)
     one = Environments(name, 2)
-    one.begin([1, 2])
+    one.reset([1, 2])
     assert one.is_restorable()
     assert noted == {"made": 6, "closed": 4}
-    data = Play(name, episodes=3)
+    data = Experience(name, episodes=3)
     list(data.batches("eval", nn.Linear(1, 2), Shard()))
     assert noted == {"made": 6 + 1 + 3, "closed": 4 + 3}
     one.close()
@@ -249,7 +249,7 @@ def test_an_environment_that_cannot_be_closed_is_named() -> None:
 
 def test_a_new_episode_begins_where_the_old_one_cannot_be_restored(caplog: pytest.LogCaptureFixture) -> None:
     name = registered(lambda: Counting("list"))
-    one, other = (Play(name, warmup_steps=10, replay=50, batch_size=4) for _ in range(2))
+    one, other = (Experience(name, learning_starts=10, buffer_size=50, batch_size=4) for _ in range(2))
     net = nn.Linear(1, 2)
     list(islice(one.train_batches(net, Shard(), 0), 3))
     other.load_state_dict(one.state_dict())
@@ -258,7 +258,7 @@ def test_a_new_episode_begins_where_the_old_one_cannot_be_restored(caplog: pytes
     ]
     batch = next(other.train_batches(net, Shard(), 3))
     assert other.replay.rewards[other.replay.written - 1] == 1, "the first step of an episode"
-    assert batch.played == 14
+    assert batch.env_steps == 14
 
 
 def test_only_pictures_are_divided_by_255() -> None:
@@ -273,35 +273,37 @@ def test_only_pictures_are_divided_by_255() -> None:
         (spaces.Box(0, 255, (4, 2), np.int64), 51, 51),
     ):
         environments = Environments(scripted(space, np.full(space.shape, value, space.dtype)))
-        environments.begin([0])
+        environments.reset([0])
         observations = environments.step(np.array([0])).observations
         inputs = as_input(observations, torch.device("cpu"), torch.float32)
         torch.testing.assert_close(inputs, torch.full((1, *space.shape), given, dtype=torch.float32))
 
 
 @pytest.mark.parametrize(
-    ("shape", "planes"),
+    ("shape", "channels"),
     [((5, 7, 3), 3), ((5, 7, 1), 1), ((5, 7, 4), 4), ((3, 7, 5), 3), ((4, 7, 3), 4), ((5, 7, 2), 5)],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_channels_come_first_in_each_observation(shape: tuple[int, ...], planes: int, dtype: Any) -> None:
-    """Of pictures [rows, columns, channels] the network gets planes; what may have its planes first stays as it is."""
+def test_channels_come_first_in_each_observation(shape: tuple[int, ...], channels: int, dtype: Any) -> None:
+    """Of pictures [rows, columns, channels] the network gets channels; what may have its channels first stays as it is."""
     low = np.arange(np.prod(shape), dtype=dtype).reshape(shape) % 200
     space = spaces.Box(low * 0 if dtype is np.uint8 else low, np.full(shape, 255, dtype), shape, dtype)
     given = low + dtype(1)
     name = scripted(space, given, given.tolist(), first=given)
-    expected = given.transpose(2, 0, 1) if shape[2] == planes else given
+    expected = given.transpose(2, 0, 1) if shape[2] == channels else given
     environments = Environments(name)
     assert environments.shape == expected.shape
-    environments.begin([0])
+    environments.reset([0])
     assert np.array_equal(environments.observations, expected[None])
     for _ in range(2):  # an array of the space's type, and one of another
         assert np.array_equal(environments.step(np.array([0])).observations, expected[None])
-    data = Play(name, warmup_steps=2, replay=20)
-    sizes, is_rearranged = data.sizes, shape[2] == planes
+    data = Experience(name, learning_starts=2, buffer_size=20)
+    sizes, is_rearranged = data.sizes, shape[2] == channels
     assert data.describe() == {"env": name} | ({"layout": "channels first"} if is_rearranged else {})
     assert [sizes[name] for name in ("in_channels", "rows", "columns")] == list(expected.shape)
-    assert np.array_equal(environments.read.several(np.stack([given, given])), np.stack([expected, expected]))
+    assert np.array_equal(
+        environments.converter.convert_batch(np.stack([given, given])), np.stack([expected, expected])
+    )
 
 
 def test_bytes_that_are_no_picture_are_learned_from_as_numbers_of_another_type() -> None:
@@ -309,7 +311,7 @@ def test_bytes_that_are_no_picture_are_learned_from_as_numbers_of_another_type()
     rows = []
     for dtype in (np.uint8, np.float32):
         environments = Environments(scripted(spaces.Box(0, 1, (2,), dtype), np.array([0, 1], dtype)))
-        environments.begin([0])
+        environments.reset([0])
         rows.append(environments.step(np.array([0])).observations)
     assert rows[0].dtype == rows[1].dtype
     assert np.array_equal(*rows)
@@ -319,17 +321,17 @@ def test_a_single_number_is_a_vector_of_one() -> None:
     environments = Environments(
         scripted(spaces.Box(0, 1, (), np.float32), np.float32(0.5), np.array(0.25, np.float32)), 1
     )
-    environments.begin([0])
+    environments.reset([0])
     assert environments.step(np.array([0])).observations.tolist() == [[0.5]]
     assert environments.step(np.array([0])).observations.tolist() == [[0.25]]
 
 
 def test_numbered_observations_are_read_one_hot_and_actions_from_their_first() -> None:
     lake = Environments("FrozenLake-v1", 2)
-    lake.begin([0, 1])
+    lake.reset([0, 1])
     assert lake.observations.tolist() == np.eye(16)[[0, 0]].tolist()
     shifted = Environments("Shifted-v0", 1)
-    shifted.begin([0])
+    shifted.reset([0])
     assert (shifted.actions, shifted.shape) == (2, (3,))
     assert shifted.observations.tolist() == [[1, 0, 0]]
     assert shifted.step(np.array([1])).observations.tolist() == [[0, 0, 1]]
@@ -385,41 +387,41 @@ def test_fault_26_an_observation_that_is_none_of_its_space_is_named(space: Any, 
     """As the second one of an episode, and as the first."""
     name = scripted(space, space.sample(), observation)
     environments = Environments(name)
-    environments.begin([0])
+    environments.reset([0])
     environments.step(np.array([0]))
     with pytest.raises(DataError) as raised:
         environments.step(np.array([0]))
     assert said in str(raised.value)
     assert name in str(raised.value)
     with pytest.raises(DataError, match="in the reset before step 0"):
-        Environments(scripted(space, first=observation)).begin([0])
+        Environments(scripted(space, first=observation)).reset([0])
 
 
 def test_the_index_of_a_wrong_number_is_that_of_the_environment() -> None:
-    read = Observations(spaces.Box(-1, 1, (5, 7, 3), np.float32))
+    read = ObservationConverter(spaces.Box(-1, 1, (5, 7, 3), np.float32))
     for value in (2.0, np.inf):
         given = np.zeros((1, 5, 7, 3), np.float32)
         given[0, 4, 6, 1] = value
-        with pytest.raises(WrongObservation, match=r"at \[4, 6, 1\] of"):
-            read.check(read.several(given))
+        with pytest.raises(InvalidObservation, match=r"at \[4, 6, 1\] of"):
+            read.check(read.convert_batch(given))
 
 
 @pytest.mark.parametrize("count", [1, 2, 24, 25, 300])
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_number_that_is_not_finite_is_found_among_few_and_many(count: int) -> None:
-    read, ones = Observations(spaces.Box(-np.inf, np.inf, (1,))), np.ones(count, np.float32)
+    read, ones = ObservationConverter(spaces.Box(-np.inf, np.inf, (1,))), np.ones(count, np.float32)
     largest = ones * np.finfo(np.float32).max
     read.check(largest[:, None], largest)
     for odd_one in (np.nan, np.inf, -np.inf):
         for place in {0, count // 2, count - 1}:
             numbers = largest.copy()
             numbers[0], numbers[place] = np.inf, odd_one  # which together may be NaN
-            with pytest.raises(WrongObservation, match="at"):
+            with pytest.raises(InvalidObservation, match="at"):
                 read.check(numbers[:, None], ones)
-            with pytest.raises(WrongObservation, match="reward"):
+            with pytest.raises(InvalidObservation, match="reward"):
                 read.check(ones[:, None], numbers)
-            with pytest.raises(WrongObservation, match="reward"):  # of pictures and numbered observations too
-                Observations(spaces.Discrete(1)).check(ones[:, None], numbers)
+            with pytest.raises(InvalidObservation, match="reward"):  # of pictures and numbered observations too
+                ObservationConverter(spaces.Discrete(1)).check(ones[:, None], numbers)
 
 
 def test_numbers_of_another_type_are_taken_where_their_values_fit() -> None:
@@ -430,7 +432,7 @@ def test_numbers_of_another_type_are_taken_where_their_values_fit() -> None:
         (BOX, (True, 0)),
     ):
         environments = Environments(scripted(space, observation))
-        environments.begin([0])
+        environments.reset([0])
         np.testing.assert_array_equal(environments.step(np.array([0])).observations[0], np.asarray(observation))
 
 
@@ -455,12 +457,12 @@ class Unseeded(Counting):
 def test_fault_26_an_api_from_before_gymnasium_is_named(made: Any, settings: dict[str, Any]) -> None:
     environments = Environments(registered(made, **settings))
     with pytest.raises(DataError, match=r"step\(action\) returns \(observation, reward, terminated, truncated, info\)"):  # noqa: PT012
-        environments.begin([0])
+        environments.reset([0])
         environments.step(np.array([0]))
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("place", ["made", "reset", "step", "drawn"])
+@pytest.mark.parametrize("place", ["made", "reset", "step", "rendered"])
 def test_fault_26_an_error_of_an_environment_has_its_line(place: str) -> None:
     class Broken(Counting):
         def __init__(self, render_mode: str | None = None) -> None:
@@ -476,7 +478,7 @@ def test_fault_26_an_error_of_an_environment_has_its_line(place: str) -> None:
             return super().step(action)
 
         def render(self) -> Any:
-            self.trip("drawn")
+            self.trip("rendered")
 
         def trip(self, here: str) -> None:
             if here == place:
@@ -485,7 +487,7 @@ def test_fault_26_an_error_of_an_environment_has_its_line(place: str) -> None:
     line = Broken.trip.__code__.co_firstlineno + 2
     with pytest.raises(DataError) as raised:  # noqa: PT012
         environments = Environments(registered(Broken), 1, vectorized=False, render=True)
-        environments.begin([0])
+        environments.reset([0])
         environments.step(np.array([0]))
         environments.render()
     assert f"ValueError: cannot reshape array of size 3 into shape (2,) ({__file__}, line {line})" in str(raised.value)
@@ -519,16 +521,16 @@ def test_what_cannot_be_made_says_why(made: Any, said: str) -> None:
     [
         (lambda: Counting("steps"), "takes no render_mode"),
         (lambda render_mode: Counting("steps"), "has no render"),
-        (lambda render_mode: Drawn(None), "its render gives NoneType"),
-        (lambda render_mode: Drawn("+---+"), "its render gives str"),
-        (lambda render_mode: Drawn(np.zeros((4, 5, 3))), r"its render gives float64 \(4, 5, 3\)"),
+        (lambda render_mode: Drawn(None), "its render returns NoneType"),
+        (lambda render_mode: Drawn("+---+"), "its render returns str"),
+        (lambda render_mode: Drawn(np.zeros((4, 5, 3))), r"its render returns float64 \(4, 5, 3\)"),
         (lambda render_mode: Drawn(ImportError("pygame is not there")), "pygame is not there; pip install"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(made: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):  # noqa: PT012
         environments = Environments(registered(made), render=True)
-        environments.begin([0])
+        environments.reset([0])
         environments.render()
 
 
@@ -536,7 +538,7 @@ def test_what_cannot_be_drawn_is_refused(made: Any, said: str) -> None:
 @pytest.mark.parametrize(("end", "said"), [("raises", "out of coffee"), ("nan", "reward nan"), ("shape", "shape")])
 def test_fault_26_an_environment_that_breaks_is_named_with_its_step(end: str, said: str) -> None:
     environments: Any = Environments(f"Corridor-{end}-v0", 2)
-    environments.begin([0, 1])
+    environments.reset([0, 1])
     with pytest.raises(DataError, match=said) as raised:
         environments.step(np.array([0, 1]))
     assert f"Corridor-{end}-v0" in str(raised.value)

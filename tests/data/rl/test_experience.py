@@ -1,4 +1,4 @@
-"""Play: what is stored is what happened, in the amounts that the settings say."""
+"""Experience: what is stored is what happened, in the amounts that the settings say."""
 
 import copy
 from itertools import islice
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.rl.experience import Play, Transitions
+from dlref.data.rl.experience import Experience, Transitions
 from dlref.errors import ConfigError
 from dlref.interfaces import Shard
 from tests.data.rl import corridor  # noqa: F401  registers the environments
@@ -26,8 +26,8 @@ class Push(nn.Module):
         return torch.stack([-(states @ self.weight), states @ self.weight], dim=1)
 
 
-def played(env: str, batches: int = 5, **settings: Any) -> tuple[Play, list[Transitions]]:
-    data = Play(env=env, **{"warmup_steps": 20, "replay": 50} | settings)
+def played(env: str, batches: int = 5, **settings: Any) -> tuple[Experience, list[Transitions]]:
+    data = Experience(env=env, **{"learning_starts": 20, "buffer_size": 50} | settings)
     net = nn.Linear(data.sizes["inputs"], data.sizes["outputs"])
     return data, list(islice(data.train_batches(net, Shard(), 0), batches))
 
@@ -37,11 +37,11 @@ def played(env: str, batches: int = 5, **settings: Any) -> tuple[Play, list[Tran
 @pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
 def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, length: int) -> None:
     """And the step that only resets is not among the transitions: states go 0 1 2 | 0 1 2, next states 1 2 3."""
-    data, batches = played(f"Corridor-{end}-v{0 if length == 3 else 1}", play_steps=2)
+    data, batches = played(f"Corridor-{end}-v{0 if length == 3 else 1}", env_steps_per_update=2)
     replay, count = data.replay, data.replay.written
     assert count == 20 + 5 * 2
-    assert replay.seen.states[:count, 0].tolist() == [i % length for i in range(count)]
-    assert (replay.seen.next_states[:count, 0] == replay.seen.states[:count, 0] + 1).all()
+    assert replay.storage.states[:count, 0].tolist() == [i % length for i in range(count)]
+    assert (replay.storage.next_states[:count, 0] == replay.storage.states[:count, 0] + 1).all()
     assert replay.rewards[:count].tolist() == [i % length + 1 for i in range(count)]
     assert replay.terminated[:count].tolist() == [end != "truncated" and i % length == length - 1 for i in range(count)]
     episodes, total = count // length, length * (length + 1) / 2
@@ -49,45 +49,51 @@ def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, l
     assert finished == [episodes * total, episodes * length, episodes]
 
 
-@pytest.mark.parametrize(("envs", "play_steps"), [(1, 1), (1, 3), (4, 2), (4, 0.5), (3, 7)])
-def test_batches_come_at_the_pace_that_was_asked_for(envs: int, play_steps: float) -> None:
-    data = Play("Corridor-terminated-v0", envs=envs, play_steps=play_steps, warmup_steps=10, replay=1000)
+@pytest.mark.parametrize(("envs", "env_steps_per_update"), [(1, 1), (1, 3), (4, 2), (4, 0.5), (3, 7)])
+def test_batches_come_at_the_pace_that_was_asked_for(envs: int, env_steps_per_update: float) -> None:
+    data = Experience(
+        "Corridor-terminated-v0",
+        envs=envs,
+        env_steps_per_update=env_steps_per_update,
+        learning_starts=10,
+        buffer_size=1000,
+    )
     fresh = 0
     for number, batch in enumerate(islice(data.train_batches(nn.Linear(2, 3), Shard(), 0), 12)):
-        asked = 10 + play_steps * (number + 1)
-        assert asked <= batch.played < asked + envs
-        fresh += batch.fresh
-        assert fresh == batch.played == data.replay.written
+        asked = 10 + env_steps_per_update * (number + 1)
+        assert asked <= batch.env_steps < asked + envs
+        fresh += batch.new_env_steps
+        assert fresh == batch.env_steps == data.replay.written
 
 
 def test_several_environments_store_what_one_does_each() -> None:
-    data, _ = played("Corridor-truncated-v0", envs=4, replay=60)
+    data, _ = played("Corridor-truncated-v0", envs=4, buffer_size=60)
     replay, count = data.replay, data.replay.written
     assert count == 28
-    assert replay.seen.states[:count, 0].tolist() == [i // 4 % 3 for i in range(count)]
+    assert replay.storage.states[:count, 0].tolist() == [i // 4 % 3 for i in range(count)]
     assert replay.following[:count].tolist() == [-1 if i // 4 % 3 == 2 or i >= 24 else i + 4 for i in range(count)]
-    one, _ = played("CartPole-v1", envs=1, replay=300, warmup_steps=200)
-    many, _ = played("CartPole-v1", envs=5, replay=300, warmup_steps=200)
+    one, _ = played("CartPole-v1", envs=1, buffer_size=300, learning_starts=200)
+    many, _ = played("CartPole-v1", envs=5, buffer_size=300, learning_starts=200)
     for data in (one, many):  # the cart moves by its speed; across the end of an episode it would jump
         kept = slice(0, data.replay.written)
-        states, after = data.replay.seen.states[kept], data.replay.seen.next_states[kept]
+        states, after = data.replay.storage.states[kept], data.replay.storage.next_states[kept]
         np.testing.assert_allclose(after[:, 0], states[:, 0] + 0.02 * states[:, 1], atol=1e-5, rtol=0)
         follows = data.replay.following[kept]
-        assert np.array_equal(data.replay.seen.states[follows[follows >= 0]], after[follows >= 0])
+        assert np.array_equal(data.replay.storage.states[follows[follows >= 0]], after[follows >= 0])
 
 
 def test_a_full_replay_keeps_the_last_transitions() -> None:
-    data, batches = played("Corridor-terminated-v0", play_steps=13)
+    data, batches = played("Corridor-terminated-v0", env_steps_per_update=13)
     written = data.replay.written
     assert written == 20 + 5 * 13
     newest = {(i % 50, (i % 3)) for i in range(written - 50, written)}
-    assert {(row, int(data.replay.seen.states[row, 0])) for row in range(50)} == newest
+    assert {(row, int(data.replay.storage.states[row, 0])) for row in range(50)} == newest
     assert all((batch.next_states[:, 0] == batch.states[:, 0] + 1).all() for batch in batches)
 
 
 def test_a_batch_carries_the_rewards_of_several_steps() -> None:
     """Rewards are 1 2 3 | 1 2 3; each transition sees as many as its episode has left."""
-    _, batches = played("Corridor-terminated-v0", n_step=2, batch_size=30, warmup_steps=40)
+    _, batches = played("Corridor-terminated-v0", n_step=2, batch_size=30, learning_starts=40)
     for batch in batches:
         for state, rewards, steps, after, ended in zip(
             batch.states[:, 0], batch.rewards, batch.steps, batch.next_states[:, 0], batch.terminated, strict=True
@@ -102,21 +108,21 @@ def test_a_batch_carries_the_rewards_of_several_steps() -> None:
 
 
 def test_chance_falls_in_a_line_to_its_floor() -> None:
-    data = Play(explore_steps=100, epsilon=0.1)
+    data = Experience(exploration_steps=100, final_epsilon=0.1)
     shares = []
     for written in (0, 50, 100, 1000):
-        data.played = written
-        shares.append(data.epsilon_now())
+        data.env_steps = written
+        shares.append(data.epsilon())
     assert shares == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
 def test_transitions_are_drawn_by_the_error_that_the_learner_wrote() -> None:
-    data = Play("Corridor-terminated-v0", prioritised=True, warmup_steps=30, batch_size=2000, replay=64)
+    data = Experience("Corridor-terminated-v0", prioritized=True, learning_starts=30, batch_size=2000, buffer_size=64)
     batches = data.train_batches(nn.Linear(2, 3), Shard(), 0)
     for _ in range(40):
         batch = next(batches)
-        assert batch.errors is not None
-        batch.errors.copy_(batch.states[:, 0])  # 0 1 2
+        assert batch.td_errors is not None
+        batch.td_errors.copy_(batch.states[:, 0])  # 0 1 2
     assert batch.weights is not None
     drawn = torch.bincount(batch.states[:, 0].long(), minlength=3) / 2000
     expected = torch.tensor([0.0, 1.0, 2.0]) ** 0.6
@@ -124,12 +130,12 @@ def test_transitions_are_drawn_by_the_error_that_the_learner_wrote() -> None:
         drawn, expected / expected.sum(), atol=0.04, rtol=0
     )  # one new transition is always drawn
     ones, twos = batch.weights[batch.states[:, 0] == 1], batch.weights[batch.states[:, 0] == 2]
-    exponent = 0.4 + 0.6 * data.replay.written / data.explore_steps
+    exponent = 0.4 + 0.6 * data.replay.written / data.exploration_steps
     assert float(ones[0] / twos[0]) == pytest.approx(2 ** (0.6 * exponent), rel=0.01)
 
 
 def test_evaluation_plays_the_same_whole_episodes_over_any_ranks() -> None:
-    data = Play(episodes=5)
+    data = Experience(episodes=5)
     alone = [tuple(e) for e in data.batches("eval", Push(), Shard())]
     shared = [tuple(e) for rank in range(2) for e in data.batches("eval", Push(), Shard(rank, 2))]
     assert alone == shared == [tuple(e) for e in data.batches("eval", Push(), Shard())]
@@ -138,34 +144,40 @@ def test_evaluation_plays_the_same_whole_episodes_over_any_ranks() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for settings in ({"envs": 0}, {"n_step": 0}, {"play_steps": 0.0}, {"epsilon": 1.5}, {"replay": 3, "envs": 4}):
+    for settings in (
+        {"envs": 0},
+        {"n_step": 0},
+        {"env_steps_per_update": 0.0},
+        {"final_epsilon": 1.5},
+        {"buffer_size": 3, "envs": 4},
+    ):
         with pytest.raises(ConfigError, match=next(iter(settings))):
-            Play(**settings)
+            Experience(**settings)
     with pytest.raises(ConfigError, match="batch_size is 1; it takes one or more for each of 2 processes"):
-        next(Play(batch_size=1).train_batches(nn.Linear(4, 2), Shard(1, 2), 0))
+        next(Experience(batch_size=1).train_batches(nn.Linear(4, 2), Shard(1, 2), 0))
 
 
-@pytest.mark.parametrize("prioritised", [True, False])
-def test_what_was_played_goes_on_where_its_state_was_taken(prioritised: bool) -> None:
+@pytest.mark.parametrize("prioritized", [True, False])
+def test_what_was_played_goes_on_where_its_state_was_taken(prioritized: bool) -> None:
     """With several steps and environments, and a replay that has wrapped around, in the midst of batches drawn together."""
     settings: dict[str, Any] = {
         "envs": 3,
         "n_step": 3,
-        "play_steps": 0.7,
-        "prioritised": prioritised,
-        "replay": 40,
-        "warmup_steps": 60,
+        "env_steps_per_update": 0.7,
+        "prioritized": prioritized,
+        "buffer_size": 40,
+        "learning_starts": 60,
         "batch_size": 8,
     }
-    net, one, other = Push(), Play(**settings), Play(**settings)
+    net, one, other = Push(), Experience(**settings), Experience(**settings)
 
     def learn(batches: Any, count: int) -> list[list[Any]]:
         seen = []
         for _ in range(count):
             batch = next(batches)
-            if prioritised:
-                batch.errors.copy_(batch.rewards.sum(1) * batch.part.start)
-            fields = batch._replace(drawn=None)
+            if prioritized:
+                batch.td_errors.copy_(batch.rewards.sum(1) * batch.part.start)
+            fields = batch._replace(prefetched=None, td_errors=None)
             seen.append([x.tolist() if isinstance(x, Tensor) else x for x in fields])
         return seen
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dlref.data.rl.environments import Step
-from dlref.data.rl.replay import Priorities, Replay
+from dlref.data.rl.replay import Priorities, ReplayBuffer
 
 ENVS, CAPACITY, STEPS = 3, 11, 3
 
@@ -20,7 +20,7 @@ class Memory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replay = Replay(CAPACITY, (1,), np.float64, ENVS)
+        self.replay = ReplayBuffer(CAPACITY, (1,), np.float64, ENVS)
         self.kept: deque[dict[str, Any]] = deque(maxlen=CAPACITY)
         self.count = 0
 
@@ -31,14 +31,14 @@ class Memory(RuleBasedStateMachine):
         ends = np.array([[data.draw(st.booleans()) for _ in who] for _ in range(2)], bool).reshape(2, len(who))
         numbers = np.arange(self.count, self.count + len(who), dtype=float)
         step = Step(np.array(who, int), np.float32(numbers % 7), numbers[:, None] + 0.5, *ends)
-        self.replay.write(numbers[:, None], numbers.astype(int) % 5, step)
+        self.replay.add(numbers[:, None], numbers.astype(int) % 5, step)
         for env, number, terminated, truncated in zip(who, numbers.tolist(), *ends.tolist(), strict=True):
             self.kept.append({"env": env, "number": number, "terminated": terminated, "over": terminated or truncated})
         self.count += len(who)
 
     @rule()
     def restore(self) -> None:
-        other = Replay(CAPACITY, (1,), np.float64, ENVS)
+        other = ReplayBuffer(CAPACITY, (1,), np.float64, ENVS)
         other.load_state_dict(self.replay.state_dict())
         self.replay = other
 
@@ -81,8 +81,8 @@ def test_priorities_draw_as_the_running_sum_does(rows: int) -> None:
         if not plain.any():
             continue
         shares = np.append(random.random(40), [0.0, 1 - 1e-12])
-        drawn = priorities.draw(shares)
-        chances = priorities.chances(drawn)
+        drawn = priorities.sample(shares)
+        chances = priorities.probabilities(drawn)
         ends = plain.cumsum()
         expected = np.minimum(np.searchsorted(ends, shares * ends[-1], side="right"), np.flatnonzero(plain)[-1])
         assert (plain[drawn] > 0).all(), "what has no priority is never drawn"
@@ -97,10 +97,10 @@ def test_one_of_two_rows_in_a_block_may_be_set_twice_at_once() -> None:
 
 
 def test_a_memory_of_one_step_links_nothing() -> None:
-    replay = Replay(3, (1,), np.float32, envs=3)
+    replay = ReplayBuffer(3, (1,), np.float32, envs=3)
     for _ in range(2):
         none = np.zeros(3, bool)
-        replay.write(np.ones((3, 1)), np.zeros(3, int), Step(np.arange(3), np.ones(3), np.ones((3, 1)), none, none))
+        replay.add(np.ones((3, 1)), np.zeros(3, int), Step(np.arange(3), np.ones(3), np.ones((3, 1)), none, none))
     assert replay.following.tolist() == [-1] * 3
 
 
@@ -108,7 +108,7 @@ def test_a_memory_of_one_step_links_nothing() -> None:
 def test_frames_that_are_stored_once_are_those_of_whole_states(n_step: int) -> None:
     """Also after the replay has wrapped around several times, was restored, and episodes were left before their end."""
     random, envs, capacity, depth = np.random.default_rng(2), 3, 40, 4
-    whole, once = (Replay(capacity, (depth, 2), np.uint8, envs, stacked) for stacked in (False, True))
+    whole, once = (ReplayBuffer(capacity, (depth, 2), np.uint8, envs, stacked) for stacked in (False, True))
 
     def begun(frame: np.ndarray) -> np.ndarray:
         return np.concatenate([np.zeros((depth - 1, 2), np.uint8), frame[None]])
@@ -124,18 +124,19 @@ def test_frames_that_are_stored_once_are_those_of_whole_states(n_step: int) -> N
         terminated, truncated = random.random((2, envs)) < 0.1
         step = Step(who, random.random(envs)[who], after[who], terminated[who], truncated[who])
         for replay in (whole, once):
-            replay.write(states[who], who % 2, step)
+            replay.add(states[who], who % 2, step)
         over &= ~np.isin(np.arange(envs), who)
         over[who] = (terminated | truncated)[who]
         if number == 70:
             over[:] = True
-            whole.newest[:] = once.newest[:] = -1
+            whole.end_episodes()
+            once.end_episodes()
         states = np.stack(
             [begun(frame()) if over[env] else after[env] if env in who else states[env] for env in range(envs)]
         )
         if number == 100:
-            saved, once = once.state_dict(), Replay(capacity, (depth, 2), np.uint8, envs, True)
+            saved, once = once.state_dict(), ReplayBuffer(capacity, (depth, 2), np.uint8, envs, True)
             once.load_state_dict(saved)
         for mine, theirs in zip(*(r.sample(np.arange(len(r)), n_step) for r in (whole, once)), strict=True):
             assert np.array_equal(mine, theirs)
-    assert once.seen.state_dict(capacity)["frames"].nbytes < whole.seen.states.nbytes / 2
+    assert once.storage.state_dict(capacity)["frames"].nbytes < whole.storage.states.nbytes / 2

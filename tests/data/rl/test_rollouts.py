@@ -20,7 +20,7 @@ def rolled(env: str, batches: int, **settings: Any) -> list[Rollout]:
 
 @pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
 def test_pieces_of_a_length_go_on_where_the_last_one_stopped(end: str) -> None:
-    batches = rolled(f"Corridor-{end}-v0", 3, envs=2, length=4)
+    batches = rolled(f"Corridor-{end}-v0", 3, envs=2, rollout_steps=4)
     for env in range(2):
         states = torch.cat([b.states[:, env, 0] for b in batches])
         assert states.tolist() == [i % 3 for i in range(12)]
@@ -28,30 +28,30 @@ def test_pieces_of_a_length_go_on_where_the_last_one_stopped(end: str) -> None:
         assert torch.cat([b.rewards[:, env] for b in batches]).tolist() == [i % 3 + 1 for i in range(12)]
         assert torch.cat([b.ended[:, env] for b in batches]).tolist() == [i % 3 == 2 for i in range(12)]
         assert torch.cat([b.terminated[:, env] for b in batches]).any() == (end != "truncated")
-    assert all(b.taken.all() for b in batches)
+    assert all(b.valid.all() for b in batches)
     assert [sum(sums) for sums in zip(*(b.finished for b in batches), strict=True)] == [8 * 6.0, 8 * 3.0, 8]
-    assert [b.played for b in batches] == [8, 16, 24]
+    assert [b.env_steps for b in batches] == [8, 16, 24]
 
 
 def test_without_a_length_each_environment_plays_one_whole_episode() -> None:
     batch = rolled("CartPole-v1", 2, envs=4)[1]
-    lengths = batch.taken.sum(0)
+    lengths = batch.valid.sum(0)
     assert len(set(lengths.tolist())) > 1
     assert batch.finished == (sum(lengths), sum(lengths), 4)
     for env, length in enumerate(lengths.tolist()):
-        assert batch.taken[:length, env].all()
+        assert batch.valid[:length, env].all()
         assert batch.ended[:, env].nonzero().flatten().tolist() == [length - 1]
         torch.testing.assert_close(
             batch.next_states[:length, env, 0], (batch.states[:, env, 0] + 0.02 * batch.states[:, env, 1])[:length]
         )
-    assert torch.equal(batch.rewards, batch.taken.float())
+    assert torch.equal(batch.rewards, batch.valid.float())
 
 
 def test_an_episode_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts, "LONGEST", 5)
+    monkeypatch.setattr(rollouts, "MAX_EPISODE_STEPS", 5)
     for batch in rolled("Shifted-v0", 2, envs=3):
-        assert batch.taken.shape == (5, 3)
-        assert batch.taken.all()
+        assert batch.valid.shape == (5, 3)
+        assert batch.valid.all()
         assert not batch.terminated.any()
         assert batch.ended.tolist() == 4 * [[False] * 3] + [[True] * 3]
         assert batch.finished == (0.0, 15.0, 3)
@@ -61,14 +61,14 @@ def test_an_episode_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_steps_that_only_reset_are_marked() -> None:
     """gymnasium's vectorised CartPole spends a step on them."""
-    (batch,) = rolled("CartPole-v1", 1, envs=4, length=120)
-    assert not batch.taken.all()
-    assert torch.equal(~batch.taken[1:], batch.ended[:-1])
-    assert batch.played == int(batch.taken.sum())
+    (batch,) = rolled("CartPole-v1", 1, envs=4, rollout_steps=120)
+    assert not batch.valid.all()
+    assert torch.equal(~batch.valid[1:], batch.ended[:-1])
+    assert batch.env_steps == int(batch.valid.sum())
 
 
 def test_actions_are_drawn_by_their_chances() -> None:
-    data = Rollouts(envs=4000, length=1)
+    data = Rollouts(envs=4000, rollout_steps=1)
     net = nn.Linear(4, 2)
     with torch.no_grad():
         net.weight.zero_()
