@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dlref.data.supervised.table_columns import code
+from dlref.data.supervised.table_columns import na_text
 from dlref.errors import ConfigError, UnknownNameError, brief, did_you_mean
 from dlref.interfaces import Data
 from dlref.objectives import Objective
@@ -282,7 +282,8 @@ def with_codes_as_text(config: Mapping[str, Any], plugins: Sequence[str] = ()) -
             lists = {name: value for name, value in section.items() if isinstance(value, list)}
             codes = {name: value for name, value in lists.items() if is_codes(hint(config, f"{group}.{name}", plugins))}
             text = {
-                name: [code(v) if type(v) in (str, int, float) else v for v in value] for name, value in codes.items()
+                name: [na_text(v) if type(v) in (str, int, float) else v for v in value]
+                for name, value in codes.items()
             }
             found[group] = {**section, **text}
     return found

@@ -260,10 +260,10 @@ class Rows(Interface):
 
 
 class NamedTargets(Interface):
-    """Targets with names: `kind` is `numbers`, `classes` or `labels`, `goals` describe each of them."""
+    """Named targets: `task` is `regression`, `classification` or `multilabel`, `target_columns` describes each target."""
 
-    kind: str
-    goals: Sequence[Mapping[str, Any]]
+    task: str
+    target_columns: Sequence[Mapping[str, Any]]
 
 
 class TokenIds(Protocol):

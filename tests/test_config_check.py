@@ -70,7 +70,7 @@ TABLE = ["model=mlp", "data=table", "data.file=a.csv"]
     [
         (
             [*TABLE, "data.targets=[y]"],
-            "data.kind has no value; set data.kind=…, which takes numbers or classes or labels",
+            "data.task has no value; set data.task=…, which takes regression or classification or multilabel",
         ),
         (TABLE, "data.targets has no value; set data.targets=…, which takes a list of text"),
         (["model=mlp", "data=idx"], "data.folder has no value; set data.folder=…, which takes a path"),
@@ -85,8 +85,8 @@ def test_a_value_that_is_missing_is_asked_for_with_its_choices(overrides: list[s
 
 def test_a_setting_that_a_class_needs_and_no_config_names_is_asked_for() -> None:
     config = compose([*TABLE, "data.targets=[y]"])
-    del config["data"]["kind"]
-    with pytest.raises(ConfigError, match=r"data\.kind has no value; .* which takes numbers or classes or labels"):
+    del config["data"]["task"]
+    with pytest.raises(ConfigError, match=r"data\.task has no value; .* which takes numbers or classes or labels"):
         config_check.check(config)
 
 
@@ -107,7 +107,7 @@ def test_a_setting_that_a_class_needs_and_no_config_names_is_asked_for() -> None
 )
 def test_a_value_that_should_be_a_list_is_shown_as_one(override: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config_check.check(compose([*TABLE, "optimizer=adam", "data.targets=[y]", "data.kind=classes", override]))
+        config_check.check(compose([*TABLE, "optimizer=adam", "data.targets=[y]", "data.task=classification", override]))
     assert str(refused.value).endswith(said)
 
 
@@ -143,7 +143,7 @@ def test_lists_in_lists_are_shown_as_such() -> None:
 
 def test_a_number_that_may_be_text_is_a_code_and_may_be_negative() -> None:
     """As a file of configs has it."""
-    config = compose(["model=mlp", "data=table", "data.file=a.csv", "data.targets=[y]", "data.kind=numbers"])
+    config = compose(["model=mlp", "data=table", "data.file=a.csv", "data.targets=[y]", "data.task=regression"])
     config["data"]["na_values"] = [-999, -0.5, "NA"]
     config_check.check(config)
     config["data"]["batch_size"] = -1

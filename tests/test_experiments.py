@@ -36,7 +36,7 @@ MODEL_OF = {
     "rollouts": "reinforce",
     "actor_critic": "actor_critic",
     "rollouts_cartpole": "actor_critic",
-    **dict.fromkeys(("gate", "perceptron", "labels", "regression"), "perceptron"),
+    **dict.fromkeys(("gate", "perceptron", "multilabel", "regression"), "perceptron"),
 }
 
 
@@ -112,7 +112,7 @@ def test_fault_23_every_part_can_be_chosen(
     if option == "table":
         rows = [f"{i},{i % 3},{'ab'[i % 2]}" for i in range(30)]
         (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows]))
-        settings += [f"data.file={tmp_path / 'rows.csv'}", "data.targets=[z]", "data.kind=classes"]
+        settings += [f"data.file={tmp_path / 'rows.csv'}", "data.targets=[z]", "data.task=classification"]
     if option in ("text", "text_long_pieces"):
         (tmp_path / "words.txt").write_text("some words and more of them\n" * 500)
         settings += [f"data.train={tmp_path / 'words.txt'}"]

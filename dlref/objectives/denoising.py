@@ -1,4 +1,4 @@
-"""Classification by a ladder network, which is also asked for its inputs without noise."""
+"""The objective of ladder networks: classification and reconstruction of the inputs (Rasmus et al. 2015)."""
 
 from typing import Any
 
@@ -12,32 +12,33 @@ from dlref.objectives.supervised import Classification
 
 
 class Denoising(Classification):
-    """In training the squared error of the estimated inputs, summed over them, times `denoising`, joins the loss.
+    """Classification loss plus, in training, `denoising_coef` times the denoising cost of the inputs.
 
-    The network's `denoise(inputs)` gives its outputs and that error of each sample [B]; raises ConfigError without it.
-    `denoising_error` is that sum, mean of the samples (Rasmus et al. 2015, the cost of the lowest layer).
+    `denoising_error` is the squared error of the reconstructed inputs, summed over a sample and averaged over samples
+    (Rasmus et al. 2015, the cost of the lowest layer), as the network's `denoise(inputs)` computes it for each sample [B].
+    Raises ConfigError for a network without `denoise`.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        denoising: float = 0.01,
+        denoising_coef: float = 0.01,
         label_smoothing: float = 0.0,
         max_norm: float | None = None,
-        adversarial: float = 0.0,
+        adversarial_epsilon: float = 0.0,
     ) -> None:
-        super().__init__(net, label_smoothing, max_norm, adversarial)
+        super().__init__(net, label_smoothing, max_norm, adversarial_epsilon)
         if not declares(net, Denoiser):
             raise ConfigError(
                 f"objective Denoising takes a network that can denoise, not {type(net).__name__}; choose model=ladder"
             )
-        if denoising < 0:
-            raise ConfigError(f"objective.denoising is {denoising}; it takes a weight from 0 on")
-        self.denoising = denoising
+        if denoising_coef < 0:
+            raise ConfigError(f"objective.denoising_coef is {denoising_coef}; it takes a weight of 0 or more")
+        self.denoising_coef = denoising_coef
 
-    def read(self, inputs: Tensor) -> tuple[Tensor, Totals]:
+    def outputs(self, inputs: Tensor) -> tuple[Tensor, Totals]:
         if not self.training:
-            return super().read(inputs)
+            return super().outputs(inputs)
         denoise: Any = self.net.denoise
         outputs, errors = denoise(inputs)
         return at_least_float32(outputs), {"denoising_error": Mean(at_least_float32(errors).sum(), len(errors))}
@@ -45,6 +46,6 @@ class Denoising(Classification):
     def forward(self, batch: Any) -> Totals:
         totals = super().forward(batch)
         if self.training:
-            added = self.denoising * totals["denoising_error"].total
-            totals["loss"] = Mean(totals["loss"].total + added, totals["loss"].count)
+            denoising_cost = self.denoising_coef * totals["denoising_error"].total
+            totals["loss"] = Mean(totals["loss"].total + denoising_cost, totals["loss"].count)
         return totals

@@ -1,4 +1,4 @@
-"""What a classifier has learned, to look at."""
+"""Plots of supervised models: decision boundaries, mistakes, filters, regression errors, histograms."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -14,30 +14,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def rows_of(data: Any, split: str) -> tuple[Tensor, Tensor] | None:
-    """Inputs [N, ...] and targets of a split; None for data that do not consist of such rows, as text or play."""
+def examples_of(data: Any, split: str) -> tuple[Tensor, Tensor] | None:
+    """Inputs [N, ...] and targets of a split; None for data that do not hold examples, such as text."""
     return data.split(split) if declares(data, Rows) else None
 
 
-def predicts_numbers(data: Any) -> bool:
-    """Whether the targets are numbers, not classes or labels."""
-    return declares(data, NamedTargets) and data.kind == "numbers"
+def is_regression(data: Any) -> bool:
+    return declares(data, NamedTargets) and data.task == "regression"
 
 
 def outputs_of(net: nn.Module, data: Any, inputs: Tensor) -> Tensor:
-    """What the network puts out for rows as the data store them, float32 on the CPU."""
-    place = next(net.parameters())
-    pieces = (data.prepare(rows.to(place.device), place.dtype) for rows in inputs.split(1000))
-    return torch.cat([net(piece).float().cpu() for piece in pieces])
+    """Network outputs for inputs as the data store them, float32 on the CPU."""
+    weight = next(net.parameters())
+    batches = (data.prepare(rows.to(weight.device), weight.dtype) for rows in inputs.split(1000))
+    return torch.cat([net(batch).float().cpu() for batch in batches])
 
 
-def said(outputs: Tensor) -> Tensor:
-    """The class of each row: the largest output, or of a single one its sign."""
+def predicted_classes(outputs: Tensor) -> Tensor:
+    """The class of each row [N]: the argmax of the outputs, or whether a single output is positive."""
     return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(dim=1)
 
 
 class DecisionBoundary(Report):
-    """The class that each point of the plane is given, under the points of the split; for two inputs and one class only."""
+    """The predicted class at each point of the plane, and the points of the split; for two inputs and one class per point."""
 
     while_training = True
 
@@ -45,25 +44,25 @@ class DecisionBoundary(Report):
         self.cells = cells
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        rows = rows_of(data, split)
-        if rows is None or predicts_numbers(data):
+        examples = examples_of(data, split)
+        if examples is None or is_regression(data):
             return {}
-        inputs, targets = rows
+        inputs, targets = examples
         if inputs.shape[1:] != (2,) or targets.numel() != len(targets):
             return {}
         from matplotlib.colors import ListedColormap
         from matplotlib.figure import Figure
 
-        place = next(net.parameters())
+        weight = next(net.parameters())
         low, high = inputs.min(dim=0).values - 0.1, inputs.max(dim=0).values + 0.1
         x, y = (torch.linspace(float(low[i]), float(high[i]), self.cells) for i in (0, 1))
-        grid = torch.cartesian_prod(x, y).to(place)
-        classes = said(net(grid)).view(self.cells, self.cells).T.cpu()
-        count = max(2, len(data.classes))  # a single output tells two apart
-        colours = ListedColormap([f"C{i % 10}" for i in range(count)])  # one a class, points and regions alike
+        grid = torch.cartesian_prod(x, y).to(weight)
+        classes = predicted_classes(net(grid)).view(self.cells, self.cells).T.cpu()
+        count = max(2, len(data.classes))  # a single output separates two classes
+        colors = ListedColormap([f"C{i % 10}" for i in range(count)])  # by class, for points and regions
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        limits: dict[str, Any] = {"cmap": colours, "vmin": -0.5, "vmax": count - 0.5}
+        limits: dict[str, Any] = {"cmap": colors, "vmin": -0.5, "vmax": count - 0.5}
         axes.pcolormesh(x, y, classes, alpha=0.3, linewidth=0, rasterized=True, **limits)
         axes.scatter(inputs[:, 0], inputs[:, 1], c=targets.flatten(), s=6 if len(inputs) > 50 else 60, **limits)
         axes.set(xlabel="$x_1$", ylabel="$x_2$", title=f"decision regions and the {split} points", aspect="equal")
@@ -71,74 +70,76 @@ class DecisionBoundary(Report):
 
 
 class WorstMistakes(Report):
-    """The images that the network is most wrong about: what they are, what it says, and how sure it is."""
+    """The misclassified images with the lowest probability of the true class, with the predicted class and its probability."""
 
     def __init__(self, count: int = 24) -> None:
         self.count = count
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        rows = rows_of(data, split)
-        if rows is None or rows[0].ndim != 3:
+        examples = examples_of(data, split)
+        if examples is None or examples[0].ndim != 3:
             return {}
-        inputs, targets = rows
+        inputs, targets = examples
         from matplotlib.figure import Figure
 
-        shares = outputs_of(net, data, inputs).softmax(dim=1)
-        sure, said = shares.max(dim=1)
-        wrong = (said != targets).nonzero().squeeze(1)
-        worst = wrong[shares[wrong, targets[wrong]].argsort()][: self.count]
+        probabilities = outputs_of(net, data, inputs).softmax(dim=1)
+        confidence, predicted = probabilities.max(dim=1)
+        wrong = (predicted != targets).nonzero().squeeze(1)
+        worst = wrong[probabilities[wrong, targets[wrong]].argsort()][: self.count]
         if not len(worst):
             return {}
         columns = 8
         lines = -(-len(worst) // columns)
         figure = Figure(figsize=(1.25 * columns, 1.5 * lines + 0.4), layout="constrained")
-        figure.suptitle(f"{len(wrong)} of {len(targets)} {split} images are mistaken; the worst: true → said (sure)")
+        figure.suptitle(
+            f"{len(wrong)} of {len(targets)} {split} images are misclassified; the worst: true → predicted (probability)"
+        )
         grid = figure.subplots(lines, columns, squeeze=False).flat
         for axes in grid:
             axes.axis("off")
         for axes, i in zip(figure.axes, worst.tolist(), strict=False):
             axes.imshow(inputs[i], cmap="gray_r")
-            label = f"{data.classes[targets[i]]} → {data.classes[said[i]]} ({float(sure[i]):.0%})"
+            label = f"{data.classes[targets[i]]} → {data.classes[predicted[i]]} ({float(confidence[i]):.0%})"
             axes.set_title(label, fontsize=9)
         return {"worst_mistakes": figure}
 
 
 class ConfusionMatrix(Report):
-    """How often each class was taken for each; for up to `most` classes."""
+    """Counts of each pair of true and predicted class; for up to `max_classes` classes."""
 
-    def __init__(self, most: int = 50) -> None:
-        self.most = most
+    def __init__(self, max_classes: int = 50) -> None:
+        self.max_classes = max_classes
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        rows = rows_of(data, split)
-        if rows is None or rows[1].ndim != 1 or not 2 <= len(data.classes) <= self.most:
+        examples = examples_of(data, split)
+        if examples is None or examples[1].ndim != 1 or not 2 <= len(data.classes) <= self.max_classes:
             return {}
-        (inputs, targets), count = rows, len(data.classes)
+        (inputs, targets), count = examples, len(data.classes)
         from matplotlib.figure import Figure
 
-        matrix = torch.bincount(count * targets + said(outputs_of(net, data, inputs)), minlength=count**2)
+        matrix = torch.bincount(count * targets + predicted_classes(outputs_of(net, data, inputs)), minlength=count**2)
         matrix = matrix.view(count, count)
         figure = Figure(figsize=(1.8 + 0.42 * count, 1.6 + 0.42 * count), layout="constrained")
         axes = figure.subplots()
-        shares = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
-        # Mistakes are few: the colour is of the root of the share, so that one in a hundred can still be seen.
-        axes.imshow(shares.sqrt(), cmap="Blues", vmin=0, vmax=1)
+        fractions = matrix / matrix.sum(dim=1, keepdim=True).clamp_min(1)
+        # Mistakes are few: the color is the square root of the fraction, so that one in a hundred is still visible.
+        axes.imshow(fractions.sqrt(), cmap="Blues", vmin=0, vmax=1)
         if count <= 20:
             for i, j in torch.cartesian_prod(torch.arange(count), torch.arange(count)).tolist():
                 if matrix[i, j]:
-                    ink = "white" if shares[i, j] > 0.3 else "black"
-                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=7, color=ink)
-        turned = 90 if max(map(len, data.classes)) > 3 else 0
-        axes.set_xticks(range(count), data.classes, rotation=turned)
+                    color = "white" if fractions[i, j] > 0.3 else "black"
+                    axes.text(j, i, f"{matrix[i, j]}", ha="center", va="center", fontsize=7, color=color)
+        rotation = 90 if max(map(len, data.classes)) > 3 else 0
+        axes.set_xticks(range(count), data.classes, rotation=rotation)
         axes.set_yticks(range(count), data.classes)
-        axes.set(xlabel="said", ylabel="true", title=f"{split}: {int(matrix.trace())} of {len(targets)} right")
+        axes.set(xlabel="predicted", ylabel="true", title=f"{split}: {int(matrix.trace())} of {len(targets)} correct")
         return {"confusion_matrix": figure}
 
 
 class Filters(Report):
-    """What the units of the first layer look for: weights as images, dark below zero, light above, each on its own scale.
+    """Weights of the first layer as images, each scaled from its smallest (black) to its largest weight (white).
 
-    In training those that it began with are shown beside those that have been learned.
+    During training also the weights before training.
     """
 
     while_training = True
@@ -158,23 +159,23 @@ class Filters(Report):
         from matplotlib import colormaps
         from matplotlib.figure import Figure
 
-        shades = colormaps["gray"].with_extremes(bad="lightsteelblue")  # a white weight shows on it
+        colormap = colormaps["gray"].with_extremes(bad="lightsteelblue")  # of the borders
         parts = [("now", now)]
         if self.before is not None and not torch.equal(self.before, now):
             parts = [("before training", self.before), ("now", now)]
         figure = Figure(figsize=(4.6 * len(parts), 0.58 * -(-len(now) // 8) + 0.4), layout="constrained")
         for axes, (title, weights) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-            axes.imshow(mosaic(weights, columns=8), cmap=shades, vmin=0, vmax=1)
+            axes.imshow(mosaic(weights, columns=8), cmap=colormap, vmin=0, vmax=1)
             axes.set_title(f"filters of the first layer, {title}", fontsize=9)
             axes.axis("off")
         return {"filters": figure}
 
     def weights(self, net: nn.Module, data: Any) -> Tensor | None:
-        """[units, rows, columns], or None where the first layer does not look at images."""
-        rows = rows_of(data, "train")
-        if rows is None:
+        """Weights [units, rows, columns] of the first layer; None where its inputs are not images."""
+        examples = examples_of(data, "train")
+        if examples is None:
             return None
-        inputs: Tensor = rows[0]
+        inputs: Tensor = examples[0]
         directions: Any = None
         for layer in net.modules():
             if isinstance(layer, nn.Conv2d):
@@ -188,49 +189,48 @@ class Filters(Report):
 
 
 def mosaic(images: Tensor, columns: int) -> Tensor:
-    """Images [N, Y, X] in rows of `columns`, each from 0 for its least to 1 for its largest number, a line of NaN between."""
-    low, high = (end(images, dim=(1, 2), keepdim=True) for end in (torch.amin, torch.amax))
-    shown = F.pad((images - low) / (high - low).clamp_min(1e-12), (0, 1, 0, 1), value=math.nan)
-    shown = F.pad(shown, (0, 0, 0, 0, 0, -len(shown) % columns), value=math.nan)
-    rows, (height, width) = len(shown) // columns, shown.shape[1:]
-    return shown.view(rows, columns, height, width).transpose(1, 2).reshape(rows * height, columns * width)
+    """Images [N, Y, X] tiled in rows of `columns`, each scaled to 0 to 1, with a line of NaN between them."""
+    low, high = (reduce(images, dim=(1, 2), keepdim=True) for reduce in (torch.amin, torch.amax))
+    tiles = F.pad((images - low) / (high - low).clamp_min(1e-12), (0, 1, 0, 1), value=math.nan)
+    tiles = F.pad(tiles, (0, 0, 0, 0, 0, -len(tiles) % columns), value=math.nan)
+    rows, (height, width) = len(tiles) // columns, tiles.shape[1:]
+    return tiles.view(rows, columns, height, width).transpose(1, 2).reshape(rows * height, columns * width)
 
 
 class PredictedAgainstTrue(Report):
-    """Numbers that were predicted against the true ones, in the units of the table, and the error of each."""
+    """Scatter plots of predicted against true target numbers, in the units of the table, and the rmse of each target."""
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        rows = rows_of(data, split)
-        if rows is None or not predicts_numbers(data):
+        examples = examples_of(data, split)
+        if examples is None or not is_regression(data):
             return {}
-        inputs, targets = rows
+        inputs, targets = examples
         from matplotlib.figure import Figure
 
         outputs = outputs_of(net, data, inputs)
-        found: dict[str, Any] = {}
-        figure = Figure(figsize=(3.6 * len(data.goals), 3.6), layout="constrained")
-        for i, (axes, goal) in enumerate(
-            zip(figure.subplots(1, len(data.goals), squeeze=False)[0], data.goals, strict=True)
+        metrics: dict[str, Any] = {}
+        columns = data.target_columns
+        figure = Figure(figsize=(3.6 * len(columns), 3.6), layout="constrained")
+        for i, (axes, column) in enumerate(
+            zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True)
         ):
-            true, predicted = (
-                goal["mean"] + goal["deviation"] * column[:, i].double() for column in (targets, outputs)
-            )
-            error = float((predicted - true).square().mean().sqrt())
-            found[f"rmse.{goal['name']}"] = error
+            true, predicted = (column["mean"] + column["std"] * values[:, i].double() for values in (targets, outputs))
+            rmse = float((predicted - true).square().mean().sqrt())
+            metrics[f"rmse.{column['name']}"] = rmse
             low, high = (
                 float(torch.minimum(true.min(), predicted.min())),
                 float(torch.maximum(true.max(), predicted.max())),
             )
             axes.plot([low, high], [low, high], color="0.6", linewidth=1)
             axes.scatter(true, predicted, s=8, alpha=0.6)
-            axes.set(xlabel=f"true {goal['name']}", ylabel="predicted", title=f"{split}: off by {error:.3g} (rms)")
-        return found | {"predicted_against_true": figure}
+            axes.set(xlabel=f"true {column['name']}", ylabel="predicted", title=f"{split}: rmse {rmse:.3g}")
+        return metrics | {"predicted_against_true": figure}
 
 
 class Histograms(Report):
-    """Activations of each nonlinearity for a thousand rows, weights, and in training the gradients of the last step.
+    """Histograms for TensorBoard: activations of each nonlinearity for `rows` inputs, weights, gradients of the last step.
 
-    On request: +reports.histograms._target_=dlref.reports.classifier_plots.Histograms. They go to TensorBoard.
+    To add it: +reports.histograms._target_=dlref.reports.classifier_plots.Histograms.
     """
 
     while_training = True
@@ -239,19 +239,19 @@ class Histograms(Report):
         self.rows = rows
 
     def __call__(self, net: nn.Module, data: Any, split: str) -> "dict[str, float | Figure | str | Tensor]":
-        rows = rows_of(data, split)
-        if rows is None:
+        examples = examples_of(data, split)
+        if examples is None:
             return {}
         found: dict[str, Any] = {}
 
-        def keep(name: str) -> Any:
+        def hook(name: str) -> Any:
             return lambda layer, given, activations: found.setdefault(f"activations/{name}", activations.float().cpu())
 
         layers = [(name, layer) for name, layer in net.named_modules() if not list(layer.children())]
         nonlinear = [(name, layer) for name, layer in layers if not list(layer.parameters()) and name]
-        handles = [layer.register_forward_hook(keep(name)) for name, layer in nonlinear]
+        handles = [layer.register_forward_hook(hook(name)) for name, layer in nonlinear]
         try:
-            outputs_of(net, data, rows[0][: self.rows])
+            outputs_of(net, data, examples[0][: self.rows])
         finally:
             for handle in handles:
                 handle.remove()

@@ -4,7 +4,7 @@ import torch
 
 from dlref.data.supervised.gates import OUTPUTS, Gate
 from dlref.models.mlp import MLP
-from dlref.objectives.supervised import Labels, Perceptron, Supervised
+from dlref.objectives.supervised import MultiLabel, Perceptron, Supervised
 from dlref.studies import Result
 
 
@@ -28,10 +28,10 @@ def study(steps: int = 200, seed: int = 0) -> Result:
             if kind == "one unit":
                 objective, optimizer, size = Perceptron(net), torch.optim.SGD(net.parameters(), lr=1.0), 1
             else:
-                objective, optimizer, size = Labels(net), torch.optim.Adam(net.parameters(), lr=0.1), 4
+                objective, optimizer, size = MultiLabel(net), torch.optim.Adam(net.parameters(), lr=0.1), 4
             for step in range(steps):
                 rows = slice(step % 4, step % 4 + 1) if size == 1 else slice(4)
-                loss = objective.judge(net(inputs[rows]), targets[rows])["loss"].total
+                loss = objective.totals(net(inputs[rows]), targets[rows])["loss"].total
                 optimizer.zero_grad()
                 (torch.as_tensor(loss) / size).backward()
                 optimizer.step()

@@ -423,7 +423,7 @@ def test_evaluation_without_the_test_file_of_training_is_refused(
     for name in ("rows.csv", "test.csv", "moved.csv"):
         (tmp_path / name).write_text(rows)
     typed = ["data=table", f"data.file={tmp_path / 'rows.csv'}", f"data.test_file={tmp_path / 'test.csv'}"]
-    typed += ["data.targets=[y]", "data.kind=classes", "trainer.max_steps=2", "reports=null", f"run_dir={run}"]
+    typed += ["data.targets=[y]", "data.task=classification", "trainer.max_steps=2", "reports=null", f"run_dir={run}"]
     assert train("model=mlp", *typed)[0] == 0
     assert main(["evaluate", str(run), f"data.test_file={tmp_path / 'moved.csv'}"]) == 0
     capsys.readouterr()
@@ -436,7 +436,7 @@ def test_evaluation_without_the_test_file_of_training_is_refused(
     [
         (
             "mlp",
-            ["data=table", "data.targets=[y]", "data.kind=classes"],
+            ["data=table", "data.targets=[y]", "data.task=classification"],
             ["data.eval_share=0.1"],
             ["data.test_share=0.2"],
         ),
@@ -475,21 +475,21 @@ def test_evaluation_reads_rows_as_training_did(
     file, moved, run = tmp_path / "rows.csv", tmp_path / "moved.csv", str(tmp_path / "run")
     for path, origin in ((file, 0), (moved, 5)):
         path.write_text("x,y\n" + "\n".join(f"{origin + i % 7},{i % 2}" for i in range(50)))
-    settings = ["model=mlp", "network.widths=[4]", "data=table", "data.targets=[y]", "data.kind=classes"]
+    settings = ["model=mlp", "network.widths=[4]", "data=table", "data.targets=[y]", "data.task=classification"]
     assert train(*settings, f"data.file={file}", "trainer.max_steps=2", f"run_dir={run}", "reports=null")[0] == 0
     file.write_text(file.read_text().replace("\n6,", "\n6.0000001,"))  # which only changes last digits of the mean
     assert main(["evaluate", run, f"data.file={file}"]) == 0
     assert main(["evaluate", run, f"data.file={moved}"]) == 4
     said = capsys.readouterr().err
-    assert "another mean, deviation or values of its columns" in said
+    assert "another mean, std or values of its columns" in said
     assert "dlref predict" in said
 
 
 def test_columns_of_tiny_numbers_are_compared_by_their_own_size() -> None:
-    one, other = ([{"name": "x", "mean": mean, "deviation": 1e-12}] for mean in (1e-12, 4e-12))
+    one, other = ([{"name": "x", "mean": mean, "std": 1e-12}] for mean in (1e-12, 4e-12))
     assert alike(one, one)
     assert not alike(one, other)
-    assert alike([{"mean": 1e-5, "deviation": 1e6}], [{"mean": 2e-5, "deviation": 1e6}])
+    assert alike([{"mean": 1e-5, "std": 1e6}], [{"mean": 2e-5, "std": 1e6}])
 
 
 def test_loading_gives_a_network_with_its_vocabulary(train: Train, tmp_path: Path) -> None:

@@ -29,24 +29,23 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "objective", "target"),
-    [("numbers", "regression", "sum"), ("classes", "classification", "which"), ("labels", "labels", "large")],
+    ("task", "target"), [("regression", "sum"), ("classification", "which"), ("multilabel", "large")]
 )
 def test_a_table_is_answered_row_by_row(
-    kind: str, objective: str, target: str, table: Path, tmp_path: Path, train: Train,
+    task: str, target: str, table: Path, tmp_path: Path, train: Train,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
-    settings = [f"data.file={table}", f"data.targets=[{target}]", "data.inputs=[a,b]", f"data.kind={kind}"]
-    settings += [f"objective={objective}", "network.widths=[30]", "trainer.max_steps=600", "trainer.log_every=600"]
+    settings = [f"data.file={table}", f"data.targets=[{target}]", "data.inputs=[a,b]", f"data.task={task}"]
+    settings += [f"objective={task}", "network.widths=[30]", "trainer.max_steps=600", "trainer.log_every=600"]
     code, errors = train("model=mlp", "data=table", *settings, "optimizer.lr=1e-2", f"run_dir={run}")
     assert code == 0, errors
     (tmp_path / "new.csv").write_text("b,a\n3,8\n6,2\n")  # other order, no targets
     assert main(["predict", str(run), str(tmp_path / "new.csv")]) == 0
     rows = said(capsys)
-    if kind == "numbers":
+    if task == "regression":
         assert [float(row["sum"]) for row in rows] == pytest.approx([31, 10], abs=1.5)
-    elif kind == "classes":
+    elif task == "classification":
         assert [row["which"] for row in rows] == ["high", "low"]
         assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
     else:
@@ -61,13 +60,13 @@ def test_a_row_with_a_missing_value_has_an_empty_answer(
     file.write_text(
         "x;share\n" + "\n".join(f"{i % 5},5;{'small' if i % 5 < 2 else 'big'}" for i in range(50)) + "\n;big"
     )
-    settings = ["data.targets=[share]", "data.kind=classes", "data.missing=drop", "data.decimal=comma"]
+    settings = ["data.targets=[share]", "data.task=classification", "data.missing=drop", "data.decimal=comma"]
     settings += ["network.widths=[9]", "trainer.max_steps=300", "optimizer.lr=1e-2", "reports=null"]
     code, errors = train("model=mlp", "data=table", f"data.file={file}", *settings, f"run_dir={run}")
     assert code == 0, errors
     assert "  x: numbers from 0.5 to 4.5; 1 missing\n" in errors
     assert "  target share: 2 categories: big (30), small (20)\n" in errors
-    assert "  1 of 51 rows are left out, since a value is missing\n" in errors
+    assert "  1 of 51 rows are dropped for a missing value\n" in errors
     new.write_text("x\n4.5\n\n0.5\n")
     assert main(["predict", str(run), str(new)]) == 3
     assert "'4.5' in column 'x' is not a number; set --decimal=point to read decimal points" in capsys.readouterr().err
@@ -75,7 +74,7 @@ def test_a_row_with_a_missing_value_has_an_empty_answer(
     capsys.readouterr()
     assert main(["predict", str(run), str(new), "--decimal=point"]) == 0
     out, errors = capsys.readouterr()
-    assert f"{new}: a value is missing in 1 of 3 rows; they get no answer" in errors
+    assert f"{new}: a value is missing in 1 of 3 rows; their predictions are empty" in errors
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["share"] for row in rows] == ["big", "", "small"]
     assert [bool(row["probability"]) for row in rows] == [True, False, True]

@@ -29,7 +29,14 @@ from dlref.training.trainer import Trainer
 from tests.conftest import assert_one_sentence, needs_posix
 
 Train = Callable[..., tuple[int, str]]
-TABLE = ["model=mlp", "network.widths=[4]", "data=table", "data.targets=[y]", "data.kind=classes", "reports=null"]
+TABLE = [
+    "model=mlp",
+    "network.widths=[4]",
+    "data=table",
+    "data.targets=[y]",
+    "data.task=classification",
+    "reports=null",
+]
 
 
 @pytest.fixture

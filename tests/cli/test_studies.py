@@ -129,7 +129,14 @@ def test_a_search_takes_folders_of_configs_and_paths_as_they_are_typed(
     text = "# @package _global_\ndefaults: [mlp]\nname: mine\ntrainer: {max_steps: 2}\n"
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(text)
     (tmp_path / "rows (1).csv").write_text("x,y\n" + "\n".join(f"{i % 7},{i % 2}" for i in range(50)))
-    line = ["search", "model=mine", "data=table", "data.file=rows (1).csv", "data.targets=[y]", "data.kind=classes"]
+    line = [
+        "search",
+        "model=mine",
+        "data=table",
+        "data.file=rows (1).csv",
+        "data.targets=[y]",
+        "data.task=classification",
+    ]
     line += [
         "network.widths=choice([5],[6,7])",
         "--trials",

@@ -17,7 +17,7 @@ from dlref.cli.compose import compose, job_override, plugin_files, sweep_overrid
 from dlref.cli.values import QUOTED, elements, escaped, grammar, in_quotes, is_sweep, literal, read, spell
 from dlref.errors import ConfigError
 
-TABLE = ["model=mlp", "data=table", "data.targets=[y]", "data.kind=classes"]
+TABLE = ["model=mlp", "data=table", "data.targets=[y]", "data.task=classification"]
 PAIRS = ["model=seq2seq", "data=parallel"]
 # All that can be printed, and often what a grammar reads: Hydra's, OmegaConf's, YAML's.
 LETTERS = st.characters(exclude_categories=("C", "Zl", "Zp")) | st.sampled_from("'\"\\$%&{}[]()=,:#@~^* ;|!?<>/.")

@@ -14,7 +14,7 @@ from dlref.models.count_vectors import CountVectors
 from dlref.models.mlp import MLP
 from dlref.objectives import Objective
 from dlref.objectives.ppmi_svd import Counting, co_occurrence, ppmi
-from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression
+from dlref.objectives.supervised import Classification, MultiLabel, Perceptron, Regression
 from tests.crosschecks.conftest import Agree
 from tests.crosschecks.rows import crosscheck
 from tests.crosschecks.texts import parts, treebank
@@ -43,7 +43,7 @@ class Task(NamedTuple):
     @property
     def summed(self) -> int:
         """Over how many outputs scikit-learn sums a loss of which dlref takes the mean."""
-        return self.outputs if self.objective is Labels else 1
+        return self.outputs if self.objective is MultiLabel else 1
 
     def batches(self, size: int) -> list[Examples]:
         targets = torch.from_numpy(self.targets)
@@ -64,9 +64,9 @@ def task(kind: str) -> Task:
     if kind == "classes":
         return Task(x, y, Classification, MLPClassifier, 3)
     if kind == "two classes":
-        return Task(x, y, Labels, MLPClassifier, 1)
+        return Task(x, y, MultiLabel, MLPClassifier, 1)
     if kind == "labels":
-        return Task(x, (y > np.median(y, 0)).astype(int), Labels, MLPClassifier, 3)
+        return Task(x, (y > np.median(y, 0)).astype(int), MultiLabel, MLPClassifier, 3)
     return Task(x, (y - y.mean(0)) / y.std(0), Regression, MLPRegressor, 3)
 
 
@@ -111,7 +111,7 @@ def compare_weights(agree: Agree, objective: Objective, theirs: Any) -> None:
 def test_outputs(kind: str, activation: str, agree: Agree) -> None:
     of = task(kind)
     theirs, objective = mapped(of, activation)
-    outputs: Any = objective.answers(objective.net(tensor(of.inputs)))
+    outputs: Any = objective.predictions(objective.net(tensor(of.inputs)))
     found = theirs.predict(of.inputs) if kind == "numbers" else theirs.predict_proba(of.inputs)
     agree(outputs, found[:, 1:] if kind == "two classes" else found, atol=1e-12)
 
@@ -206,7 +206,7 @@ def test_perceptron(kind: str, agree: Agree) -> None:
     (layer,) = affine(objective)
     agree(layer.weight, theirs.coef_, atol=1e-10)
     agree(layer.bias, theirs.intercept_, atol=1e-10)
-    answers = objective.answers(objective.net(tensor(of.inputs)))
+    answers = objective.predictions(objective.net(tensor(of.inputs)))
     agree(answers, theirs.decision_function(of.inputs).reshape(answers.shape) > 0, atol=0)
 
 
@@ -220,7 +220,7 @@ def test_logistic_sgd(agree: Agree) -> None:
     theirs = linear_model.SGDClassifier(
         loss="log_loss", penalty=None, learning_rate="constant", eta0=0.1, shuffle=False, max_iter=3, tol=None
     ).fit(of.inputs, of.targets)
-    objective = Labels(MLP(of.inputs.shape[1], 1, [], init=0.0).double())
+    objective = MultiLabel(MLP(of.inputs.shape[1], 1, [], init=0.0).double())
     train(objective, 3 * of.batches(1), "optimizer=sgd", "optimizer.lr=0.1")
     (layer,) = affine(objective)
     agree(layer.weight, theirs.coef_, atol=1e-10)
@@ -261,7 +261,7 @@ def test_metrics(kind: str, agree: Agree) -> None:
     (batch,) = of.batches(len(of.inputs))
     with torch.no_grad():
         figures = objective.summarize(objective(batch))
-        answers = objective.answers(objective.net(batch.inputs)).numpy()
+        answers = objective.predictions(objective.net(batch.inputs)).numpy()
     if kind == "numbers":
         agree(figures["mse"], metrics.mean_squared_error(of.targets, answers), atol=1e-12)
         agree(figures["rmse"], metrics.mean_squared_error(of.targets, answers) ** 0.5, atol=1e-12)

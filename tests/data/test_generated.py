@@ -1,4 +1,4 @@
-"""Data that are generated: gates and drawn digits."""
+"""Generated data: gates and digits."""
 
 import torch
 
@@ -6,7 +6,7 @@ from dlref.data.supervised.gates import OUTPUTS, Gate
 from dlref.data.supervised.glyphs import Glyphs
 
 
-def test_a_gate_is_its_table() -> None:
+def test_a_gate_is_its_truth_table() -> None:
     rules = {
         "and": lambda a, b: a and b,
         "nand": lambda a, b: not (a and b),
@@ -19,8 +19,8 @@ def test_a_gate_is_its_table() -> None:
         assert targets.flatten().tolist() == [float(rules[gate](a == 1, b == 1)) for a, b in inputs.tolist()]
 
 
-def test_glyphs_are_told_by_the_font_they_are_drawn_in() -> None:
-    """Without noise the mean image of each digit is nearer to its own images than that of any other, for most."""
+def test_glyphs_resemble_the_mean_image_of_their_digit() -> None:
+    """Without noise most images are nearer to the mean image of their digit than to that of any other."""
     data = Glyphs(samples=3000, noise=0.0)
     images, digits = data.split("train")
     assert images.dtype == torch.uint8
@@ -31,7 +31,7 @@ def test_glyphs_are_told_by_the_font_they_are_drawn_in() -> None:
     assert not torch.equal(images[:600], test)
 
 
-def test_glyphs_lie_wholly_within_the_image() -> None:
+def test_glyphs_lie_within_the_image() -> None:
     images, _ = Glyphs(samples=2000, noise=0.0).split("train")
     border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], dim=1)
     assert float((border.max(dim=1).values < 128).float().mean()) > 0.95

@@ -36,7 +36,7 @@ from dlref.cli.compose import compose, load_plugins, one_limit, plugin_files
 from dlref.cli.main import main
 from dlref.data import safe_io
 from dlref.data.supervised import table_files
-from dlref.data.supervised.images import IDX, PICTURES, read_idx, read_image
+from dlref.data.supervised.images import FORMATS, IDX, read_idx, read_image
 from dlref.data.supervised.tables import Table, read_inputs, read_table
 from dlref.data.text import text_files
 from dlref.data.text.generated_pairs import read_pairs
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.faults
 FILES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # each example writes its own over the last one's
 many, some, few = (settings(max_examples=count, suppress_health_check=FILES) for count in (150, 60, 25))
 LEVELS = ["words", "english", "characters", "bpe"]
-KINDS = ["numbers", "classes", "labels"]
+TASKS = ["regression", "classification", "multilabel"]
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -122,19 +122,20 @@ def test_fault_17_images_that_unpack_to_more_than_they_announce(
     written(path, packed(idx([2**20, 4, 5], bytes(20 * 2**20))))
     assert len(read_idx(path, 3)) == 2**20
     monkeypatch.setattr(safe_io, "SMALL", 2**20)
-    assert_refused("bring it unpacked if so many are meant", read_idx, path, 3)
+    assert_refused("unpack the file if the size is right", read_idx, path, 3)
 
 
 def test_fault_17_what_else_is_said_of_a_folder_of_images(tmp_path: Path) -> None:
     folder_of(tmp_path, FOUR)
     for said, wrong in (
         ("data.eval_size 6 leaves nothing of 6", {"eval_size": 6}),
-        ("data.zoom 1.0 is a share below 1", {"eval_size": 1, "zoom": 1.0}),
-        ("permuted pixels cannot be turned", {"eval_size": 1, "permutation": 3, "turn": 5.0}),
+        (r"data.scale is [0.0, 2.0]; it takes a lowest", {"eval_size": 1, "scale": [0.0, 2.0]}),
+        (r"data.translate is [0.1, 1.5]; it takes fractions", {"eval_size": 1, "translate": [0.1, 1.5]}),
+        ("permuted pixels cannot be rotated", {"eval_size": 1, "permutation": 3, "degrees": 5.0}),
     ):
         assert_refused(said, lambda wrong=wrong: IDX(tmp_path, **wrong), kinds=[ConfigError])  # type: ignore[misc]
     written(tmp_path / "t10k-images", idx([6, 5, 4], PIXELS))
-    assert_refused("the t10k images are of 5 × 4 pixels, those to train on of 4 × 5", IDX, tmp_path, 1)
+    assert_refused("the t10k images have 5 × 4 pixels, the training images 4 × 5", IDX, tmp_path, 1)
 
 
 def picture(kind: str, size: tuple[int, int] = (9, 7)) -> bytes:
@@ -143,8 +144,8 @@ def picture(kind: str, size: tuple[int, int] = (9, 7)) -> bytes:
     return file.getvalue()
 
 
-ABOUT = {"shape": [4, 5], "mean": 100.0, "deviation": 50.0, "corner": 0.0}
-DRAWN = [picture(kind) for kind in PICTURES]
+ABOUT = {"shape": [4, 5], "mean": 100.0, "std": 50.0, "corner": 0.0}
+DRAWN = [picture(kind) for kind in FORMATS]
 
 
 def seen(path: Path) -> torch.Tensor:
@@ -238,26 +239,26 @@ NPZ += [saved(x=np.arange(6.0), pixels=np.arange(12, dtype=np.int16).reshape(6, 
 ROWS = npy("(6,)", "'<f8'", bytes(48))
 
 
-def read_as_table(path: Path, kind: Any = "numbers") -> None:
-    data = Table(path, ["y"], kind, eval_share=0.2, test_share=0.2)
+def read_as_table(path: Path, task: Any = "regression") -> None:
+    data = Table(path, ["y"], task, eval_share=0.2, test_share=0.2)
     for split in filter(data.has, ("train", "eval", "test")):
         assert all(part.isfinite().all() for part in data.split(split))
     assert read_inputs(path, data.describe()).isfinite().all()
 
 
 @many
-@given(spoilt(CSV), st.sampled_from(KINDS))
-def test_fault_17_any_bytes_for_a_csv(tmp_path: Path, content: bytes, kind: str) -> None:
+@given(spoilt(CSV), st.sampled_from(TASKS))
+def test_fault_17_any_bytes_for_a_csv(tmp_path: Path, content: bytes, task: str) -> None:
     path = written(tmp_path / "a.csv", content)
-    refusal_of(lambda: read_as_table(path, kind))
+    refusal_of(lambda: read_as_table(path, task))
 
 
 @many
-@given(spoilt(NPZ), spoilt([X, Y]), st.booleans(), st.sampled_from(KINDS))
-def test_fault_17_any_bytes_for_an_npz(tmp_path: Path, whole: bytes, array: bytes, inside: bool, kind: str) -> None:
+@given(spoilt(NPZ), spoilt([X, Y]), st.booleans(), st.sampled_from(TASKS))
+def test_fault_17_any_bytes_for_an_npz(tmp_path: Path, whole: bytes, array: bytes, inside: bool, task: str) -> None:
     """Of the archive, or of an array in one that is whole."""
     path = written(tmp_path / "a.npz", zipped({"x.npy": array, "y.npy": Y}) if inside else whole)
-    refusal_of(lambda: read_as_table(path, kind))
+    refusal_of(lambda: read_as_table(path, task))
 
 
 SAID_OF_CSV = {
@@ -266,12 +267,12 @@ SAID_OF_CSV = {
     b"x,y\n1,2\n2,\0\n": "line 3, holds a NUL byte",
     b"\0x,y\n1,2\n": "line 1, holds a NUL byte",
     b"x,y,x\n1,2,3\n": "has 2 columns called 'x'",
-    b"x,y\n1,1e308\n2,-1e308\n3,1e308\n4,1\n": "column 'y' holds numbers too large",
-    b"x,y\n1e308,1\n1e308,1\n1e308,2\n1e308,2\n": "column 'x' holds numbers too large",
+    b"x,y\n1,1e308\n2,-1e308\n3,1e308\n4,1\n": "column 'y' has numbers too large",
+    b"x,y\n1e308,1\n1e308,1\n1e308,2\n1e308,2\n": "column 'x' has numbers too large",
     b"y\n1\n2\n3\n4\n": "no column besides those of data.targets",
     b'x,y\n1,"' + b"a" * 140_000 + b'"\n': "line 2: field larger than field limit",
     b'x,y\n1,2\n2,"a\nb\r\n\x1b[2J"\n3,4\n4,5\n': "line 3: 'a b ?[2J' in column 'y' is not a number",
-    b"x,y\n" + b"".join(b"t%d,1\n" % i for i in range(2000)): "column 'x' has 1200 different texts; leave it out",
+    b"x,y\n" + b"".join(b"t%d,1\n" % i for i in range(2000)): "column 'x' has 1200 categories; it takes up to 1,000",
 }
 
 
@@ -284,8 +285,8 @@ def test_fault_17_one_long_cell_does_not_make_the_others_long(tmp_path: Path) ->
     """All three columns would take a gigabyte as texts of one width."""
     content = b"x,text,y\n" + b"".join(b"%d,a,1\n" % i for i in range(3000)) + b"1," + b"b" * 100_000 + b",2\n"
     path = written(tmp_path / "a.csv", content)
-    assert refusal_of(lambda: Table(path, ["y"], "numbers")) is None
-    assert_refused("no column z", Table, path, ["z"], "numbers")
+    assert refusal_of(lambda: Table(path, ["y"], "regression")) is None
+    assert_refused("no column z", Table, path, ["z"], "regression")
 
 
 def test_fault_17_a_csv_that_cannot_be_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,12 +323,12 @@ def broken_disk(*_: Any, **__: Any) -> Any:
 
 
 def test_fault_17_rows_that_the_training_table_did_not_have(tmp_path: Path) -> None:
-    about = Table(written(tmp_path / "a.csv", CSV[0]), ["y"], "numbers", eval_share=0.0, test_share=0.0).describe()
+    about = Table(written(tmp_path / "a.csv", CSV[0]), ["y"], "regression", eval_share=0.0, test_share=0.0).describe()
     path = tmp_path / "b.csv"
     for content, said in (
         (
             b"x,colour\nred,red\n",
-            "line 2: 'red' in column 'x' is not a number; correct it, since this column held numbers",
+            "line 2: 'red' in column 'x' is not a number; correct it, since this column was numeric",
         ),
         (b"x,colour\n1e300,red\n", "1e+300 in column 'x' is too far from the training rows"),
         (b"colour\nred\n", "has no column x"),
@@ -383,7 +384,7 @@ SAID_OF_NPZ: list[tuple[str, dict[str, bytes], int]] = [
         {"x.npy": ROWS, "y.npy": npy("(1,)", "'|u1'", b"1")},
         zipfile.ZIP_DEFLATED,
     ),
-    ("holds no rows", {}, zipfile.ZIP_DEFLATED),
+    ("has no rows", {}, zipfile.ZIP_DEFLATED),
     ("another method than deflate", {"x.npy": ROWS}, zipfile.ZIP_BZIP2),
     ("another method than deflate", {"x.npy": ROWS}, zipfile.ZIP_LZMA),
 ]
@@ -633,7 +634,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "data=table",
         f"data.file={home / 'rows.csv'}",
         "data.targets=[colour]",
-        "data.kind=classes",
+        "data.task=classification",
     ]
     of_images = ["model=mlp", "data=idx", f"data.folder={home}", "data.eval_size=1"]
     of_text = ["model=lstm_lm", "network.width=4", "data=text", f"data.train={home / 'a.txt'}", "data.level=bpe"]
@@ -965,7 +966,7 @@ SENSELESS: list[tuple[str, dict[str, Any]]] = [
     ("table", {"columns": [3]}),
     ("table", {"columns": [{"name": "x", "values": [["a"]]}]}),
     ("table", {"targets": []}),
-    ("table", {"kind": "numbers", "targets": [{"name": "y", "deviation": "x"}] * 2}),
+    ("table", {"task": "regression", "targets": [{"name": "y", "std": "x"}] * 2}),
 ]
 
 
@@ -980,8 +981,8 @@ def test_fault_29_a_description_that_makes_no_sense(
 
 
 READ = {
-    "table": ["decimal", "missing", "na_values", "columns", "targets", "kind", "classes", "columns 0 deviation"],
-    "images": ["shape", "mean", "deviation", "classes"],
+    "table": ["decimal", "missing", "na_values", "columns", "targets", "task", "classes", "columns 0 std"],
+    "images": ["shape", "mean", "std", "classes"],
     "text": ["tokenizer level", "tokenizer model"],
 }
 
@@ -1016,7 +1017,7 @@ def test_fault_29_a_run_that_an_older_dlref_began_is_not_said_to_have_other_data
     folder = find(run).path
     manifest = json.loads((folder / "manifest.json").read_text())
     whole = json.dumps(manifest)
-    for lost in ("decimal", "deviation"):
+    for lost in ("decimal", "std"):
         manifest = json.loads(whole)
         del (manifest["data"] if lost == "decimal" else manifest["data"]["columns"][0])[lost]
         say(folder, manifest)

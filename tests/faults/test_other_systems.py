@@ -541,7 +541,7 @@ def test_a_name_from_elsewhere_is_a_name_of_a_file_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["data=table data.kind=numbers data.targets=[y] data.file={}", "data=text data.train={}"]
+    "line", ["data=table data.task=regression data.targets=[y] data.file={}", "data=text data.train={}"]
 )
 def test_a_home_that_nobody_knows_is_a_file_that_is_not_there(line: str, train: Train) -> None:
     code, said = train("model=mlp", *line.format("~nobody_of_this_name/a.csv").split())

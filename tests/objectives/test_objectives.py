@@ -32,7 +32,7 @@ from dlref.objectives.kneser_ney import KneserNey
 from dlref.objectives.language_modelling import LanguageModelling
 from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
-from dlref.objectives.supervised import Classification, Labels, Perceptron, Regression, Supervised
+from dlref.objectives.supervised import Classification, MultiLabel, Perceptron, Regression, Supervised
 from dlref.objectives.translation import Translation
 
 
@@ -44,15 +44,15 @@ def double() -> Any:
     torch.set_default_dtype(torch.float32)
 
 
-def test_cross_entropy_is_the_log_share_of_the_right_class_summed() -> None:
+def test_cross_entropy_is_the_negative_log_probability_of_the_class_summed() -> None:
     net, x, classes = MLP(5, 4, [6]), torch.randn(7, 5), torch.randint(4, (7,))
     nats, smooth, hits = 0.0, 0.0, 0
     for row, c in zip(net(x), classes.tolist(), strict=True):
-        shares = [math.exp(v) / sum(math.exp(w) for w in row.tolist()) for v in row.tolist()]
-        nats -= math.log(shares[c])
+        probabilities = [math.exp(v) / sum(math.exp(w) for w in row.tolist()) for v in row.tolist()]
+        nats -= math.log(probabilities[c])
         # Szegedy et al. 2016, section 7: a tenth of the weight is spread over all classes
-        smooth -= sum((0.9 * (k == c) + 0.1 / 4) * math.log(share) for k, share in enumerate(shares))
-        hits += shares[c] == max(shares)
+        smooth -= sum((0.9 * (k == c) + 0.1 / 4) * math.log(p) for k, p in enumerate(probabilities))
+        hits += probabilities[c] == max(probabilities)
     totals = Classification(net, label_smoothing=0.1)(Examples(x, classes))
     assert totals["nll"].total.item() == pytest.approx(nats, rel=1e-12)
     assert totals["loss"].total.item() == pytest.approx(smooth, rel=1e-12)
@@ -74,7 +74,7 @@ def test_perplexity_is_the_exponential_of_nats_per_token_and_not_of_the_loss() -
 
 def test_only_objectives_per_token_report_a_perplexity() -> None:
     totals = {"loss": Mean(90.0, 10), "nll": Mean(20.0, 10)}
-    for objective in (Classification, Labels):
+    for objective in (Classification, MultiLabel):
         assert objective(MLP(5, 4, [6])).summarize(totals) == {"loss": 9.0, "nll": 2.0}
     for per_token in (LanguageModelling, Translation, KneserNey):
         assert per_token.nll_unit == "token"
@@ -270,21 +270,21 @@ def test_in_evaluation_whole_episodes_are_counted(case: Case) -> None:
     assert {name: mean.value for name, mean in totals.items()} == {"return": 12.0, "length": 9.0}
 
 
-def test_labels_are_judged_one_by_one_and_a_row_by_all_of_them() -> None:
+def test_multilabel_accuracy_is_per_label_and_exact_match_per_sample() -> None:
     net, x, targets = MLP(5, 3, [6]), torch.randn(7, 5), torch.randint(2, (7, 3)).double()
     nats, right, rows = 0.0, 0, 0
     for row, wanted in zip(net(x).tolist(), targets.tolist(), strict=True):
-        shares = [1 / (1 + math.exp(-z)) for z in row]
-        nats -= sum(math.log(p if t else 1 - p) for p, t in zip(shares, wanted, strict=True))
-        hits = [(p > 0.5) == (t == 1) for p, t in zip(shares, wanted, strict=True)]
+        probabilities = [1 / (1 + math.exp(-z)) for z in row]
+        nats -= sum(math.log(p if t else 1 - p) for p, t in zip(probabilities, wanted, strict=True))
+        hits = [(p > 0.5) == (t == 1) for p, t in zip(probabilities, wanted, strict=True)]
         right, rows = right + sum(hits), rows + all(hits)
-    totals = Labels(net)(Examples(x, targets))
+    totals = MultiLabel(net)(Examples(x, targets))
     assert totals["nll"].total.item() == pytest.approx(nats, rel=1e-12)
     assert [int(totals[name].total) for name in ("accuracy", "exact_match")] == [right, rows]
     assert [totals[name].count for name in ("nll", "accuracy", "exact_match")] == [21, 21, 7]
 
 
-def test_regression_is_half_the_squared_error_of_a_sample_and_the_root_of_that_of_a_number() -> None:
+def test_the_regression_loss_is_per_sample_and_the_rmse_per_target_number() -> None:
     net, x, targets = MLP(5, 3, [6]), torch.randn(7, 5), torch.randn(7, 3)
     squares = sum((y - t) ** 2 for y, t in zip(net(x).flatten().tolist(), targets.flatten().tolist(), strict=True))
     figures = Regression(net).summarize(Regression(net)(Examples(x, targets)))
@@ -292,7 +292,7 @@ def test_regression_is_half_the_squared_error_of_a_sample_and_the_root_of_that_o
     assert figures["rmse"] == pytest.approx((squares / 21) ** 0.5, rel=1e-12)
 
 
-def test_the_perceptron_moves_by_its_inputs_where_it_is_wrong_and_else_not_at_all() -> None:
+def test_the_perceptron_rule_adds_the_inputs_to_the_weights_where_it_is_wrong_or_undecided() -> None:
     net = MLP(2, 1, [])
     weight, bias = net.parameters()
     for x, target in (([2.0, 1.0], 0.0), ([2.0, 1.0], 1.0), ([0.0, 0.0], 0.0)):
@@ -300,15 +300,15 @@ def test_the_perceptron_moves_by_its_inputs_where_it_is_wrong_and_else_not_at_al
             weight.copy_(torch.tensor([[0.5, -0.25]]))
             bias.zero_()
         totals = Perceptron(net)(Examples(torch.tensor([x]), torch.tensor([[target]])))
-        slopes = torch.autograd.grad(totals["loss"].total, (weight, bias))  # type: ignore[arg-type]
-        said = 1.0 if sum(w * a for w, a in zip([0.5, -0.25], x, strict=True)) > 0 else 0.0
+        gradients = torch.autograd.grad(totals["loss"].total, (weight, bias))  # type: ignore[arg-type]
+        predicted = 1.0 if sum(w * a for w, a in zip([0.5, -0.25], x, strict=True)) > 0 else 0.0
         undecided = sum(x) == 0
-        step = -(2 * target - 1) if said != target or undecided else 0.0
-        assert slopes[0].tolist() == [[step * a for a in x]]
-        assert slopes[1].tolist() == [step]
+        step = -(2 * target - 1) if predicted != target or undecided else 0.0
+        assert gradients[0].tolist() == [[step * a for a in x]]
+        assert gradients[1].tolist() == [step]
 
 
-def test_max_norm_shortens_the_long_and_leaves_the_short() -> None:
+def test_max_norm_scales_down_only_weights_with_a_larger_norm() -> None:
     net = MLP(5, 3, [6])
     before = [layer.weight.detach().clone() for layer in net.modules() if isinstance(layer, nn.Linear)]
     Classification(net, max_norm=0.6).after_step()
@@ -323,7 +323,7 @@ def test_max_norm_shortens_the_long_and_leaves_the_short() -> None:
     ("objective", "targets"),
     [
         (Classification, torch.zeros(4, 3)),
-        (Labels, torch.zeros(4, dtype=torch.int64)),
+        (MultiLabel, torch.zeros(4, dtype=torch.int64)),
         (Regression, torch.zeros(4, 1)),
     ],
 )
@@ -336,7 +336,7 @@ def test_an_objective_refuses_targets_of_another_kind(objective: type[Supervised
 def test_fault_16_a_batch_of_one_is_learned_from_or_refused_with_its_count() -> None:
     one = Examples(torch.randn(1, 5), torch.tensor([2]))
     assert math.isfinite(float(Classification(MLP(5, 3, [4]))(one)["loss"].value))
-    with pytest.raises(DataError, match="a batch of 1 has no spread"):
+    with pytest.raises(DataError, match="a batch of 1 has no variance"):
         Classification(MLP(5, 3, [4], norm="batch"))(one)
     assert math.isfinite(float(Classification(MLP(5, 3, [4], norm="batch")).eval()(one)["loss"].value))
 
@@ -383,30 +383,30 @@ def test_fault_16_no_row_of_text_adds_nothing_and_one_is_as_any(writer: Any) -> 
     torch.testing.assert_close(sum(each), objective(Piece(text[:, :-1], text[:, 1:], True))["loss"].total)
 
 
-def test_adversarial_inputs_lie_at_that_length_where_the_loss_is_larger() -> None:
-    """Half the loss is that of the moved inputs, which are worse than the same step in any of many other directions."""
+def test_adversarial_inputs_have_a_larger_loss_than_any_other_step_of_their_norm() -> None:
+    """Half of the loss is that of the adversarial inputs; compared with random steps of the same norm."""
     net, x, classes = MLP(5, 4, [6], activation="tanh"), torch.randn(7, 5), torch.randint(4, (7,))
     plain = Classification(net)
-    hurt = 2 * Classification(net, adversarial=0.1)(Examples(x, classes))["loss"].value
-    hurt -= plain(Examples(x, classes))["loss"].value
+    adversarial_loss = 2 * Classification(net, adversarial_epsilon=0.1)(Examples(x, classes))["loss"].value
+    adversarial_loss -= plain(Examples(x, classes))["loss"].value
     for _ in range(50):
         step = 0.1 * nn.functional.normalize(torch.randn(7, 5))
-        assert plain(Examples(x + step, classes))["loss"].value < hurt
-    evaluated = Classification(net, adversarial=0.1).eval()(Examples(x, classes))
+        assert plain(Examples(x + step, classes))["loss"].value < adversarial_loss
+    evaluated = Classification(net, adversarial_epsilon=0.1).eval()(Examples(x, classes))
     assert evaluated["loss"].value == plain(Examples(x, classes))["loss"].value
 
 
-def test_the_denoising_error_joins_the_loss_in_training_alone() -> None:
+def test_the_denoising_cost_is_part_of_the_training_loss_only() -> None:
     torch.manual_seed(0)
     net, x, classes = Ladder(5, 4, [6], noise=0, input_noise=0), torch.randn(7, 5), torch.randint(4, (7,))
     batch = Examples(x, classes)
-    asked = Denoising(net, denoising=3.0)(batch)
-    assert asked["denoising_error"].value == pytest.approx(float(net.denoise(x)[1].mean().detach()))
-    expected = Classification(net)(batch)["loss"].value + 3 * asked["denoising_error"].value
-    assert asked["loss"].value == pytest.approx(expected)
-    attacked = Denoising(net, denoising=3.0, adversarial=0.1)(batch)
-    added = attacked["loss"].value - Classification(net, adversarial=0.1)(batch)["loss"].value
-    assert added == pytest.approx(3 * asked["denoising_error"].value)
+    totals = Denoising(net, denoising_coef=3.0)(batch)
+    assert totals["denoising_error"].value == pytest.approx(float(net.denoise(x)[1].mean().detach()))
+    expected = Classification(net)(batch)["loss"].value + 3 * totals["denoising_error"].value
+    assert totals["loss"].value == pytest.approx(expected)
+    adversarial = Denoising(net, denoising_coef=3.0, adversarial_epsilon=0.1)(batch)
+    added = adversarial["loss"].value - Classification(net, adversarial_epsilon=0.1)(batch)["loss"].value
+    assert added == pytest.approx(3 * totals["denoising_error"].value)
     assert set(Denoising(net).eval()(batch)) == {"loss", "nll", "accuracy"}
     with pytest.raises(ConfigError, match="takes a network that can denoise, not MLP"):
         Denoising(MLP(5, 4, [6]))

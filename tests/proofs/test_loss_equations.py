@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dlref.data.supervised.in_memory import Examples
 from dlref.equations import losses
-from dlref.objectives.supervised import Classification, Labels, Regression, Supervised
+from dlref.objectives.supervised import Classification, MultiLabel, Regression, Supervised
 from tests.proofs.harness import agree, proves, random
 
 
@@ -34,4 +34,4 @@ def cross_entropy(equation: Any) -> None:
 @proves(losses.binary_cross_entropy)
 def binary_cross_entropy(equation: Any) -> None:
     targets = torch.tensor([[0, 1, 1], [1, 0, 1]], dtype=torch.float64)
-    agree(lambda z: equation(z, targets), lambda z: loss_of(Labels, z, targets), 2 * random(2, 3))
+    agree(lambda z: equation(z, targets), lambda z: loss_of(MultiLabel, z, targets), 2 * random(2, 3))

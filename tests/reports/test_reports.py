@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dlref.cli.main import main
 from dlref.cli.run_reports import run_reports
 from dlref.data.rl.experience import Experience
-from dlref.data.supervised.in_memory import Supervised
+from dlref.data.supervised.in_memory import InMemory
 from dlref.data.supervised.spiral import Spiral
 from dlref.data.supervised.tables import Table
 from dlref.data.text.markov_chain import MarkovChain
@@ -53,7 +53,7 @@ class Halves(nn.Module):
         return torch.stack([-x[:, 0], x[:, 0], torch.full_like(x[:, 0], -9)], dim=1) * self.weight
 
 
-class Shades(Supervised):
+class Shades(InMemory):
     """Images of one shade each; the shade's rank is the class, but for two that are labelled wrongly."""
 
     def __init__(self) -> None:
@@ -91,9 +91,9 @@ def test_the_decision_regions_are_where_the_network_decides() -> None:
 class Binary(Spiral, NamedTargets):
     """One output, whose sign says the class, as a table has it whose only target is a label."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, task: str) -> None:
         super().__init__(points=30)
-        self.kind, self.classes = kind, ["right"]
+        self.task, self.classes = task, ["right"]
         self.splits = {split: (x, (x[:, :1] > 0).float()) for split, (x, _) in self.splits.items()}
 
 
@@ -104,11 +104,11 @@ class Right(Halves):
 
 @pytest.mark.usefixtures("without_gradients")
 def test_the_decision_regions_of_a_single_output_have_two_colours() -> None:
-    figure: Any = DecisionBoundary(cells=40)(Right(), Binary("labels"), "eval")["decision_boundary"]
+    figure: Any = DecisionBoundary(cells=40)(Right(), Binary("multilabel"), "eval")["decision_boundary"]
     for shown in figure.axes[0].collections:  # regions and points
         left, right = shown.to_rgba([0, 1])
         assert not np.array_equal(left, right)
-    assert DecisionBoundary()(Right(), Binary("numbers"), "eval") == {}
+    assert DecisionBoundary()(Right(), Binary("regression"), "eval") == {}
 
 
 @pytest.mark.usefixtures("without_gradients")
@@ -125,9 +125,9 @@ def test_the_rmse_of_a_column_far_from_0_is_in_its_units(tmp_path: Path) -> None
     """Single precision has nothing between 1e8 and 1e8 + 8."""
     path = tmp_path / "rows.csv"
     path.write_text("x,y\n" + "\n".join(f"{i},{1e8 + (i % 7) / 1000:.3f}" for i in range(50)))
-    data, net = Table(path, ["y"], "numbers"), MLP(1, 1, [])
+    data, net = Table(path, ["y"], "regression"), MLP(1, 1, [])
     outputs, targets = net(data.split("eval")[0]), data.split("eval")[1]
-    error = float((outputs - targets).square().mean().sqrt()) * data.goals[0]["deviation"]
+    error = float((outputs - targets).square().mean().sqrt()) * data.target_columns[0]["std"]
     assert PredictedAgainstTrue()(net, data, "eval")["rmse.y"] == pytest.approx(error, rel=1e-3)
 
 
@@ -190,7 +190,7 @@ def test_the_confusion_matrix_counts_what_was_said_of_each_class() -> None:
     figure: Any = ConfusionMatrix()(Lightness(), Shades(), "eval")["confusion_matrix"]
     counts = {(t.get_position()[1], t.get_position()[0]): int(t.get_text()) for t in figure.axes[0].texts}
     assert counts == {(0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 1): 2}
-    assert "3 of 5 right" in figure.axes[0].get_title()
+    assert "3 of 5 correct" in figure.axes[0].get_title()
 
 
 @pytest.mark.usefixtures("without_gradients")

@@ -23,7 +23,7 @@ def mlp() -> Classification:
 
 
 def ladder() -> Classification:
-    return Denoising(Ladder(4, 3, [6, 5]), denoising=1.0)
+    return Denoising(Ladder(4, 3, [6, 5]), denoising_coef=1.0)
 
 
 def train(

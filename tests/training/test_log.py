@@ -106,7 +106,7 @@ def test_a_name_of_bytes_that_are_no_text_is_used_and_escaped_where_it_is_writte
     file, run = folder / os.fsdecode(b"donn\xe9es.csv"), tmp_path / os.fsdecode(name)
     file.write_text("a,b,c\n" + rows)
     typed = f"data.file={file}"
-    line = ["model=mlp", "data=table", typed, "data.targets=[c]", "data.kind=numbers", "objective=regression"]
+    line = ["model=mlp", "data=table", typed, "data.targets=[c]", "data.task=regression", "objective=regression"]
     line += ["network.widths=[3]", "trainer.monitor=null"]
     code, said = train(*line, "trainer.max_steps=2", f"run_dir={run}")
     assert code == 0, said

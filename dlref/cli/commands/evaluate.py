@@ -42,11 +42,11 @@ LEARNED = {  # by the data from their training split, and what it is called
     "vocabulary": "vocabulary",
     "source": "vocabulary",
     "target": "vocabulary",
-    "columns": "mean, deviation or values of its columns",
-    "targets": "mean, deviation or values of its targets",
+    "columns": "mean, std or values of its columns",
+    "targets": "mean, std or values of its targets",
     "classes": "list of classes",
     "mean": "mean of its pixels",
-    "deviation": "deviation of its pixels",
+    "std": "standard deviation of its pixels",
     "permutation": "order of the pixels",
 }
 
@@ -262,7 +262,7 @@ def alike(one: Any, other: Any, near: float = 1e-9) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-6, abs_tol=near)
     if isinstance(one, dict) and isinstance(other, dict):
-        std = one.get("deviation")  # by which a mean that is almost 0 is measured, in whatever units
+        std = one.get("std")  # by which a mean that is almost 0 is measured, in whatever units
         near = 1e-9 * abs(std) if isinstance(std, float) else near
         return one.keys() == other.keys() and all(alike(one[key], other[key], near) for key in one)
     if isinstance(one, list) and isinstance(other, list):

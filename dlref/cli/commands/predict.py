@@ -84,12 +84,12 @@ def predict(
             for file in files:
                 if about["reads"] == "table":
                     inputs = tables.read_inputs(Path(file), about, decimal).to(*place)
-                    answers = objective.answers(net(inputs)).cpu()
-                    answers[inputs.isnan().any(dim=1).cpu()] = math.nan
-                    rows += tables.read_out(answers, about)
+                    predictions = objective.predictions(net(inputs)).cpu()
+                    predictions[inputs.isnan().any(dim=1).cpu()] = math.nan
+                    rows += tables.prediction_rows(predictions, about)
                     continue
                 inputs = images.read_image(Path(file), about, invert, notes).to(*place)
-                probabilities = objective.answers(net(inputs))[0]
+                probabilities = objective.predictions(net(inputs))[0]
                 best = int(probabilities.argmax())
                 rows.append(
                     {"file": file, "class": about["classes"][best], "probability": f"{float(probabilities[best]):.4g}"}

@@ -1,10 +1,10 @@
-"""Logic gates of two inputs, the perceptron's first lesson: Minsky & Papert 1969 on what one unit cannot learn."""
+"""Logic gates of two inputs. One unit cannot learn XOR (Minsky & Papert 1969)."""
 
 from typing import Any, Literal
 
 import torch
 
-from dlref.data.supervised.in_memory import Supervised
+from dlref.data.supervised.in_memory import InMemory
 
 Name = Literal["and", "nand", "or", "xor"]
 OUTPUTS: dict[Name, tuple[int, ...]] = {
@@ -15,15 +15,15 @@ OUTPUTS: dict[Name, tuple[int, ...]] = {
 }
 
 
-class Gate(Supervised):
-    """The four rows of a gate's table: inputs 0 or 1 [4, 2], targets 0.0 or 1.0 [4, 1]. All splits are the table."""
+class Gate(InMemory):
+    """Truth table of a gate: inputs 0 or 1 [4, 2], targets 0.0 or 1.0 [4, 1]. All splits hold the whole table."""
 
     def __init__(self, gate: Name = "and", batch_size: int = 1, seed: int = 0) -> None:
         super().__init__(batch_size, seed)
-        table = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+        inputs = torch.cartesian_prod(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
         targets = torch.tensor(OUTPUTS[gate], dtype=torch.float32)[:, None]
         self.gate, self.classes = gate, ["0", "1"]
-        self.splits = dict.fromkeys(("train", "eval", "test"), (table, targets))
+        self.splits = dict.fromkeys(("train", "eval", "test"), (inputs, targets))
 
     @property
     def sizes(self) -> dict[str, int]:

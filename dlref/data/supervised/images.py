@@ -1,4 +1,4 @@
-"""Images with labels in the IDX format of MNIST: the published files, or any folder of four such files."""
+"""Labeled images in the IDX format of MNIST: the published files, or any folder of four such files."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ from dlref.data import generator
 from dlref.data.download import RemoteFile, data_root, fetch
 from dlref.data.safe_io import room, taken
 from dlref.data.supervised.grayscale import to_gray
-from dlref.data.supervised.in_memory import Supervised
+from dlref.data.supervised.in_memory import InMemory
 from dlref.errors import ConfigError, DataError, brief
 from dlref.interfaces import HeldOut
 
@@ -34,20 +34,21 @@ SHA256 = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-MOST_PIXELS = 2**26  # of an image that a network reads
-FEW_BITS = (1, 3, 7, 15, 16)  # what white is in images of few gray levels; it is 255 in all others
-FAINT = 32  # gray levels from its darkest to its lightest pixel, below which a picture shows next to nothing
-PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # of which none runs another program, as EPS does
+MAX_PIXELS = 2**26  # of a network's input image
+FEW_BITS = (1, 3, 7, 15, 16)  # the white level of images of few gray levels; 255 in all others
+LOW_CONTRAST = 32  # gray levels between the darkest and the lightest pixel, below which an image is nearly blank
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # none of which runs another program, as EPS does
 FILES = [RemoteFile(f"mnist/{name}", digest, [f"{m}/{name}" for m in MIRRORS]) for name, digest in SHA256.items()]
 
 
-class IDX(Supervised, HeldOut):
+class IDX(InMemory, HeldOut):
     """A folder of `train-images…`, `train-labels…`, `t10k-images…` and `t10k-labels…` in IDX, gzipped or not.
 
-    Pixels stay uint8 until a batch is made, which is then normalised by the mean and deviation of the training pixels.
-    The last `eval_size` training images are the `eval` split; `t10k` is `test`. A number as `permutation` puts the
-    pixels of all images into one random order, which that number decides: what neighbours are is then hidden. Training
-    images may be turned by up to `turn` degrees, scaled by up to the share `zoom` and moved by up to `shift` pixels.
+    Pixels are stored as uint8; batches are normalized by the mean and standard deviation of the training pixels. The last
+    `eval_size` training images are the `eval` split, `t10k` is `test`. `permutation`, a seed, puts the pixels of all images
+    into one random order (permuted MNIST). Training images are augmented by random affine maps, with the arguments of
+    torchvision's RandomAffine: rotated by -`degrees` to `degrees`, translated by up to the fractions `translate` of width
+    and height, scaled by factors from `scale[0]` to `scale[1]`; here with bilinear interpolation and by parts of pixels.
     """
 
     split_settings = ("eval_size",)
@@ -57,16 +58,28 @@ class IDX(Supervised, HeldOut):
         folder: Path,
         eval_size: int = 5000,
         permutation: int | None = None,
-        turn: float = 0.0,
-        zoom: float = 0.0,
-        shift: float = 0.0,
+        degrees: float = 0.0,
+        translate: tuple[float, float] = (0.0, 0.0),
+        scale: tuple[float, float] = (1.0, 1.0),
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        if zoom >= 1 or (permutation is not None and (turn or zoom or shift)):
-            raise ConfigError(f"data.zoom {zoom} is a share below 1, and permuted pixels cannot be turned or moved")
-        self.turn, self.zoom, self.shift = turn, zoom, shift
+        self.degrees, self.translate, self.scale = degrees, tuple(translate), tuple(scale)
+        self.augmented = degrees != 0 or any(self.translate) or self.scale != (1.0, 1.0)
+        if not 0 < scale[0] <= scale[1]:
+            raise ConfigError(
+                f"data.scale is {list(scale)}; it takes a lowest and a highest factor above 0, as [0.9,1.1]"
+            )
+        if not all(0 <= fraction <= 1 for fraction in translate):
+            raise ConfigError(
+                f"data.translate is {list(translate)}; it takes fractions from 0 to 1 of width and height, as [0.1,0.1]"
+            )
+        if permutation is not None and self.augmented:
+            raise ConfigError(
+                "permuted pixels cannot be rotated, translated or scaled; leave out data.permutation, or data.degrees, "
+                "data.translate and data.scale"
+            )
         images, labels = read_pair(Path(folder), "train")
         if eval_size >= len(images):
             raise ConfigError(f"data.eval_size {eval_size} leaves nothing of {len(images)} training images")
@@ -76,58 +89,61 @@ class IDX(Supervised, HeldOut):
             "eval": (images[cut:], labels[cut:]),
             "test": read_pair(Path(folder), "t10k"),
         }
-        sides = [" × ".join(map(str, self.splits[split][0].shape[1:])) for split in ("train", "test")]
-        if sides[0] != sides[1]:
-            raise DataError(f"{folder}: the t10k images are of {sides[1]} pixels, those to train on of {sides[0]}")
+        shapes = [" × ".join(map(str, self.splits[split][0].shape[1:])) for split in ("train", "test")]
+        if shapes[0] != shapes[1]:
+            raise DataError(f"{folder}: the t10k images have {shapes[1]} pixels, the training images {shapes[0]}")
         self.permutation = permutation
         if permutation is not None:
-            self.splits = {split: (shuffled(rows, permutation), y) for split, (rows, y) in self.splits.items()}
-        most = int(labels.max())
-        if (beyond := int(self.splits["test"][1].max())) > most:
-            raise DataError(f"{folder}: the t10k labels go up to {beyond}, those to train on only to {most}")
-        self.classes = [str(c) for c in range(most + 1)]
-        self.mean, self.deviation = mean_and_std(images[:cut])
+            self.splits = {split: (permuted(rows, permutation), y) for split, (rows, y) in self.splits.items()}
+        largest, largest_test = int(labels.max()), int(self.splits["test"][1].max())
+        if largest_test > largest:
+            raise DataError(f"{folder}: the t10k labels go up to {largest_test}, the training labels only to {largest}")
+        self.classes = [str(c) for c in range(largest + 1)]
+        self.mean, self.std = mean_and_std(images[:cut])
 
     def prepare(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
-        return inputs.to(dtype).sub_(self.mean).div_(self.deviation)
+        return inputs.to(dtype).sub_(self.mean).div_(self.std)
 
-    def vary(self, rows: Tensor, start: int, mine: slice) -> Tensor:
-        if not (self.turn or self.zoom or self.shift):
+    def augment(self, rows: Tensor, batch_start: int, shard_rows: slice) -> Tensor:
+        if not self.augmented:
             return rows
-        # Drawn for the whole batch, so that each image varies alike whichever rank it falls to.
-        draw = 2 * torch.rand(self.batch_size, 4, generator=generator(self.seed, 1, start)) - 1
-        draw = draw[mine.start - start : mine.stop - start].to(rows.device)
-        return moved(rows, self.turn * draw[:, 0], 1 + self.zoom * draw[:, 1], self.shift * draw[:, 2:])
+        # Sampled for the whole batch, so that an image is augmented alike whichever rank it falls to.
+        uniform = 2 * torch.rand(self.batch_size, 4, generator=generator(self.seed, 1, batch_start)) - 1
+        uniform = uniform[shard_rows.start - batch_start : shard_rows.stop - batch_start].to(rows.device)
+        (low, high), (height, width) = self.scale, rows.shape[1:]
+        most = torch.tensor([self.translate[0] * width, self.translate[1] * height], device=rows.device)
+        scale = (low + high) / 2 + (high - low) / 2 * uniform[:, 1]
+        return affine(rows, self.degrees * uniform[:, 0], most * uniform[:, 2:], scale)
 
     def describe(self) -> dict[str, Any]:
         images = self.splits["train"][0]
-        about = {"reads": "image", "shape": list(images.shape[1:]), "mean": self.mean, "deviation": self.deviation}
-        about |= {"corner": float(images[:, 0, 0].float().mean()), "permutation": self.permutation}
+        description = {"reads": "image", "shape": list(images.shape[1:]), "mean": self.mean, "std": self.std}
+        description |= {"corner": float(images[:, 0, 0].float().mean()), "permutation": self.permutation}
         if (white := int(images.max())) in FEW_BITS:
-            about["white"] = white
-        return super().describe() | about
+            description["white"] = white
+        return super().describe() | description
 
 
 class MNIST(IDX):
-    """LeCun et al. 1998: 60,000 + 10,000 handwritten digits of 28 × 28, as published, found by hash or downloaded."""
+    """MNIST (LeCun et al. 1998): 60,000 + 10,000 handwritten digits of 28 × 28 pixels, checked by hash or downloaded."""
 
     def __init__(
         self,
         root: Path | None = None,
         eval_size: int = 5000,
         permutation: int | None = None,
-        turn: float = 0.0,
-        zoom: float = 0.0,
-        shift: float = 0.0,
+        degrees: float = 0.0,
+        translate: tuple[float, float] = (0.0, 0.0),
+        scale: tuple[float, float] = (1.0, 1.0),
         batch_size: int = 128,
         seed: int = 0,
     ) -> None:
         paths = [fetch(file, data_root(root)) for file in FILES]
-        super().__init__(paths[0].parent, eval_size, permutation, turn, zoom, shift, batch_size, seed)
+        super().__init__(paths[0].parent, eval_size, permutation, degrees, translate, scale, batch_size, seed)
 
 
 def mean_and_std(images: Tensor) -> tuple[float, float]:
-    """Of all pixels of uint8 images; the standard deviation is 1 where they are all alike."""
+    """Mean and standard deviation of all pixels of uint8 images; the latter is 1 where all pixels are equal."""
     counts = torch.bincount(images.flatten(), minlength=256)
     values = torch.arange(256).double()
     frequencies = counts.double() / images.numel()
@@ -136,23 +152,23 @@ def mean_and_std(images: Tensor) -> tuple[float, float]:
     return mean, std if int((counts > 0).sum()) > 1 else 1.0
 
 
-def moved(images: Tensor, degrees: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
-    """Each of the images [B, Y, X] turned, enlarged and moved by [B, 2] pixels to the right and down, float32, black around.
+def affine(images: Tensor, degrees: Tensor, translation: Tensor, scale: Tensor) -> Tensor:
+    """Images [B, Y, X] rotated counterclockwise by `degrees` [B], scaled by `scale` [B] and translated, float32, filled with 0.
 
-    Each place of the new image asks where it comes from, in units of half the side as `grid_sample` has them.
+    `translation` [B, 2] is in pixels to the right and down. Samples bilinearly.
     """
+    # The inverse map, from output to input positions, in units of half the width and height as in affine_grid.
     angle, half = degrees.deg2rad(), torch.tensor(images.shape[:0:-1], device=images.device) / 2
-    turn = (
-        torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2) / zoom[:, None, None]
-    )
-    turn = turn * half / half[:, None]  # of pixels, where sides differ
-    matrix = torch.cat([turn, -(turn @ (shift / half)[:, :, None])], dim=2)
-    places = F.affine_grid(matrix, [len(images), 1, *images.shape[1:]], align_corners=False)
-    return F.grid_sample(images[:, None].float(), places, align_corners=False).squeeze(1)
+    rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    rotation = rotation / scale[:, None, None]
+    rotation = rotation * half / half[:, None]  # in pixels, where width and height differ
+    matrix = torch.cat([rotation, -(rotation @ (translation / half)[:, :, None])], dim=2)
+    grid = F.affine_grid(matrix, [len(images), 1, *images.shape[1:]], align_corners=False)
+    return F.grid_sample(images[:, None].float(), grid, align_corners=False).squeeze(1)
 
 
-def shuffled(images: Tensor, permutation: int) -> Tensor:
-    """The pixels of each image [N, rows, columns] in the order that this number decides."""
+def permuted(images: Tensor, permutation: int) -> Tensor:
+    """The pixels of images [N, rows, columns] in the random order of the seed `permutation`, the same for each image."""
     flat = images.flatten(1)
     return flat[:, torch.randperm(flat.shape[1], generator=generator(permutation))].view_as(images)
 
@@ -160,16 +176,15 @@ def shuffled(images: Tensor, permutation: int) -> Tensor:
 def read_image(
     path: Path, description: Mapping[str, Any], invert: bool, notes: dict[str, list[Path]] | None = None
 ) -> Tensor:
-    """A picture as a network that was trained on images reads it: gray, of its size, normalized; [1, rows, columns].
+    """An image file as network input [1, rows, columns]: gray, resized and normalized as the training images are.
 
-    Raises DataError where it cannot be read, ValueError where the description makes no sense. A picture on a light
-    background is inverted with `invert`, as MNIST's are light on dark. `notes` collects what was done to the pictures and
-    what looks wrong with them, each with the paths that it holds for.
+    `invert` turns dark on light into light on dark, as in MNIST. `notes` collects the conversions and the warnings, each
+    with the paths that it holds for. Raises DataError for a file that cannot be read, ValueError for a senseless description.
     """
     from PIL import ImageOps
 
     rows, columns = description["shape"]
-    if not 0 < rows * columns <= MOST_PIXELS:
+    if not 0 < rows * columns <= MAX_PIXELS:
         raise ValueError(f"images of {rows} × {columns} pixels")
     image, mode, steps = open_gray(path)
     if image.size != (columns, rows):
@@ -185,57 +200,56 @@ def read_image(
     if invert:
         steps.append("inverted")
         pixels = 255 - pixels
-    found = [f"of mode {mode}: {', '.join(steps)}"] if steps else []
+    remarks = [f"of mode {mode}: {', '.join(steps)}"] if steps else []
     corner = float(pixels[[0, 0, -1, -1], [0, -1, 0, -1]].median())
     if abs(corner - (usual := description.get("corner", corner * white / 255) * 255 / white)) > 128:
-        here, there = ("light", "dark") if corner > usual else ("dark", "light")
-        found.append(
-            f"with {here} corners, {there} in the training images: try {'without' if invert else 'with'} --invert"
-        )
-    if float(pixels.max() - pixels.min()) < FAINT:
-        found.append("of nearly one gray level, in which there is little to recognize")
+        this, training = ("light", "dark") if corner > usual else ("dark", "light")
+        flag = f"{'without' if invert else 'with'} --invert"
+        remarks.append(f"with {this} corners, {training} in the training images: try {flag}")
+    if float(pixels.max() - pixels.min()) < LOW_CONTRAST:
+        remarks.append("nearly blank: almost one gray level")
     if notes is not None:
-        for note in found:
-            notes.setdefault(note, []).append(path)
-    inputs = (pixels[None] * (white / 255) - description["mean"]) / description["deviation"]
-    return inputs if description.get("permutation") is None else shuffled(inputs, description["permutation"])
+        for remark in remarks:
+            notes.setdefault(remark, []).append(path)
+    inputs = (pixels[None] * (white / 255) - description["mean"]) / description["std"]
+    return inputs if description.get("permutation") is None else permuted(inputs, description["permutation"])
 
 
 def open_gray(path: Path) -> tuple["Image.Image", str, list[str]]:
-    """The picture in 8-bit gray, the mode that it is stored in, and what was done to it; raises DataError."""
+    """An image file in 8-bit gray, its stored mode, and the conversion steps; raises DataError."""
     from PIL import ExifTags, Image, ImageOps
 
-    if not os.path.isfile(path):  # of a pipe or a device there may be no end
+    if not os.path.isfile(path):  # a pipe or a device may never end
         raise DataError(f"{path} cannot be read as an image (it is no file)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which tell of what is wrong inside
+            warnings.simplefilter("ignore")  # about the content of the file
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=PICTURES) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 mode, orientation = opened.mode, opened.getexif().get(ExifTags.Base.Orientation)
                 image, steps = to_gray(ImageOps.exif_transpose(opened))
                 if orientation in range(2, 9):
-                    steps.insert(0, "turned as its EXIF orientation says")
-                with contextlib.suppress(Exception):  # a later frame may be broken, which is not used
+                    steps.insert(0, "rotated by its EXIF orientation")
+                with contextlib.suppress(Exception):  # a later frame, which is not used, may be broken
                     if getattr(opened, "is_animated", False):
                         steps.insert(0, "only its first frame read")
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
-    except Exception as error:  # which one a crafted file raises is anybody's guess
-        kinds = f"{', '.join(PICTURES[:-1])} or {PICTURES[-1]}"
-        raise DataError(f"{path} cannot be read as an image ({brief(error)}); bring a whole {kinds}") from None
+    except Exception as error:  # a crafted file may raise any
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise DataError(f"{path} cannot be read as an image ({brief(error)}); bring an intact {formats}") from None
     return image, mode, steps
 
 
 def read_pair(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, rows, columns] and labels int64 [N]; raises DataError where they do not belong together."""
+    """Images uint8 [N, rows, columns] and labels int64 [N]; raises DataError where their numbers differ."""
     images = read_idx(find(folder, f"{prefix}-images"), 3)
     labels = read_idx(find(folder, f"{prefix}-labels"), 1)
     if len(images) != len(labels):
         raise DataError(
-            f"{folder} has {len(images)} {prefix} images and {len(labels)} labels; it takes as many of both"
+            f"{folder} has {len(images)} {prefix} images and {len(labels)} labels; it takes one label per image"
         )
     return images, labels.long()
 
@@ -248,32 +262,36 @@ def find(folder: Path, prefix: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """An IDX file of unsigned bytes: two zero bytes, type 8, the number of dimensions, each as big-endian u32, data."""
+    """An IDX file of unsigned bytes: two zero bytes, type 8, the number of dimensions, each size as big-endian u32, data."""
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             header = file.read(4 + 4 * dimensions)
             if header[:3] == bytes([0, 0, 8]) and header[3:4] and header[3] != dimensions:
-                what = (
-                    "a label for each image"
+                expected = (
+                    "one label per image"
                     if dimensions == 1
                     else "gray images [images, rows, columns], without channels"
                 )
-                raise DataError(f"{path} has {header[3]} dimensions, and {dimensions} are read: {what}; convert it")
+                raise DataError(
+                    f"{path} has {header[3]} dimensions; it takes {dimensions}, {expected}: convert the file"
+                )
             if len(header) < 4 + 4 * dimensions or header[:4] != bytes([0, 0, 8, dimensions]):
                 raise DataError(
-                    f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions; it begins {header[:4].hex()}"
+                    f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions; it starts with {header[:4].hex()}"
                 )
             shape = struct.unpack(f">{dimensions}I", header[4:])
-            size, words = math.prod(shape), " × ".join(map(str, shape))
-            most = room(path)
-            if not 0 < size <= most:
+            size, shape_text = math.prod(shape), " × ".join(map(str, shape))
+            limit = room(path)
+            if not 0 < size <= limit:
                 raise DataError(
-                    f"{path} announces {words} bytes after its header, and 1 to {most:,} are read; bring it unpacked if "
-                    "so many are meant"
+                    f"{path} announces {shape_text} bytes after its header; it takes 1 to {limit:,}, so unpack the file if "
+                    "the size is right"
                 )
             raw = taken(file, size + 1)  # one more than there should be
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({brief(error)}); fetch it again") from None
     if len(raw) != size:
-        raise DataError(f"{path} does not hold the {words} bytes after its header that it announces; fetch it again")
+        raise DataError(
+            f"{path} does not hold the {shape_text} bytes after its header that it announces; fetch it again"
+        )
     return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(shape))

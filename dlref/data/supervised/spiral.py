@@ -1,17 +1,17 @@
-"""The spiral of *Deep Learning from Scratch*: classes that no straight line can part, generated."""
+"""The spiral of *Deep Learning from Scratch 2*: classes that are not linearly separable, generated."""
 
 import torch
 
 from dlref.data import generator
-from dlref.data.supervised.in_memory import Supervised
+from dlref.data.supervised.in_memory import InMemory
 from dlref.errors import ConfigError
 
 
-class Spiral(Supervised):
-    """`classes` arms of points in the plane, drawn anew for each seed.
+class Spiral(InMemory):
+    """Points in the plane on `classes` interleaved arms, `points` per arm and split, generated from `seed`.
 
-    Along its arm a point has radius r in (0, 1] and angle 4 c + 4 r + 0.2 z for class c and normal z, in radians
-    (*Deep Learning from Scratch 2*, section 1.4.1). Close to the centre the arms touch, so not every point can be told.
+    A point of class c has radius r in (0, 1] and angle 4 c + 4 r + `noise` z in radians, with standard normal z
+    (*Deep Learning from Scratch 2*, section 1.4.1). The arms meet at the center, so no classifier is right about every point.
     """
 
     def __init__(
@@ -25,9 +25,9 @@ class Spiral(Supervised):
         self.classes = [f"arm {c}" for c in range(classes)]
         self.splits = {}
         for number, split in enumerate(("train", "eval", "test")):
-            draw = generator(seed, number)
+            source = generator(seed, number)
             arm = torch.arange(classes).repeat_interleave(points)
-            radius = 1 - torch.rand(len(arm), generator=draw)
-            angle = 4 * arm + 4 * radius + noise * torch.randn(len(arm), generator=draw)
-            plane = torch.stack([radius * angle.sin(), radius * angle.cos()], dim=1)
-            self.splits[split] = (plane, arm)
+            radius = 1 - torch.rand(len(arm), generator=source)
+            angle = 4 * arm + 4 * radius + noise * torch.randn(len(arm), generator=source)
+            coordinates = torch.stack([radius * angle.sin(), radius * angle.cos()], dim=1)
+            self.splits[split] = (coordinates, arm)

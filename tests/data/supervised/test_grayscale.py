@@ -1,4 +1,4 @@
-"""Pictures of every mode: the gray levels are those that were drawn, whatever holds them, and what was done is said."""
+"""Images of every mode: their gray levels survive the conversion, and its steps are reported."""
 
 import io
 from pathlib import Path
@@ -17,18 +17,18 @@ INK = np.zeros((6, 8), np.uint8)  # a soft stroke, light on dark, with a dark ed
 INK[1:5, 3:5] = [[100, 60], [255, 220], [255, 200], [80, 50]]
 INK[0, 0] = INK[-1, -1] = 0
 DARK = 255 - INK
-ABOUT = {"shape": [6, 8], "mean": 0.0, "deviation": 1.0, "corner": 0.0}
+ABOUT = {"shape": [6, 8], "mean": 0.0, "std": 1.0, "corner": 0.0}
 
 
 def stored(image: Image.Image, kind: str = "PNG", **settings: Any) -> Image.Image:
-    """The picture as it is read from a file."""
+    """The image as it is read from a file."""
     file = io.BytesIO()
     image.save(file, kind, **settings)
     return Image.open(file)
 
 
 def with_alpha(gray: int, alpha: np.ndarray, mode: str = "RGBA") -> Image.Image:
-    """A picture of one level, drawn by its transparency."""
+    """An image of one gray level whose shape is in the alpha channel."""
     image = Image.new("L", alpha.shape[::-1], gray).convert(mode)
     image.putalpha(Image.fromarray(alpha))
     return image
@@ -83,13 +83,13 @@ MODES: dict[str, tuple[Image.Image, np.ndarray, list[str]]] = {
     "real, -1 to 1": (
         stored(Image.fromarray(SIGNED), "TIFF"),
         INK,
-        ["values from their least to their largest scaled to 8 bits"],
+        ["values from minimum to maximum scaled to 8 bits"],
     ),
 }
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_a_picture_of_any_mode_has_the_gray_levels_that_were_drawn(name: str) -> None:
+def test_an_image_of_any_mode_keeps_its_gray_levels(name: str) -> None:
     image, expected, steps = MODES[name]
     gray, done = to_gray(image)
     assert gray.mode == "L"
@@ -97,7 +97,7 @@ def test_a_picture_of_any_mode_has_the_gray_levels_that_were_drawn(name: str) ->
     assert done == steps
 
 
-def test_a_key_of_16_bits_is_transparent() -> None:
+def test_a_transparent_value_of_16_bits_is_flattened() -> None:
     image = stored(Image.fromarray(np.where(INK > 128, 0, 40000).astype(np.uint16)))
     image.info["transparency"] = 40000
     gray, done = to_gray(image)
@@ -105,7 +105,7 @@ def test_a_key_of_16_bits_is_transparent() -> None:
     assert done[-1] == "flattened onto white"
 
 
-def test_a_picture_inside_of_a_transparent_frame_keeps_its_own_background() -> None:
+def test_an_image_inside_a_transparent_frame_keeps_its_own_background() -> None:
     alpha = np.full(DARK.shape, 255, np.uint8)
     alpha[0] = alpha[:, 0] = 0
     for drawn in (INK, DARK):
@@ -125,20 +125,20 @@ def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) ->
         open_gray(tmp_path / "a.tif")
 
 
-def test_orientation_and_the_first_frame_are_said(tmp_path: Path) -> None:
+def test_exif_rotation_and_a_skipped_frame_are_reported(tmp_path: Path) -> None:
     orientation = Image.Exif()
-    orientation[0x0112] = 6  # to be turned by 90° clockwise
+    orientation[0x0112] = 6  # rotate by 90° clockwise
     Image.fromarray(INK).save(tmp_path / "turned.png", exif=orientation)
     gray, mode, steps = open_gray(tmp_path / "turned.png")
     assert np.array_equal(np.asarray(gray), np.rot90(INK, -1))
-    assert (mode, steps) == ("L", ["turned as its EXIF orientation says"])
+    assert (mode, steps) == ("L", ["rotated by its EXIF orientation"])
     Image.fromarray(INK).save(tmp_path / "two.gif", save_all=True, append_images=[Image.fromarray(DARK)])
     gray, _, steps = open_gray(tmp_path / "two.gif")
     assert np.array_equal(np.asarray(gray), INK)
     assert steps[0] == "only its first frame read"
 
 
-def test_what_was_done_is_noted_once_a_kind(tmp_path: Path) -> None:
+def test_files_with_the_same_steps_share_a_note(tmp_path: Path) -> None:
     notes: dict[str, list[Path]] = {}
     pictures = {
         "a": with_alpha(0, INK),
@@ -156,7 +156,7 @@ def test_what_was_done_is_noted_once_a_kind(tmp_path: Path) -> None:
     assert {note: [path.stem for path in paths] for note, paths in notes.items()} == {
         flattened: ["a", "b"],
         resized: ["blank"],
-        "of nearly one gray level, in which there is little to recognize": ["blank"],
+        "nearly blank: almost one gray level": ["blank"],
     }
     read_image(tmp_path / "a.png", ABOUT, invert=False, notes=notes)
     assert [path.stem for path in notes["with light corners, dark in the training images: try with --invert"]] == ["a"]

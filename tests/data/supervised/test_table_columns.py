@@ -1,4 +1,4 @@
-"""What a cell means: numbers and their notations, missing values, categories; and when numbers do not vary."""
+"""Cells of a table: numbers and their notations, missing values, categories; and constant columns."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ import pytest
 
 from dlref.data.supervised.table_columns import (
     NA_VALUES,
-    Holds,
+    ColumnType,
     Rules,
-    absent,
-    code,
+    column_statistics,
     encode,
-    holds,
-    learn,
-    number,
-    ordered,
-    standard,
-    values_of,
+    infer_type,
+    is_missing,
+    mean_and_std,
+    na_text,
+    parse_column,
+    parse_number,
+    sorted_values,
 )
 from dlref.data.supervised.table_files import Column
 from dlref.errors import DataError
@@ -32,7 +32,7 @@ def column(*cells: str, name: str = "x") -> Column:
 
 
 def numbers(cells: Column, rules: Rules = POINT) -> np.ndarray:
-    return values_of(cells, "numbers", absent(cells, rules, "numbers"), rules, "data.", "name it")
+    return parse_column(cells, "numeric", is_missing(cells, rules, "numeric"), rules, "data.", "name it")
 
 
 CONSTANT: dict[str, Any] = {
@@ -57,35 +57,35 @@ VARIED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("values", CONSTANT.values(), ids=CONSTANT)
-def test_numbers_that_differ_by_rounding_alone_are_only_shifted(values: np.ndarray) -> None:
-    mean, std = standard(values.astype(np.float64), values.dtype)
+def test_numbers_that_differ_only_by_rounding_errors_have_a_standard_deviation_of_1(values: np.ndarray) -> None:
+    mean, std = mean_and_std(values.astype(np.float64), values.dtype)
     assert std == 1.0
     assert abs(0.2 - mean) / std < 1e9
 
 
 @pytest.mark.parametrize("values", VARIED.values(), ids=VARIED)
-def test_real_variation_is_scaled_to_one_whatever_its_size(values: np.ndarray) -> None:
+def test_real_variation_of_any_size_is_standardized(values: np.ndarray) -> None:
     wide = values.astype(np.float64)
-    mean, std = standard(wide, values.dtype)
+    mean, std = mean_and_std(wide, values.dtype)
     inputs = (wide - mean) / std
     assert np.abs(inputs.mean()) < 1e-2  # of the last digit of the mean
     assert inputs.std() == pytest.approx(1, abs=1e-3)
 
 
-def test_mean_and_std_of_usual_numbers_are_those_of_numpy_to_the_bit() -> None:
+def test_mean_and_std_of_usual_numbers_equal_numpys_bit_for_bit() -> None:
     values = np.random.default_rng(0).normal(3, 2, 1001)
-    assert standard(values, values.dtype) == (float(values.mean()), float(values.std()))
+    assert mean_and_std(values, values.dtype) == (float(values.mean()), float(values.std()))
 
 
 @pytest.mark.parametrize(("cell", "value"), [("3", 3.0), ("-1e3", -1000.0), (".5", 0.5), ("1e999", float("inf"))])
-def test_numbers_are_those_that_are_written_with_a_point(cell: str, value: float) -> None:
-    assert number(cell, "point") == value
-    assert number(cell.replace(".", ","), "comma") == value
+def test_the_decimal_separator_is_a_point_or_a_comma(cell: str, value: float) -> None:
+    assert parse_number(cell, "point") == value
+    assert parse_number(cell.replace(".", ","), "comma") == value
 
 
 @pytest.mark.parametrize("cell", ["", "nan", "1_000", "12_34", "0x10", "1,5", "1 234", "one"])
-def test_what_only_python_or_a_spreadsheet_takes_for_a_number_is_none(cell: str) -> None:
-    assert number(cell, "point") is None
+def test_other_texts_are_not_numbers_even_where_python_or_a_spreadsheet_accepts_them(cell: str) -> None:
+    assert parse_number(cell, "point") is None
 
 
 @pytest.mark.parametrize(
@@ -95,22 +95,22 @@ def test_what_only_python_or_a_spreadsheet_takes_for_a_number_is_none(cell: str)
         ("-0,5", "data.decimal=comma"),
         ("1.234,5", "data.decimal=comma"),
         ("1,234", "decimal commas, or write numbers like 1234, or"),
-        ("1,234.5", "without separators of thousands"),
-        ("1,234,567", "without separators of thousands"),
-        ("1 234", "without separators of thousands"),
-        ("1\u00a0234,5", "without separators of thousands"),
-        ("1\u202f234", "without separators of thousands"),
-        ("1'234", "without separators of thousands"),
-        ("1_000", "without separators of thousands"),
+        ("1,234.5", "without thousands separators"),
+        ("1,234,567", "without thousands separators"),
+        ("1 234", "without thousands separators"),
+        ("1\u00a0234,5", "without thousands separators"),
+        ("1\u202f234", "without thousands separators"),
+        ("1'234", "without thousands separators"),
+        ("1_000", "without thousands separators"),
         ("5 %", "or units"),
         ("$5", "or units"),
         ("−3", "numbers like -1234.5"),
     ],
 )
-def test_numbers_in_another_notation_are_refused_with_the_way_to_write_them(cell: str, said: str) -> None:
-    """Also where every cell is one, so that none of them looks like a number."""
+def test_numbers_in_another_notation_are_refused_with_the_right_notation(cell: str, said: str) -> None:
+    """Also where every cell is one, so that none is parsed as a number."""
     for cells in (column(cell), column("1", cell, "2"), column("red", cell)):
-        assert holds(cells, Rules(), []) == "numbers"
+        assert infer_type(cells, Rules(), []) == "numeric"
         with pytest.raises(DataError, match=r"a.csv, line") as refused:
             numbers(cells)
         assert f"'{cell}'".replace("\u00a0", " ").replace("\u202f", " ") in str(refused.value)
@@ -119,25 +119,25 @@ def test_numbers_in_another_notation_are_refused_with_the_way_to_write_them(cell
 
 @pytest.mark.parametrize("cell", ["1.1.0", "12.03.2024", "2024-01-05", "10:30", "a,b", "A1", "12_34", "1,2,3", "-x"])
 def test_other_texts_are_categories(cell: str) -> None:
-    assert holds(column(cell, "b"), Rules(), []) == "categories"
+    assert infer_type(column(cell, "b"), Rules(), []) == "categorical"
 
 
 def test_with_decimal_commas_a_point_is_refused() -> None:
     assert numbers(column("3,14", "2", "-1,5e3"), COMMA).tolist() == [3.14, 2.0, -1500.0]
-    for cell, said in (("3.5", "data.decimal=point"), ("1.234,5", "like -1234,5, without separators of thousands")):
+    for cell, said in (("3.5", "data.decimal=point"), ("1.234,5", "like -1234,5, without thousands separators")):
         with pytest.raises(DataError, match="line 3") as refused:
             numbers(column("1,5", cell), COMMA)
         assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("cell", ["", *NA_VALUES, "na", "NULL", "nan"])
-@pytest.mark.parametrize("held", ["numbers", "categories", "labels"])
-def test_missing_cells_are_known(cell: str, held: Holds) -> None:
-    assert absent(column("1", cell, "2"), Rules(), held).tolist() == [False, True, False]
-    assert absent(column("1", cell, "2"), Rules(na_values=[]), held).tolist() == [False, not cell, False]
+@pytest.mark.parametrize("column_type", ["numeric", "categorical", "boolean"])
+def test_cells_of_na_values_are_missing_in_every_type_of_column(cell: str, column_type: ColumnType) -> None:
+    assert is_missing(column("1", cell, "2"), Rules(), column_type).tolist() == [False, True, False]
+    assert is_missing(column("1", cell, "2"), Rules(na_values=[]), column_type).tolist() == [False, not cell, False]
 
 
-def test_numbers_may_stand_for_missing_values_however_they_are_written() -> None:
+def test_a_number_of_na_values_matches_every_notation_of_it_in_a_numeric_column() -> None:
     rules = Rules(na_values=["-999", "0.1"])
     cells = np.array([1.0, -999.0, np.nan, 0.1])
     for found in (
@@ -147,39 +147,39 @@ def test_numbers_may_stand_for_missing_values_however_they_are_written() -> None
         column()._replace(cells=cells.astype(np.float32)),
         column()._replace(cells=np.int16([1, -999, -999, -999])),
     ):
-        assert absent(found, rules, "numbers").tolist() == [False, True, True, True]
+        assert is_missing(found, rules, "numeric").tolist() == [False, True, True, True]
         np.testing.assert_equal(numbers(found, rules), [1, np.nan, np.nan, np.nan])
     for half in ("-0.5", "-0,5"):
-        assert absent(column("1,5", "-0,50"), Rules("comma", na_values=[half]), "numbers").tolist() == [False, True]
-    assert not absent(column("-999 m", "x999", "1e999"), rules, "numbers").any()
+        assert is_missing(column("1,5", "-0,50"), Rules("comma", na_values=[half]), "numeric").tolist() == [False, True]
+    assert not is_missing(column("-999 m", "x999", "1e999"), rules, "numeric").any()
 
 
-@pytest.mark.parametrize("held", ["categories", "labels"])
-def test_of_categories_and_labels_a_code_is_text(held: Holds) -> None:
+@pytest.mark.parametrize("column_type", ["categorical", "boolean"])
+def test_na_values_are_compared_as_text_in_categorical_and_boolean_columns(column_type: ColumnType) -> None:
     rules = Rules(na_values=["999", "0.1"])
-    assert absent(column("0999", "999", "9.99e2", ".1", "0.10", "0.1", "999.0"), rules, held).tolist() == [
+    assert is_missing(column("0999", "999", "9.99e2", ".1", "0.10", "0.1", "999.0"), rules, column_type).tolist() == [
         *(False, True, False, False, False, True, True)
     ]
     for cells in (np.array([1.0, 999.0, np.nan]), np.float32([1, 0.1, np.nan]), np.int16([1, 999, 999])):
-        assert absent(column()._replace(cells=cells), rules, held).tolist() == [False, True, True]
+        assert is_missing(column()._replace(cells=cells), rules, column_type).tolist() == [False, True, True]
 
 
-def test_a_code_beyond_the_range_of_a_column_stands_for_nothing_in_it() -> None:
+def test_a_number_of_na_values_beyond_the_range_of_a_column_matches_nothing_in_it() -> None:
     for cells, codes in (
         (np.float16([np.inf, 0.0, 1.0]), ["100000", "-1e9", "1e-9"]),
         (np.uint8([0, 255, 1]), ["-1", "256"]),
     ):
-        assert not absent(column()._replace(cells=cells), Rules(na_values=codes), "numbers").any()
+        assert not is_missing(column()._replace(cells=cells), Rules(na_values=codes), "numeric").any()
     with pytest.raises(DataError, match=r"inf in column 'x' is not a finite number"):
         numbers(Column("x", np.float16([1, np.inf]), Path("a.npz"), np.arange(2), "index"), Rules(na_values=["100000"]))
     read = column()._replace(cells=np.float16([np.inf, 1]))
-    assert absent(read, Rules(na_values=["inf"]), "numbers").tolist() == [True, False]
+    assert is_missing(read, Rules(na_values=["inf"]), "numeric").tolist() == [True, False]
 
 
-def test_a_code_has_one_spelling_however_it_is_given() -> None:
+def test_a_number_of_na_values_has_one_text_however_it_is_given() -> None:
     codes = [-999, -999.0, np.float32(-999), "-999", " -999.0", "\u200b-999"]
-    assert {code(value) for value in codes} == {"-999"}
-    assert [code(text) for text in ("0999", "1.10", "9.99e2", "NA", "1.0.0")] == [
+    assert {na_text(value) for value in codes} == {"-999"}
+    assert [na_text(text) for text in ("0999", "1.10", "9.99e2", "NA", "1.0.0")] == [
         "0999",
         "1.10",
         "9.99e2",
@@ -188,20 +188,20 @@ def test_a_code_has_one_spelling_however_it_is_given() -> None:
     ]
 
 
-def test_a_column_that_mixes_numbers_and_text_is_refused_with_a_line_of_each_sort() -> None:
+def test_a_column_that_mixes_numbers_and_text_is_refused_with_an_example_of_each() -> None:
     for cells, line in ((("1", "2", "S"), 4), (("S", "M", "42"), 2)):
-        assert holds(column(*cells), Rules(), []) == "numbers"
+        assert infer_type(column(*cells), Rules(), []) == "numeric"
         with pytest.raises(DataError, match=f"line {line}: '.' in column 'x' is not a number, as '[14]2?' is; name it"):
             numbers(column(*cells))
-        assert holds(column(*cells), Rules(), ["x"]) == "categories"
+        assert infer_type(column(*cells), Rules(), ["x"]) == "categorical"
 
 
 def test_a_missing_value_is_the_mean_or_the_most_frequent_category() -> None:
-    age, colour = column("1", "", "3", "8", name="age"), column("red", "blue", "NA", "red", name="colour")
+    age, color = column("1", "", "3", "8", name="age"), column("red", "blue", "NA", "red", name="color")
     rules = Rules(missing="mean")
-    gone = absent(colour, rules, "categories")
-    values = {"age": numbers(age, rules), "colour": values_of(colour, "categories", gone, rules, "data.", "")}
-    learned = [learn(age, values["age"]), learn(colour, values["colour"])]
+    missing = is_missing(color, rules, "categorical")
+    values = {"age": numbers(age, rules), "color": parse_column(color, "categorical", missing, rules, "data.", "")}
+    learned = [column_statistics(age, values["age"]), column_statistics(color, values["color"])]
     assert learned[0]["mean"] == 4.0
     assert learned[1]["most_frequent"] == "red"
     inputs = encode(values, learned, rules, "a.csv")
@@ -211,6 +211,6 @@ def test_a_missing_value_is_the_mean_or_the_most_frequent_category() -> None:
     assert np.isnan(dropped).any(axis=1).tolist() == [False, True, True, False]
 
 
-def test_values_are_in_the_order_of_numbers_if_all_are() -> None:
-    assert ordered(["10", "2", "1.10", "1.1", "01", "1"]) == ["01", "1", "1.1", "1.10", "2", "10"]
-    assert ordered(["b", "10", "2"]) == ["10", "2", "b"]
+def test_values_are_sorted_as_numbers_if_all_are_numbers() -> None:
+    assert sorted_values(["10", "2", "1.10", "1.1", "01", "1"]) == ["01", "1", "1.1", "1.10", "2", "10"]
+    assert sorted_values(["b", "10", "2"]) == ["10", "2", "b"]

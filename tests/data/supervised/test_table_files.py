@@ -1,4 +1,4 @@
-"""CSV and NPZ files: separators, quotes, compression; and nothing but the wanted columns is looked at."""
+"""CSV and NPZ files: separators, quotes, compression; and only the selected columns are parsed."""
 
 import bz2
 import gzip
@@ -38,7 +38,7 @@ def read(tmp_path: Path, content: str) -> dict[str, list[str]]:
         ('x,y\n"say ""yes""",2\n', {"x": ['say "yes"'], "y": ["2"]}),
     ],
 )
-def test_separators_are_those_outside_of_quotes_that_fit(
+def test_the_separator_is_the_one_that_fits_outside_of_quotes(
     content: str, columns: dict[str, list[str]], tmp_path: Path
 ) -> None:
     assert read(tmp_path, content) == columns
@@ -67,7 +67,7 @@ def test_fault_17_a_compressed_table_that_unpacks_to_too_much(
         read_table(path)
 
 
-def test_columns_that_nobody_reads_are_not_looked_at(tmp_path: Path) -> None:
+def test_columns_that_are_not_selected_are_not_parsed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x,,twice,twice\n1,,inf,\n")
     assert read_table(path, lambda _: ["x"])["x"].cells.tolist() == ["1"]
@@ -80,16 +80,14 @@ def test_columns_that_nobody_reads_are_not_looked_at(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"array objects.npy holds object"):
         read_table(path)
     np.savez(path, y=np.arange(6), images=np.ones((6, 8, 8, 3)))
-    with pytest.raises(
-        DataError, match=r"images.npy is of shape \(6, 8, 8, 3\); it takes .*: reshape it to \(6, 192\)"
-    ):
+    with pytest.raises(DataError, match=r"images.npy has shape \(6, 8, 8, 3\); it takes .*: reshape it to \(6, 192\)"):
         read_table(path)
     np.savez(path, images=np.ones((2, 400, 400), bool))  # which is more columns than an array may have
     with pytest.raises(DataError, match=r"up to 100,000 columns\]: save it as one of these"):
         read_table(path)
 
 
-def test_cells_of_an_array_are_spelled_as_in_a_text(tmp_path: Path) -> None:
+def test_cells_of_an_array_are_written_as_in_a_csv_file(tmp_path: Path) -> None:
     arrays = {
         "whole": np.array([1.0, -0.0]),
         "single": np.array([0.1, 2.5], dtype=np.float32),
@@ -108,11 +106,11 @@ def test_cells_of_an_array_are_spelled_as_in_a_text(tmp_path: Path) -> None:
     }
 
 
-def test_only_training_is_told_to_choose_other_columns(tmp_path: Path) -> None:
-    """The settings of training are none of `dlref predict`, which reads the columns that the model was trained on."""
+def test_only_training_is_advised_to_choose_other_columns(tmp_path: Path) -> None:
+    """`dlref predict`, which reads the columns that the model was trained on, has none of the settings of training."""
     train, new = tmp_path / "train.csv", tmp_path / "new.csv"
     train.write_text("x,y\n" + "\n".join(f"{i},{i}" for i in range(20)))
-    description = Table(train, ["y"], "numbers").describe()
+    description = Table(train, ["y"], "regression").describe()
     for content in ("x,x\n1,2\n", "z\n1\n", "x\n", "x\none\n", "x\n?\n1\n", None):
         new.unlink(missing_ok=True) if content is None else new.write_text(content)
         with pytest.raises(DataError, match=r"new\.csv") as refused:
@@ -120,21 +118,21 @@ def test_only_training_is_told_to_choose_other_columns(tmp_path: Path) -> None:
         assert "data." not in str(refused.value)
     new.write_text("x,x,y\n1,2,3\n")
     with pytest.raises(DataError, match=r"2 columns called 'x'; rename them, or choose others by data\.inputs="):
-        Table(new, ["y"], "numbers")
+        Table(new, ["y"], "regression")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('x,y\n"a\nb",2\n"c\nd",3,4\n', r"line 4: 3 cells under 2 names"),
+        ('x,y\n"a\nb",2\n"c\nd",3,4\n', r"line 4: 3 cells under 2 column names"),
         ('x,y\n1,2\n"3,4\n5,6\n7,8\n', r"line 3: unexpected end of data"),
         ('x,y\n\n"a\n\nb",2\n1,"2"0\n', r"line 6: "),
         ("x,y,,\n1,2,,\n", r"line 1: column 3 has no name"),
     ],
 )
-def test_a_row_over_several_lines_is_named_by_its_first(content: str, said: str, tmp_path: Path) -> None:
+def test_a_row_over_several_lines_is_named_by_its_first_line(content: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         read(tmp_path, content)
     path = tmp_path / "b.csv"
     path.write_text('x,y\n\n"a\n\nb",2\n1,2\n')
-    assert read_table(path)["y"].places.tolist() == [3, 6]
+    assert read_table(path)["y"].positions.tolist() == [3, 6]

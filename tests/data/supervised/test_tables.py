@@ -1,4 +1,4 @@
-"""Tables: what is learned of a column, what is refused, and that training and prediction read alike."""
+"""Tables: statistics of columns, refused files, and that training and prediction encode rows alike."""
 
 import json
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ import torch
 
 from dlref.data.supervised.table_columns import Missing
 from dlref.data.supervised.table_files import read_table
-from dlref.data.supervised.tables import Table, read_inputs, read_out
+from dlref.data.supervised.tables import Table, prediction_rows, read_inputs
 from dlref.errors import ConfigError, DataError
 
 ROWS = "\n".join(
-    ["size,colour,price,kind", *(f"{i},{'red' if i % 3 else 'blue'},{2 * i + 1},{'abc'[i % 3]}" for i in range(40))]
+    ["size,color,price,kind", *(f"{i},{'red' if i % 3 else 'blue'},{2 * i + 1},{'abc'[i % 3]}" for i in range(40))]
 )
 
 
@@ -26,20 +26,20 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_numbers_are_normalised_by_the_training_rows_alone(file: Path) -> None:
-    data = Table(file, ["price"], "numbers", inputs=["size"], eval_share=0.2, test_share=0.3)
+def test_numbers_are_standardized_by_the_training_rows_alone(file: Path) -> None:
+    data = Table(file, ["price"], "regression", inputs=["size"], eval_share=0.2, test_share=0.3)
     assert {split: len(rows) for split, (rows, _) in data.splits.items()} == {"train": 20, "eval": 8, "test": 12}
     inputs, targets = data.split("train")
     for numbers in (inputs, targets):
         torch.testing.assert_close(numbers.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
         torch.testing.assert_close(numbers.std(correction=0), torch.tensor(1.0))
     about = data.describe()
-    every = torch.cat([rows for rows, _ in data.splits.values()])[:, 0] * about["columns"][0]["deviation"]
+    every = torch.cat([rows for rows, _ in data.splits.values()])[:, 0] * about["columns"][0]["std"]
     assert sorted((every + about["columns"][0]["mean"]).round().tolist()) == list(range(40))
 
 
-def test_text_becomes_an_input_for_each_of_its_values(file: Path) -> None:
-    data = Table(file, ["kind"], "classes")
+def test_categories_are_one_hot_encoded(file: Path) -> None:
+    data = Table(file, ["kind"], "classification")
     assert data.sizes == {"inputs": 1 + 2 + 1, "outputs": 3}
     assert data.classes == ["a", "b", "c"]
     inputs, targets = data.split("train")
@@ -49,33 +49,31 @@ def test_text_becomes_an_input_for_each_of_its_values(file: Path) -> None:
 
 
 @pytest.mark.parametrize("spelled", [("1", "0"), ("true", "False"), ("Yes", "no"), ("1.0", "0")])
-def test_labels_are_read_in_several_spellings(spelled: tuple[str, str], tmp_path: Path) -> None:
+def test_booleans_are_read_in_several_notations(spelled: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("x,here,there\n" + "\n".join(f"{i},{spelled[i % 2]},{spelled[i // 20]}" for i in range(40)))
-    data = Table(path, ["here", "there"], "labels")
+    data = Table(path, ["here", "there"], "multilabel")
     inputs, targets = data.split("train")
-    about = data.columns[0]
-    number = (inputs[:, 0] * about["deviation"] + about["mean"]).round().long()
+    about = data.input_columns[0]
+    number = (inputs[:, 0] * about["std"] + about["mean"]).round().long()
     assert torch.equal(targets, torch.stack([number % 2 == 0, number < 20], dim=1).float())
 
 
-def test_npz_is_read_as_csv_is(file: Path, tmp_path: Path) -> None:
+def test_an_npz_file_is_read_like_a_csv_file(file: Path, tmp_path: Path) -> None:
     columns = {name: column.cells.astype(str) for name, column in read_table(file).items()}
     numbers = {name: columns[name].astype(float) for name in ("size", "price")}
     np.savez(tmp_path / "rows.npz", **columns | numbers)
-    one, two = (Table(path, ["price"], "numbers") for path in (file, tmp_path / "rows.npz"))
+    one, two = (Table(path, ["price"], "regression") for path in (file, tmp_path / "rows.npz"))
     assert one.describe() == two.describe()
     assert torch.equal(one.split("test")[0], two.split("test")[0])
 
 
-def test_an_array_of_several_columns_has_their_numbers(tmp_path: Path) -> None:
+def test_an_array_of_two_dimensions_becomes_numbered_columns(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", pixels=np.arange(12).reshape(6, 2), y=np.arange(6))
     assert list(read_table(tmp_path / "rows.npz")) == ["pixels.0", "pixels.1", "y"]
 
 
-def test_other_separators_a_mark_at_the_start_and_windows_ends_of_line_are_understood(
-    file: Path, tmp_path: Path
-) -> None:
+def test_other_separators_a_byte_order_mark_and_windows_line_ends_are_read(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_bytes(b"\xef\xbb\xbf" + ROWS.replace(",", ";").replace("\n", "\r\n").encode())
     for name, column in read_table(other).items():
@@ -84,17 +82,17 @@ def test_other_separators_a_mark_at_the_start_and_windows_ends_of_line_are_under
 
 def test_test_rows_may_have_a_file_of_their_own(file: Path, tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("\n".join(ROWS.split("\n")[:6]))
-    data = Table(file, ["price"], "numbers", test_file=tmp_path / "test.csv")
+    data = Table(file, ["price"], "regression", test_file=tmp_path / "test.csv")
     assert {split: len(rows) for split, (rows, _) in data.splits.items()} == {"train": 36, "eval": 4, "test": 5}
 
 
-def test_prediction_reads_rows_as_training_did_and_answers_in_their_units(file: Path) -> None:
-    data = Table(file, ["price"], "numbers", eval_share=0.0, test_share=0.0)
+def test_prediction_encodes_rows_as_training_did_and_predicts_in_their_units(file: Path) -> None:
+    data = Table(file, ["price"], "regression", eval_share=0.0, test_share=0.0)
     about: dict[str, Any] = data.describe()
     rows = read_inputs(file, about)
     inputs, targets = data.split("train")
     assert sorted(rows.tolist()) == sorted(inputs.tolist())
-    prices = [float(row["price"]) for row in read_out(targets, about)]
+    prices = [float(row["price"]) for row in prediction_rows(targets, about)]
     assert sorted(prices) == [2 * i + 1 for i in range(40)]
 
 
@@ -105,8 +103,8 @@ def test_text_that_looks_like_a_number_is_read_as_in_training(tmp_path: Path) ->
     with pytest.raises(
         DataError, match=r"line 2: 'S' in column 'size' is not a number, as '42' is; name the column in dat"
     ):
-        Table(file, ["y"], "classes")
-    data = Table(file, ["y"], "classes", categories=["size"], test_file=other)
+        Table(file, ["y"], "classification")
+    data = Table(file, ["y"], "classification", categories=["size"], test_file=other)
     about = data.describe()
     assert [column["values"] for column in about["columns"]] == [["007", "42", "M", "S"]]
     expected = torch.eye(4)[[1, 0, 1]]
@@ -121,10 +119,10 @@ def test_text_that_looks_like_a_number_is_read_as_in_training(tmp_path: Path) ->
 
 
 BROKEN: list[tuple[bytes, str]] = [
-    (b"", "holds no rows"),
-    (b"x,y\n", "holds no rows"),
+    (b"", "has no rows"),
+    (b"x,y\n", "has no rows"),
     (b"\n \n", "is empty"),
-    (b"x,y\n1,2\n3\n", "line 3: 1 cells under 2 names"),
+    (b"x,y\n1,2\n3\n", "line 3: 1 cells under 2 column names"),
     (b"x,x,y\n1,2,3\n", "2 columns called 'x'"),
     (b"x,,y\n1,2,3\n", "line 1: column 2 has no name"),
     (b"x,y\n1,2\n3,none\n4,5\n", "line 3: 'none' in column 'y' is not a number"),
@@ -146,7 +144,7 @@ def test_fault_17_a_broken_csv_is_named_with_its_line(content: bytes, said: str,
     path = tmp_path / "broken.csv"
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
-        Table(path, ["y"], "numbers", eval_share=0.5, test_share=0.5)
+        Table(path, ["y"], "regression", eval_share=0.5, test_share=0.5)
     assert str(path) in str(error.value)
     assert said in str(error.value)
 
@@ -156,7 +154,7 @@ def test_fault_17_a_line_of_a_megabyte_is_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     path.write_text("x,y\n" + "a" * 1_000_000 + ",2\nb,3\n")
     with pytest.raises(DataError, match=r"long\.csv, line 2"):
-        Table(path, ["y"], "numbers")
+        Table(path, ["y"], "regression")
 
 
 @pytest.mark.faults
@@ -166,7 +164,7 @@ def test_fault_17_a_truncated_npz_is_named(keep: int, tmp_path: Path) -> None:
     np.savez(path, x=np.arange(50), y=np.arange(50))
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"rows\.npz cannot be read as NPZ"):
-        Table(path, ["y"], "numbers")
+        Table(path, ["y"], "regression")
 
 
 @pytest.mark.faults
@@ -177,20 +175,20 @@ def test_fault_17_an_npz_with_pickled_objects_is_refused(tmp_path: Path) -> None
         read_table(path)
 
 
-def test_what_does_not_suit_the_kind_is_refused(file: Path, tmp_path: Path) -> None:
-    for targets, kind, error in (
-        (["colour"], "numbers", DataError),
-        (["price"], "labels", DataError),
-        (["price", "kind"], "classes", ConfigError),
-        ([], "numbers", ConfigError),
+def test_targets_that_do_not_suit_the_task_are_refused(file: Path, tmp_path: Path) -> None:
+    for targets, task, error in (
+        (["color"], "regression", DataError),
+        (["price"], "multilabel", DataError),
+        (["price", "kind"], "classification", ConfigError),
+        ([], "regression", ConfigError),
     ):
-        with pytest.raises(error, match=r"colour|label|one column"):
-            Table(file, targets, kind)  # type: ignore[arg-type]
-    (tmp_path / "test.csv").write_text("size,colour,price,kind\n1,red,2,d\n")
+        with pytest.raises(error, match=r"color|boolean|one column"):
+            Table(file, targets, task)  # type: ignore[arg-type]
+    (tmp_path / "test.csv").write_text("size,color,price,kind\n1,red,2,d\n")
     with pytest.raises(
-        DataError, match="line 2: 'd' in column 'kind' is no class of the training rows, which have a, b, c"
+        DataError, match="line 2: 'd' in column 'kind' is not a class of the training rows, which have a, b, c"
     ):
-        Table(file, ["kind"], "classes", test_file=tmp_path / "test.csv")
+        Table(file, ["kind"], "classification", test_file=tmp_path / "test.csv")
 
 
 def written(path: Path, names: str, rows: Iterable[str]) -> Path:
@@ -202,45 +200,45 @@ def test_classes_and_categories_are_text_as_it_is_written(tmp_path: Path) -> Non
     releases = ["1.1", "1.10", "2.0", "01", "1"]
     rows = [f"{release},{release}" for release in releases * 8]
     file = written(tmp_path / "a.csv", "x,release", rows)
-    data = Table(file, ["release"], "classes", categories=["x"])
+    data = Table(file, ["release"], "classification", categories=["x"])
     assert data.classes == ["01", "1", "1.1", "1.10", "2.0"]
-    assert data.columns[0]["values"] == data.classes
+    assert data.input_columns[0]["values"] == data.classes
     inputs, classes = data.split("train")
     assert torch.equal(inputs.argmax(dim=1), classes)
-    assert read_out(torch.eye(5)[4:], data.describe()) == [{"release": "2.0", "probability": "1"}]
+    assert prediction_rows(torch.eye(5)[4:], data.describe()) == [{"release": "2.0", "probability": "1"}]
     np.savez(tmp_path / "a.npz", x=np.array(releases * 8), release=np.array(releases * 8))
-    other = Table(tmp_path / "a.npz", ["release"], "classes", test_file=file)
+    other = Table(tmp_path / "a.npz", ["release"], "classification", test_file=file)
     assert other.describe() == data.describe()
     assert len(other.split("test")[1]) == 40
 
 
-def test_numbered_classes_stand_in_the_order_of_numbers(tmp_path: Path) -> None:
+def test_numbered_classes_are_in_numerical_order(tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", "x,digit", [f"{i},{i % 11}" for i in range(66)])
     np.savez(tmp_path / "a.npz", x=np.arange(66), digit=np.arange(66.0) % 11)
     for path in (file, tmp_path / "a.npz"):
-        assert Table(path, ["digit"], "classes").classes == [str(i) for i in range(11)]
+        assert Table(path, ["digit"], "classification").classes == [str(i) for i in range(11)]
 
 
-def test_a_target_may_have_the_name_of_the_column_beside_it(tmp_path: Path) -> None:
+def test_a_target_may_be_called_probability(tmp_path: Path) -> None:
     for name, beside in (("share", "probability"), ("probability", "probability_of_class")):
         file = written(tmp_path / "a.csv", f"x,{name}", [f"{i},{'ab'[i % 2]}" for i in range(20)])
-        about = Table(file, [name], "classes").describe()
-        assert read_out(torch.tensor([[0.25, 0.75]]), about) == [{name: "b", beside: "0.75"}]
+        about = Table(file, [name], "classification").describe()
+        assert prediction_rows(torch.tensor([[0.25, 0.75]]), about) == [{name: "b", beside: "0.75"}]
 
 
-def test_an_answer_has_the_digits_in_which_the_targets_differ(tmp_path: Path) -> None:
+def test_a_prediction_has_the_digits_in_which_the_targets_differ(tmp_path: Path) -> None:
     rows = [f"{i},{1e8 + i / 1000:.3f},{i},0.1" for i in range(40)]
-    data = Table(written(tmp_path / "a.csv", "x,far,near,constant", rows), ["far", "near", "constant"], "numbers")
+    data = Table(written(tmp_path / "a.csv", "x,far,near,constant", rows), ["far", "near", "constant"], "regression")
     inputs, targets = data.split("test")
-    x = (inputs[:, 0].double() * data.columns[0]["deviation"] + data.columns[0]["mean"]).round().long().tolist()
-    for row, i in zip(read_out(targets, data.describe()), x, strict=True):
+    x = (inputs[:, 0].double() * data.input_columns[0]["std"] + data.input_columns[0]["mean"]).round().long().tolist()
+    for row, i in zip(prediction_rows(targets, data.describe()), x, strict=True):
         assert (float(row["far"]), float(row["near"])) == (pytest.approx(1e8 + i / 1000, abs=1e-6, rel=0), i)
         assert row["constant"] == "0.1"
 
 
-def test_a_constant_column_says_nothing_of_new_rows(tmp_path: Path) -> None:
+def test_a_constant_column_is_not_scaled(tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", "c,x,y", [f"0.1,{i % 10},{i % 7}" for i in range(60)])
-    data = Table(file, ["y"], "numbers")
+    data = Table(file, ["y"], "regression")
     new = written(tmp_path / "b.csv", "x,c", ["3,0.1", "3,0.2"])
     assert read_inputs(new, data.describe())[:, 0].tolist() == pytest.approx([0, 0.1], abs=1e-6)
     assert "c: always 0.1" in data.summary()
@@ -249,74 +247,74 @@ def test_a_constant_column_says_nothing_of_new_rows(tmp_path: Path) -> None:
 SPARSE = ["1,red,0", "2,,1", ",blue,2", "4,red,", "5,red,4", "6,blue,5", "7,red,6", "8,red,7", "9,blue,8", "10,red,9"]
 
 
-def test_a_missing_value_is_an_error_unless_it_is_said_what_to_do(tmp_path: Path) -> None:
-    file = written(tmp_path / "a.csv", "x,colour,y", SPARSE)
+def test_a_missing_value_is_an_error_by_default(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.csv", "x,color,y", SPARSE)
     with pytest.raises(
         DataError, match=r"line 4: '' in column 'x' is a missing value; fill it in, or set data.missing=mean"
     ):
-        Table(file, ["y"], "numbers")
-    with pytest.raises(DataError, match=r"line 5: '' in column 'y' .*or set data\.missing=drop to leave such rows out"):
-        Table(written(tmp_path / "b.csv", "x,y", ["1,2", "2,3", "3,4", "4,"]), ["y"], "numbers")
+        Table(file, ["y"], "regression")
+    with pytest.raises(DataError, match=r"line 5: '' in column 'y' .*or set data\.missing=drop to drop such rows"):
+        Table(written(tmp_path / "b.csv", "x,y", ["1,2", "2,3", "3,4", "4,"]), ["y"], "regression")
     with pytest.raises(DataError, match=r"'NA' in column 'x' is a missing value .and 2 more in this column"):
-        Table(written(file, "x,y", ["1,2", "NA,1", "na,0", "?,2"]), ["y"], "numbers")
+        Table(written(file, "x,y", ["1,2", "NA,1", "na,0", "?,2"]), ["y"], "regression")
 
 
 @pytest.mark.parametrize(("missing", "rows"), [("mean", 9), ("drop", 7)])
-def test_missing_values_are_filled_in_or_their_rows_left_out_and_counted(
+def test_missing_values_are_filled_in_or_their_rows_dropped_and_counted(
     missing: Missing, rows: int, tmp_path: Path
 ) -> None:
-    file = written(tmp_path / "a.csv", "x,colour,y", SPARSE)
-    data = Table(file, ["y"], "numbers", missing=missing, test_file=file)
+    file = written(tmp_path / "a.csv", "x,color,y", SPARSE)
+    data = Table(file, ["y"], "regression", missing=missing, test_file=file)
     assert sum(len(data.split(split)[0]) for split in ("train", "eval")) == rows == len(data.split("test")[0])
     assert all(part.isfinite().all() for split in data.splits.values() for part in split)
     assert data.summary() == [
         "x: numbers from 1 to 10; 1 missing",
-        f"colour: 2 categories: blue ({3 if missing == 'mean' else 2}), red (5); 1 missing",
+        f"color: 2 categories: blue ({3 if missing == 'mean' else 2}), red (5); 1 missing",
         "target y: numbers from 0 to 9; 1 missing",
-        f"{10 - rows} of 10 rows are left out, since a value is missing",
+        f"{10 - rows} of 10 rows are dropped for a missing value",
     ]
-    new = read_inputs(written(tmp_path / "b.csv", "x,colour", ["5,red", ",red", "5,?"]), data.describe())
+    new = read_inputs(written(tmp_path / "b.csv", "x,color", ["5,red", ",red", "5,?"]), data.describe())
     assert new.isnan().any(dim=1).tolist() == [False, missing == "drop", missing == "drop"]
     if missing == "mean":
         assert torch.equal(new[2], new[0])
         assert new[1].tolist() == [0, 0, 1]
 
 
-def test_prediction_refuses_what_training_refused(tmp_path: Path) -> None:
-    file = written(tmp_path / "a.csv", "x;colour;y", [f"{i},5;{'ab'[i % 2]};{i}" for i in range(20)])
+def test_prediction_refuses_what_training_refuses(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.csv", "x;color;y", [f"{i},5;{'ab'[i % 2]};{i}" for i in range(20)])
     with pytest.raises(DataError, match=r"line 2: '0,5' in column 'x' is not a number; set data.decimal=comma"):
-        Table(file, ["y"], "numbers")
-    data = Table(file, ["y"], "numbers", decimal="comma")
+        Table(file, ["y"], "regression")
+    data = Table(file, ["y"], "regression", decimal="comma")
     about = data.describe()
     assert "x: numbers from 0.5 to 19.5" in data.summary()
     for content, said in (
-        ("x;colour\n1,5;a\n;b", "line 3: '' in column 'x' is a missing value; the model was trained without"),
-        ("x;colour\n1,5;a\none;b", "line 3: 'one' in column 'x' is not a number, as '1,5' is; correct it, since"),
-        ("x,colour\n1.5,a", "line 2: '1.5' in column 'x' is not a number; set --decimal=point to read"),
+        ("x;color\n1,5;a\n;b", "line 3: '' in column 'x' is a missing value; the model was trained without"),
+        ("x;color\n1,5;a\none;b", "line 3: 'one' in column 'x' is not a number, as '1,5' is; correct it, since"),
+        ("x,color\n1.5,a", "line 2: '1.5' in column 'x' is not a number; set --decimal=point to read"),
     ):
         (tmp_path / "b.csv").write_text(content)
         with pytest.raises(DataError) as refused:
             read_inputs(tmp_path / "b.csv", about)
         assert said in str(refused.value)
     points = read_inputs(tmp_path / "b.csv", about, decimal="point")
-    assert torch.equal(points, read_inputs(written(tmp_path / "c.csv", "x;colour", ["1,5;a"]), about))
+    assert torch.equal(points, read_inputs(written(tmp_path / "c.csv", "x;color", ["1,5;a"]), about))
 
 
-def test_neither_other_columns_nor_targets_of_new_rows_are_looked_at(tmp_path: Path) -> None:
+def test_prediction_reads_neither_other_columns_nor_targets(tmp_path: Path) -> None:
     rows = [f"{i},{'' if i % 3 else 'NA'},{2 * i},{'one' if i else ''}" for i in range(40)]
     file = written(tmp_path / "a.csv", "x,age,y,", rows)
-    about = Table(file, ["y"], "numbers", inputs=["x"]).describe()
+    about = Table(file, ["y"], "regression", inputs=["x"]).describe()
     new = written(tmp_path / "b.csv", "x,age,y", ["3,inf,", "4,,text"])
     assert read_inputs(new, about).shape == (2, 1)
 
 
-def test_a_class_of_one_row_is_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_of_one_row_is_in_the_training_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the seed; else its row may be in eval, where the network has no output for it."""
     file = written(tmp_path / "a.csv", "x,k", [f"{i},{'rare' if i == 7 else 'ab'[i % 2]}" for i in range(30)])
     moved = 0
     for seed in range(12):
         caplog.clear()
-        data = Table(file, ["k"], "classes", seed=seed, eval_share=0.2, test_share=0.2)
+        data = Table(file, ["k"], "classification", seed=seed, eval_share=0.2, test_share=0.2)
         assert data.classes == ["a", "b", "rare"]
         assert int((data.split("train")[1] == 2).sum()) == 1
         assert sum(len(rows) for rows, _ in data.splits.values()) == 30
@@ -325,14 +323,14 @@ def test_a_class_of_one_row_is_trained_on(tmp_path: Path, caplog: pytest.LogCapt
 
 
 TOO_LITTLE: list[tuple[list[str], dict[str, Any], str]] = [
-    (["1,a", "2,b"], {}, "2 usable rows; 1 for eval and 1 for test leave none to train on: bring more rows"),
-    (["1,a", "2,b"], {"test_share": 0.0}, "leave none for eval; bring more rows of these classes"),
-    (["1,a", "2,a", "3,a", "4,a"], {}, "holds only the class 'a'; it takes two or more"),
+    (["1,a", "2,b"], {}, "2 usable rows; 1 for eval and 1 for test leave none for training: add rows"),
+    (["1,a", "2,b"], {"test_share": 0.0}, "leave none for eval; add rows of these classes"),
+    (["1,a", "2,a", "3,a", "4,a"], {}, "has only the class 'a'; it takes two or more"),
     (["1,a", ",b", "?,a"], {"missing": "drop"}, "1 usable rows; 1 for eval"),
     (
         ["1,", ",b", "?,a"],
         {"missing": "drop"},
-        "'x' has values only in rows whose target is missing; fill in their targets",
+        "'x' has values only in rows whose target is missing; fill in the targets",
     ),
     *[
         ([",a", ",b", "?,a"], {"missing": how}, "column 'x' has no value in any row; leave it out")
@@ -340,7 +338,7 @@ TOO_LITTLE: list[tuple[list[str], dict[str, Any], str]] = [
     ],
     (["1,a", ",b", "?,"], {"missing": "mean"}, "2 usable rows; 1 for eval"),
     (["1,", "2,", "3,?"], {}, "column 'k' has no value in any row; choose another by data.targets"),
-    ([], {}, "holds no rows"),
+    ([], {}, "has no rows"),
 ]
 
 
@@ -349,7 +347,7 @@ def test_a_table_with_too_little_in_it_is_refused(
     rows: list[str], settings: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as refused:
-        Table(written(tmp_path / "a.csv", "x,k", rows), ["k"], "classes", **settings)
+        Table(written(tmp_path / "a.csv", "x,k", rows), ["k"], "classification", **settings)
     assert said in str(refused.value)
 
 
@@ -362,68 +360,68 @@ def test_a_column_with_values_only_where_the_target_is_missing_is_named(
     with pytest.raises(
         DataError, match=r"column 'age' has values only in rows whose target is missing; .* data.inputs="
     ):
-        Table(file, ["y"], "numbers", missing=missing)
-    assert Table(file, ["y"], "numbers", ["x"], missing="mean").sizes["inputs"] == 1
+        Table(file, ["y"], "regression", missing=missing)
+    assert Table(file, ["y"], "regression", ["x"], missing="mean").sizes["inputs"] == 1
 
 
-def test_where_no_row_is_complete_the_missing_setting_is_named(tmp_path: Path) -> None:
+def test_where_no_row_is_complete_the_setting_missing_is_named(tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", "x,z,y", ["1,,1", ",2,2", "3,,3"])
     with pytest.raises(
         DataError, match=r"missing value in each of its 3 rows, so that data.missing=drop .* data.inputs="
     ):
-        Table(file, ["y"], "numbers", missing="drop")
+        Table(file, ["y"], "regression", missing="drop")
     file = written(tmp_path / "a.csv", "x,z,y", ["1,,1", "2,2,", "3,,3"])
     with pytest.raises(
         DataError, match=r"missing target in each of its 3 rows, so that data.missing=mean .* data.targets="
     ):
-        Table(file, ["z", "y"], "numbers", missing="mean")
+        Table(file, ["z", "y"], "regression", missing="mean")
 
 
-@pytest.mark.parametrize("colour", ["", "NA"])
-def test_a_column_without_values_in_the_test_file_is_filled_in_from_training(colour: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("color", ["", "NA"])
+def test_a_column_without_values_in_the_test_file_is_filled_in_from_training(color: str, tmp_path: Path) -> None:
     rows = [f"{i},{'red' if i % 3 else 'blue'},{2 * i}" for i in range(30)]
-    file = written(tmp_path / "a.csv", "x,colour,y", rows)
-    test = written(tmp_path / "test.csv", "x,colour,y", [f",{colour},4", f"?,{colour},6"])
-    data = Table(file, ["y"], "numbers", missing="mean", test_file=test)
-    assert data.columns[1]["values"] == ["blue", "red"]
+    file = written(tmp_path / "a.csv", "x,color,y", rows)
+    test = written(tmp_path / "test.csv", "x,color,y", [f",{color},4", f"?,{color},6"])
+    data = Table(file, ["y"], "regression", missing="mean", test_file=test)
+    assert data.input_columns[1]["values"] == ["blue", "red"]
     assert data.split("test")[0].tolist() == [[0, 0, 1], [0, 0, 1]]
     assert torch.equal(data.split("test")[0], read_inputs(test, data.describe()))
     with pytest.raises(DataError, match=r"test.csv, line 2: '' in column 'x' is a missing value"):
-        Table(file, ["y"], "numbers", test_file=test)
+        Table(file, ["y"], "regression", test_file=test)
     with pytest.raises(DataError, match=r"test.csv has a missing value in each of its 2 rows"):
-        Table(file, ["y"], "numbers", missing="drop", test_file=test)
+        Table(file, ["y"], "regression", missing="drop", test_file=test)
 
 
-def test_a_text_that_is_taken_for_missing_can_be_read_as_a_value(tmp_path: Path) -> None:
+def test_a_text_of_na_values_can_be_read_as_a_value(tmp_path: Path) -> None:
     rows = [f"{i},{['NA', 'DE', 'FR'][i % 3]}" for i in range(30)]
     file = written(tmp_path / "a.csv", "y,country", rows)
     for targets, inputs in ((["y"], ["country"]), (["country"], ["y"])):
         with pytest.raises(DataError, match=r"'NA' in column 'country' .*; if 'NA' is a value, .* data.na_values=\[\]"):
-            Table(file, targets, "classes", inputs)
-    assert Table(file, ["country"], "classes", na_values=[]).classes == ["DE", "FR", "NA"]
+            Table(file, targets, "classification", inputs)
+    assert Table(file, ["country"], "classification", na_values=[]).classes == ["DE", "FR", "NA"]
     for cell, said in (("-", True), ("", False), ("nan", False)):
         written(file, "y,country", [f"{i},{cell}" for i in range(30)])
         with pytest.raises(DataError, match="'country' has no value in any row") as refused:
-            Table(file, ["y"], "numbers")
+            Table(file, ["y"], "regression")
         assert (f"if '{cell}' is a value" in str(refused.value)) == said
 
 
-def test_numbers_for_missing_values_may_be_given_as_numbers(tmp_path: Path) -> None:
+def test_na_values_may_be_given_as_numbers(tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", "x,y", [f"{i if i % 2 else -999.0},{i}" for i in range(20)])
     for codes in ([-999], [-999.0], ["-999"], [np.float32(-999)]):
-        data = Table(file, ["y"], "numbers", missing="mean", na_values=codes)
+        data = Table(file, ["y"], "regression", missing="mean", na_values=codes)
         assert data.summary()[0] == "x: numbers from 1 to 19; 10 missing"
         assert json.loads(json.dumps(data.describe()))["na_values"] == ["-999"]
 
 
-def test_a_number_for_missing_values_is_not_found_in_the_text_of_categories(tmp_path: Path) -> None:
+def test_a_number_of_na_values_does_not_match_longer_text_of_categories(tmp_path: Path) -> None:
     file = written(
         tmp_path / "a.csv",
         "zip,size,y",
         [f"{['0999', '999', '0123'][i % 3]},{'0999' if i % 2 else i},{i}" for i in range(30)],
     )
-    data = Table(file, ["y"], "numbers", categories=["zip"], missing="mean", na_values=[999])
-    assert data.columns[0]["values"] == ["0123", "0999"]
+    data = Table(file, ["y"], "regression", categories=["zip"], missing="mean", na_values=[999])
+    assert data.input_columns[0]["values"] == ["0123", "0999"]
     assert [line.rpartition("; ")[2] for line in data.summary()[:2]] == ["10 missing", "15 missing"]
     assert read_inputs(file, data.describe())[[0, 2], :2].tolist() == [[0, 1], [1, 0]]
 
@@ -435,16 +433,16 @@ def test_a_number_for_missing_values_is_not_found_in_the_text_of_categories(tmp_
         ({"inputs": ["size", "price"]}, "name 'price' twice"),
         ({"categories": ["sizes"]}, "data.categories names 'sizes', which is not among the inputs"),
         ({"categories": ["price"]}, "which is not among the inputs"),
-        ({"eval_share": 1.0}, "data.eval_share is 1.0; it takes a share from 0 to below 1"),
+        ({"eval_share": 1.0}, "data.eval_share is 1.0; it takes a fraction from 0 to below 1"),
     ],
 )
 def test_settings_that_contradict_the_table_are_refused(settings: dict[str, Any], said: str, file: Path) -> None:
     with pytest.raises(ConfigError, match=said):
-        Table(file, ["price"], "numbers", **settings)
+        Table(file, ["price"], "regression", **settings)
 
 
-def test_a_summary_of_many_columns_is_short(tmp_path: Path) -> None:
+def test_the_summary_of_many_columns_is_short(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", pixels=np.random.default_rng(0).random((20, 700)), k=np.array(["yes", "no"] * 10))
-    lines = Table(tmp_path / "a.npz", ["k"], "labels").summary()
+    lines = Table(tmp_path / "a.npz", ["k"], "multilabel").summary()
     assert len(lines) < 25
-    assert lines[-2:] == ["and 680 more inputs", "target k: yes in 10 rows, no in 10"]
+    assert lines[-2:] == ["and 680 more inputs", "target k: true in 10 rows, false in 10"]
