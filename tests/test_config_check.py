@@ -107,7 +107,9 @@ def test_a_setting_that_a_class_needs_and_no_config_names_is_asked_for() -> None
 )
 def test_a_value_that_should_be_a_list_is_shown_as_one(override: str, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config_check.check(compose([*TABLE, "optimizer=adam", "data.targets=[y]", "data.task=classification", override]))
+        config_check.check(
+            compose([*TABLE, "optimizer=adam", "data.targets=[y]", "data.task=classification", override])
+        )
     assert str(refused.value).endswith(said)
 
 
