@@ -33,55 +33,58 @@ def per_decision_returns(rewards: Tensor, ratios: Tensor, discount: float) -> Te
 
 
 def advantages(
-    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: bool, discount: float, trace: float
+    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: bool, discount: float, gae_lambda: float
 ) -> Tensor:
-    """A_t = Σ_k (γλ)^k δ_(t+k) with δ_t = r_t + γ V(s_(t+1)) - V(s_t), up to the end of an episode or of what is known of it.
+    """GAE(λ): A_t = Σ_k (γλ)^k δ_(t+k) with δ_t = r_t + γ V(s_(t+1)) - V(s_t), up to the end of the episode or rollout.
 
-    All [T]. Nothing follows the last transition of an episode that terminated (Schulman et al. 2016, equation 16).
+    All [T]. V is 0 after the last transition of an episode that terminated (Schulman et al. 2016, equation 16).
     """
     errors = []
     for t in range(len(rewards)):
         follows = 0 if terminated and t == len(rewards) - 1 else next_values[t]
         errors.append(rewards[t] + discount * follows - values[t])
     return tensor(
-        [total((discount * trace) ** k * errors[t + k] for k in range(len(errors) - t)) for t in range(len(errors))]
+        [
+            total((discount * gae_lambda) ** k * errors[t + k] for k in range(len(errors) - t))
+            for t in range(len(errors))
+        ]
     )
 
 
-def policy_gradient(logits: Tensor, actions: Tensor, weights: Tensor) -> Tensor:  # [T, A], [T], [T] -> scalar
-    """-Σ_t A_t log π(a_t | s_t), whose gradient is that of expected return (Williams 1992; section 13.3)."""
-    shares = softmax(logits)
-    return total(-weights[t] * torch.log(shares[t, actions[t]]) for t in range(len(actions)))
+def policy_gradient(logits: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:  # [T, A], [T], [T] -> scalar
+    """-Σ_t A_t log π(a_t | s_t); its gradient is minus that of the expected return (Williams 1992; section 13.3)."""
+    probabilities = softmax(logits)
+    return total(-advantages[t] * torch.log(probabilities[t, actions[t]]) for t in range(len(actions)))
 
 
 def entropy(logits: Tensor) -> Tensor:  # [T, A] -> scalar
     """-Σ_t Σ_a π log π, in nats."""
-    return -total(share * torch.log(share) for shares in softmax(logits) for share in shares)
+    return -total(p * torch.log(p) for probabilities in softmax(logits) for p in probabilities)
 
 
 def bellman_target(reward: Tensor, terminated: bool, next_values: Tensor, discount: float) -> Tensor:
-    """r + γ max_a Q(s', a), and r alone where nothing follows (Watkins & Dayan 1992)."""
+    """r + γ max_a Q(s', a), or r alone where s' is terminal (Watkins & Dayan 1992)."""
     return reward if terminated else reward + discount * largest(next_values)
 
 
-def double_target(reward: Tensor, terminated: bool, own: Tensor, others: Tensor, discount: float) -> Tensor:
-    """r + γ Q'(s', argmax_a Q(s', a)): the network chooses, the target network judges (van Hasselt et al. 2016, equation 4)."""
+def double_target(reward: Tensor, terminated: bool, next_q: Tensor, next_target_q: Tensor, discount: float) -> Tensor:
+    """r + γ Q⁻(s', argmax_a Q(s', a)) with the target network's Q⁻ [A] (van Hasselt et al. 2016, equation 4)."""
     if terminated:
         return reward
     best = 0
-    for action in range(len(own)):
-        if own[action] > own[best]:
+    for action in range(len(next_q)):
+        if next_q[action] > next_q[best]:
             best = action
-    return reward + discount * others[best]
+    return reward + discount * next_target_q[best]
 
 
 def n_step(
     rewards: Tensor, terminated: Sequence[bool], truncated: Sequence[bool], start: int, steps: int, discount: float
 ) -> tuple[Tensor, int, float]:
-    """From transition `start` on: Σ_k γ^k r_(start+k), the last transition taken, and the factor of what follows it (7.1).
+    """n-step return Σ_k γ^k r_(start+k), index of its last transition, and discount of the value after it (equation 7.1).
 
-    Up to `steps` transitions are taken, fewer where the episode or what is known of it ends before. Where it terminated the
-    factor is 0.
+    It has up to `steps` transitions, fewer where the episode or the data end before. The discount is 0 where the episode
+    terminated.
     """
     sum_, last = rewards[start], start
     while last < min(start + steps, len(rewards)) - 1 and not terminated[last] and not truncated[last]:
@@ -90,24 +93,24 @@ def n_step(
     return sum_, last, 0.0 if terminated[last] else discount ** (last - start + 1)
 
 
-def huber(error: Tensor, limit: float) -> Tensor:  # [T] -> scalar
-    """Σ of e²/2 up to |e| = L, from there L (|e| - L/2) (Huber 1964)."""
-    return total(e**2 / 2 if abs(e) <= limit else limit * (abs(e) - limit / 2) for e in error)
+def huber(errors: Tensor, delta: float) -> Tensor:  # [T] -> scalar
+    """Σ of e²/2 for |e| ≤ δ, of δ (|e| - δ/2) for larger errors (Huber 1964)."""
+    return total(e**2 / 2 if abs(e) <= delta else delta * (abs(e) - delta / 2) for e in errors)
 
 
 def dueling(value: Tensor, advantages: Tensor) -> Tensor:  # [], [A] -> [A]
-    """Q_a = V + A_a - mean of A (Wang et al. 2016, equation 9)."""
+    """Q_a = V + A_a - mean(A) (Wang et al. 2016, equation 9)."""
     mean = total(advantages) / len(advantages)
     return tensor([value + a - mean for a in advantages])
 
 
-def priorities(errors: Tensor, exponent: float, least: float) -> Tensor:  # [N] -> [N]
-    """P_i = p_i^α / Σ_k p_k^α with p_i = |δ_i| + ε (Schaul et al. 2016, equation 1)."""
-    powers = [(abs(error) + least) ** exponent for error in errors]
+def priorities(td_errors: Tensor, alpha: float, epsilon: float) -> Tensor:  # [N] -> [N]
+    """Sampling probabilities P_i = p_i^α / Σ_k p_k^α with p_i = |δ_i| + ε (Schaul et al. 2016, equation 1)."""
+    powers = [(abs(error) + epsilon) ** alpha for error in td_errors]
     return tensor([power / total(powers) for power in powers])
 
 
-def importance_weights(chances: Tensor, size: int, exponent: float) -> Tensor:  # [B] -> [B]
-    """w_i = (N P_i)^-β, over the largest of the batch (Schaul et al. 2016, section 3.4)."""
-    weights = [(size * chance) ** -exponent for chance in chances]
+def importance_weights(probabilities: Tensor, size: int, beta: float) -> Tensor:  # [B] -> [B]
+    """w_i = (N P_i)^-β, divided by the largest of the batch (Schaul et al. 2016, section 3.4)."""
+    weights = [(size * p) ** -beta for p in probabilities]
     return tensor([weight / largest(weights) for weight in weights])

@@ -30,7 +30,7 @@ def transitions(states: Tensor, rewards: Tensor, next_states: Tensor, terminated
 
 
 def learner(**settings: Any) -> QLearning:
-    """4 inputs, 3 actions, and a target network that has not been renewed for long."""
+    """4 inputs, 3 actions, and a target network with other weights."""
     torch.manual_seed(3)
     objective = QLearning(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), GAMMA, **settings).double()
     with torch.no_grad():
@@ -62,9 +62,9 @@ def bellman_target(equation: Any) -> None:
 @proves(reinforcement.double_target)
 def double_target(equation: Any) -> None:
     objective, rewards, after = learner(double=True), random(6), random(6, 4)
-    own, others = objective.net(after), objective.target(after)
-    assert (own.argmax(1) != others.argmax(1)).any()
-    single = [equation(rewards[t], bool(ENDS[t]), own[t], others[t], GAMMA) for t in range(6)]
+    next_q, next_target_q = objective.net(after), objective.target(after)
+    assert (next_q.argmax(1) != next_target_q.argmax(1)).any()
+    single = [equation(rewards[t], bool(ENDS[t]), next_q[t], next_target_q[t], GAMMA) for t in range(6)]
     torch.testing.assert_close(
         objective.targets(transitions(random(6, 4), rewards, after, ENDS)), torch.stack(single), **EXACT
     )
@@ -72,7 +72,7 @@ def double_target(equation: Any) -> None:
 
 @proves(reinforcement.n_step)
 def n_step(equation: Any) -> None:
-    """Two environments in one replay; windows with an end inside, cut off inside, and up to what is known."""
+    """Two environments in one replay buffer; episodes that terminate, are truncated, or continue after the last transition."""
     objective, count = learner(), 12
     states, after, rewards = random(2, count, 4), random(2, count, 4, seed=1), random(2, count)
     terminated = torch.zeros(2, count).bool()
@@ -97,8 +97,8 @@ def n_step(equation: Any) -> None:
 
 @proves(reinforcement.huber)
 def huber(equation: Any) -> None:
-    for limit in (1.0, 0.6):
-        objective = QLearning(nn.Identity(), huber_delta=limit)
+    for delta in (1.0, 0.6):
+        objective = QLearning(nn.Identity(), huber_delta=delta)
 
         def fast(errors: Tensor, objective: QLearning = objective) -> Tensor:
             nothing, first = torch.zeros_like(errors), torch.zeros(len(errors)).long()
@@ -106,7 +106,7 @@ def huber(equation: Any) -> None:
             return torch.as_tensor(objective(batch)["loss"].total)
 
         errors = torch.tensor([-3.0, -0.7, 0.2, 0.9, 1.4], dtype=torch.float64)
-        agree(lambda e, limit=limit: equation(e, limit), fast, errors)
+        agree(lambda e, delta=delta: equation(e, delta), fast, errors)
 
 
 @proves(reinforcement.dueling)
@@ -119,7 +119,7 @@ def dueling(equation: Any) -> None:
 
 
 def prioritized() -> tuple[Experience, Tensor]:
-    """13 transitions with the errors that the learner had there."""
+    """13 transitions with priorities from TD errors, and these errors."""
     data = Experience(prioritized=True, learning_starts=13, batch_size=7, buffer_size=20)
     next(data.train_batches(nn.Linear(4, 2).double(), Shard(), 0))
     count, errors = len(data.replay), random(len(data.replay))
@@ -133,11 +133,11 @@ def priorities(equation: Any) -> None:
     data, errors = prioritized()
     assert data.priorities is not None
     rows = data.priorities.sample((np.arange(4000) + 0.5) / 4000)
-    chances = data.priorities.probabilities(rows)
+    probabilities = data.priorities.probabilities(rows)
     expected = equation(errors, 0.6, 1e-6)
-    torch.testing.assert_close(torch.from_numpy(chances), expected[torch.from_numpy(rows)], **EXACT)
-    drawn = torch.bincount(torch.from_numpy(rows), minlength=len(errors)) / 4000
-    torch.testing.assert_close(drawn.double(), expected, rtol=0, atol=1 / 2000)
+    torch.testing.assert_close(torch.from_numpy(probabilities), expected[torch.from_numpy(rows)], **EXACT)
+    frequencies = torch.bincount(torch.from_numpy(rows), minlength=len(errors)) / 4000
+    torch.testing.assert_close(frequencies.double(), expected, rtol=0, atol=1 / 2000)
 
 
 @proves(reinforcement.importance_weights)
@@ -146,14 +146,14 @@ def importance_weights(equation: Any) -> None:
     assert data.priorities is not None
     rows = data.sample_rows(2, 7)
     weights = torch.from_numpy(data.importance_weights(rows, 7))  # each batch by itself
-    exponent = 0.4 + 0.6 * len(data.replay) / data.exploration_steps
+    beta = 0.4 + 0.6 * len(data.replay) / data.exploration_steps
     for part in (slice(7), slice(7, 14)):
-        chances = torch.from_numpy(data.priorities.probabilities(rows[part]))
-        torch.testing.assert_close(weights[part], equation(chances, len(data.replay), exponent), **EXACT)
+        probabilities = torch.from_numpy(data.priorities.probabilities(rows[part]))
+        torch.testing.assert_close(weights[part], equation(probabilities, len(data.replay), beta), **EXACT)
 
 
-class Told(nn.Module, ActorCritic):
-    """A network that is told its outputs: states hold the logits of 3 actions and the value."""
+class Given(nn.Module, ActorCritic):
+    """A network whose outputs are its inputs: states are the logits of 3 actions and the value."""
 
     def forward(self, states: Tensor) -> Tensor:
         return states[:, :3]
@@ -162,18 +162,18 @@ class Told(nn.Module, ActorCritic):
         return states[:, :3], states[:, 3]
 
 
-# Two environments over 7 steps: an episode that terminates at 2, a step that only resets, one cut off at 6; and one that
-# terminates at 4, and one that goes on after the rollout.
-PIECES = [(0, 0, 3, True), (0, 4, 7, False), (1, 0, 5, True), (1, 5, 7, False)]
+# Two environments over 7 steps. The first has an episode that terminates at 2, a reset step, and an episode truncated at 6;
+# the second has an episode that terminates at 4 and one that continues after the rollout. Environment, start, stop, terminated:
+SEGMENTS = [(0, 0, 3, True), (0, 4, 7, False), (1, 0, 5, True), (1, 5, 7, False)]
 
 
 def rollout() -> Rollout:
-    taken, terminated, ended = torch.ones(7, 2).bool(), torch.zeros(7, 2).bool(), torch.zeros(7, 2).bool()
-    taken[3, 0] = False
+    valid, terminated, ended = torch.ones(7, 2).bool(), torch.zeros(7, 2).bool(), torch.zeros(7, 2).bool()
+    valid[3, 0] = False
     terminated[2, 0] = terminated[4, 1] = True
     ended[2, 0] = ended[6, 0] = ended[4, 1] = True
     actions = torch.arange(14).view(7, 2) % 3
-    fields = (random(7, 2, 4), actions, random(7, 2), random(7, 2, 4, seed=1), terminated, ended, taken)
+    fields = (random(7, 2, 4), actions, random(7, 2), random(7, 2, 4, seed=1), terminated, ended, valid)
     return Rollout(*fields, finished=EpisodeTotals(), env_steps=0)
 
 
@@ -181,7 +181,7 @@ def rollout() -> Rollout:
 def returns(equation: Any) -> None:
     batch, nothing = rollout(), torch.zeros(7, 2, dtype=torch.float64)
     found = PolicyGradient(nn.Identity(), GAMMA).advantages(batch, nothing, nothing)
-    for env, start, stop, _ in PIECES:
+    for env, start, stop, _ in SEGMENTS:
         torch.testing.assert_close(found[start:stop, env], equation(batch.rewards[start:stop, env], GAMMA), **EXACT)
 
 
@@ -189,42 +189,46 @@ def returns(equation: Any) -> None:
 def advantages(equation: Any) -> None:
     batch = rollout()
     values, after = batch.states[..., 3], batch.next_states[..., 3]
-    for trace in (0.0, 0.6, 1.0):
-        found = PolicyGradient(Told(), GAMMA, trace, value_coef=1.0).advantages(batch, values, after)
-        for env, start, stop, terminated in PIECES:
-            piece = [x[start:stop, env] for x in (batch.rewards, values, after)]
-            torch.testing.assert_close(found[start:stop, env], equation(*piece, terminated, GAMMA, trace), **EXACT)
+    for gae_lambda in (0.0, 0.6, 1.0):
+        found = PolicyGradient(Given(), GAMMA, gae_lambda, value_coef=1.0).advantages(batch, values, after)
+        for env, start, stop, terminated in SEGMENTS:
+            segment = [x[start:stop, env] for x in (batch.rewards, values, after)]
+            torch.testing.assert_close(
+                found[start:stop, env], equation(*segment, terminated, GAMMA, gae_lambda), **EXACT
+            )
 
 
 def loss(batch: Rollout, **settings: Any) -> Any:
-    """As a function of the states, of those steps that were taken."""
+    """The loss as a function of the states of the valid steps."""
 
     def fast(states: Tensor) -> Tensor:
-        whole = batch.states.clone()
-        whole[batch.valid] = states
-        return torch.as_tensor(PolicyGradient(Told(), GAMMA, **settings)(batch._replace(states=whole))["loss"].total)
+        all_states = batch.states.clone()
+        all_states[batch.valid] = states
+        return torch.as_tensor(
+            PolicyGradient(Given(), GAMMA, **settings)(batch._replace(states=all_states))["loss"].total
+        )
 
     return fast
 
 
 @proves(reinforcement.policy_gradient)
 def policy_gradient(equation: Any) -> None:
-    """And with a critic, which is drawn to its target, while nothing is learned through either."""
+    """Also with a critic: no gradient flows through its target or through the advantages."""
     batch = rollout()
-    taken, nothing = batch.valid, torch.zeros(7, 2, dtype=torch.float64)
-    weights = PolicyGradient(Told(), GAMMA).advantages(batch, nothing, nothing)[taken]
-    actions = batch.actions[taken]
-    agree(lambda s: equation(s[:, :3], actions, weights), loss(batch), batch.states[taken])
+    valid, nothing = batch.valid, torch.zeros(7, 2, dtype=torch.float64)
+    returns_ = PolicyGradient(Given(), GAMMA).advantages(batch, nothing, nothing)[valid]
+    actions = batch.actions[valid]
+    agree(lambda s: equation(s[:, :3], actions, returns_), loss(batch), batch.states[valid])
     values, after = batch.states[..., 3], batch.next_states[..., 3]
-    judged = PolicyGradient(Told(), GAMMA, 0.6, value_coef=1.0).advantages(batch, values, after)[taken]
+    gae = PolicyGradient(Given(), GAMMA, 0.6, value_coef=1.0).advantages(batch, values, after)[valid]
     agree(
-        lambda s: equation(s[:, :3], actions, judged) + 0.4 * ((s[:, 3] - (judged + values[taken])) ** 2).sum(),
+        lambda s: equation(s[:, :3], actions, gae) + 0.4 * ((s[:, 3] - (gae + values[valid])) ** 2).sum(),
         loss(batch, gae_lambda=0.6, value_coef=0.8),
-        batch.states[taken],
+        batch.states[valid],
     )
-    standard = (judged - judged.mean()) / (((judged - judged.mean()) ** 2).sum() / (len(judged) - 1)) ** 0.5
+    standard = (gae - gae.mean()) / (((gae - gae.mean()) ** 2).sum() / (len(gae) - 1)) ** 0.5
     settings = {"gae_lambda": 0.6, "value_coef": 1e-30, "normalize_advantages": True}
-    agree(lambda s: equation(s[:, :3], actions, standard), loss(batch, **settings), batch.states[taken])
+    agree(lambda s: equation(s[:, :3], actions, standard), loss(batch, **settings), batch.states[valid])
 
 
 @proves(reinforcement.entropy)
