@@ -201,7 +201,7 @@ class Data(Protocol):
 
     @property
     def batches_per_epoch(self) -> float:
-        """How many batches are one pass over the training split."""
+        """Number of batches of one epoch of the training split."""
 
     def units_per_batch(self, ranks: int) -> float:
         """Number of units of one training batch over all ranks."""

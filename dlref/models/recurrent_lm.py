@@ -48,7 +48,7 @@ class RecurrentLM(nn.Module, LanguageModel, TextDecoder):
         require_sizes(width, hidden, layers)
         if tied and sparse:
             raise ConfigError(
-                "network.sparse is for word embeddings that the output layer does not share; set network.tied=false too"
+                "network.sparse is for word embeddings that the output layer does not reuse; set network.tied=false too"
             )
         widths = [width, *[hidden] * (layers - 1), width if tied else hidden]
         drops = [input_dropout, *[dropout] * (layers - 1), output_dropout]
