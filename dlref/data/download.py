@@ -1,4 +1,4 @@
-"""Files that are known by address and hash: found under the data root, or downloaded there."""
+"""Downloads of files known by URL and sha256 into the data root."""
 
 import contextlib
 import hashlib
@@ -17,29 +17,29 @@ import filelock
 from dlref import filesystem
 from dlref.errors import ConfigError, DataError
 
-CONNECT = 10.0  # seconds for a server to take the connection
-STALL = 30.0  # seconds within which something has to come, and
-LEAST = 2**15  # so many bytes in all
-TRIES = 5  # of an address whose trouble may pass
-LONGEST_WAIT = 60.0  # seconds between two of them, whatever a server asks for
+CONNECT_SECONDS = 10.0  # timeout of a connection
+STALL_SECONDS = 30.0  # timeout of a read, and the time in which at least
+MIN_BYTES = 2**15  # have to arrive
+MAX_ATTEMPTS = 5  # per URL, where the failure may be temporary
+MAX_WAIT = 60.0  # seconds between two attempts, whatever Retry-After says
 
 logger = logging.getLogger("dlref")
 
 
 class RemoteFile(NamedTuple):
-    name: str  # below the data root, as in mnist/train-images-idx3-ubyte.gz
+    name: str  # path below the data root, such as mnist/train-images-idx3-ubyte.gz
     sha256: str
-    addresses: Sequence[str]  # any of them serves the same bytes
+    urls: Sequence[str]  # mirrors of the same bytes
 
 
 class Failure(NamedTuple):
     reason: str
-    tries: int  # that an address is worth which fails like this
-    asked: float = 0.0  # seconds for which the server wants to be left alone
+    attempts: int  # how many the URL gets in all
+    retry_after: float = 0.0  # seconds that the server asks to wait
 
 
 def github(repository: str, branch: str, path: str) -> list[str]:
-    """Where a file of a public repository lies: at GitHub, and at jsDelivr, which serves the files of all."""
+    """URLs of a file in a public GitHub repository: at GitHub and at jsDelivr, which mirrors it."""
     raw = f"https://raw.githubusercontent.com/{repository}/{branch}/{path}"
     return [raw, f"https://cdn.jsdelivr.net/gh/{repository}@{branch}/{path}"]
 
@@ -52,7 +52,7 @@ def data_root(root: str | Path | None) -> Path:
 
 
 def user_cache() -> Path:
-    """The user's cache folder; below the temporary files where the user has no home, as a number in a container."""
+    """The user's cache folder; a temporary folder for a user without a home, such as a bare user id in a container."""
     import pooch
 
     try:
@@ -60,12 +60,14 @@ def user_cache() -> Path:
     except RuntimeError:
         folder = Path(tempfile.gettempdir()) / f"dlref-{os.getuid()}"
         if folder.exists() and folder.stat().st_uid != os.getuid():
-            raise ConfigError(f"{folder} is somebody else's and this user has no home; set HOME to a folder") from None
+            raise ConfigError(
+                f"{folder} belongs to another user and this user has no home; set HOME to a folder"
+            ) from None
         return folder
 
 
 def offline() -> bool:
-    """Whether the environment variable DLREF_OFFLINE forbids to connect to anyone."""
+    """Whether the environment variable DLREF_OFFLINE forbids downloads."""
     return os.environ.get("DLREF_OFFLINE", "0") not in ("", "0")
 
 
@@ -75,16 +77,18 @@ def sha256(path: Path) -> str:
 
 
 def fetch(file: RemoteFile, root: Path) -> Path:
-    """The path of the file below `root`, downloaded from the first address that serves the right bytes.
+    """The path of the file below `root`, downloaded from the first URL that serves the right bytes if it is missing.
 
-    Raises DataError where no address does, or none may be asked, saying what was expected and where to put it by hand.
+    Raises DataError with hash, URL and path where no URL serves it, and where downloads are forbidden.
     """
     path = root / file.name
     if path.is_file():
         if sha256(path) == file.sha256:
             return path
-        found = f"{path} is there, but its sha256 is {sha256(path)[:12]}…, not {file.sha256[:12]}…"
-        raise DataError(f"{found}; remove it to download it again, or replace it from {file.addresses[0]}")
+        raise DataError(
+            f"{path} has the sha256 {sha256(path)[:12]}…, not {file.sha256[:12]}…; remove it to download it again, or "
+            f"replace it from {file.urls[0]}"
+        )
 
     failures = [f"DLREF_OFFLINE is {os.environ['DLREF_OFFLINE']}"] if offline() else []
     try:
@@ -95,18 +99,18 @@ def fetch(file: RemoteFile, root: Path) -> Path:
     if not path.is_file():
         raise DataError(
             f"{file.name} is not under {root} and could not be downloaded ({'; '.join(failures)}); fetch "
-            f"{file.addresses[0]} (sha256 {file.sha256}) and put it at {path}, or set data.root or DLREF_DATA"
+            f"{file.urls[0]} (sha256 {file.sha256}) and put it at {path}, or set data.root or DLREF_DATA"
         )
     return path
 
 
-def partial(path: Path) -> Path:
-    """Where a file lies until it is whole: what a killed process or a broken connection leaves there is gone on with."""
+def part_path(path: Path) -> Path:
+    """The path of an incomplete download, which resumes after a killed process or a broken connection."""
     return path.with_name(path.name + ".part")
 
 
-def lock_elsewhere(path: Path) -> Path:
-    """A file of the user's own in the folder of temporary files, for what lies where there is no folder yet."""
+def lock_for_missing_folder(path: Path) -> Path:
+    """A lock file in the temporary folder, for a download whose own folder does not exist yet."""
     user = os.getuid() if hasattr(os, "getuid") else ""
     return Path(
         tempfile.gettempdir(), f"dlref-{hashlib.sha256(f'{user} {path.absolute()}'.encode()).hexdigest()[:16]}.lock"
@@ -114,17 +118,20 @@ def lock_elsewhere(path: Path) -> Path:
 
 
 def download(file: RemoteFile, path: Path) -> list[str]:
-    """Ask the addresses in turn, again after a while where that may help; what went wrong, nothing once the file is there.
+    """Download from the URLs in turn, with retries; returns the failures, none once the file exists.
 
-    Two runs may want it at once: one downloads, the other waits. A folder is made once an address serves something to put
-    there, and not for a mistyped root; until then there is a lock elsewhere, by which the runs of one machine wait.
+    Of two runs at once, one downloads and the other waits. The folder is created only once a URL has answered, so not for a
+    mistyped root; until then the lock is in the temporary folder.
     """
-    part, failures, tries = partial(path), dict[str, str](), Counter[str]()
-    due = dict.fromkeys(file.addresses, 0.0)  # when to ask each of them, by the monotonic clock
-    lock, first = filelock.FileLock(path.with_name(path.name + ".lock")), filelock.FileLock(lock_elsewhere(path))
+    part, failures, attempts = part_path(path), dict[str, str](), Counter[str]()
+    due = dict.fromkeys(file.urls, 0.0)  # next attempt of each URL, by the monotonic clock
+    lock, folder_lock = (
+        filelock.FileLock(path.with_name(path.name + ".lock")),
+        filelock.FileLock(lock_for_missing_folder(path)),
+    )
 
     def missing() -> bool:
-        """Whether the file is still to be had, now that no other run is at it."""
+        """Lock the file, waiting for another run; whether it is still missing then."""
         if not lock.is_locked:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -132,42 +139,42 @@ def download(file: RemoteFile, path: Path) -> list[str]:
 
     try:
         if not path.parent.is_dir():
-            first.acquire()
+            folder_lock.acquire()
         if path.parent.is_dir() and not missing():
             return []
         while due:
-            address = min(due, key=due.__getitem__)
-            wait(due[address] - time.monotonic())
-            if (failure := receive(address, part, file.sha256, missing)) is None:
+            url = min(due, key=due.__getitem__)
+            wait(due[url] - time.monotonic())
+            if (failure := receive(url, part, file.sha256, missing)) is None:
                 if missing():
                     filesystem.move(part, path)
                 return []
-            failures[address] = failure.reason
-            tries[address] += 1
-            if tries[address] < failure.tries:
-                # The jitter keeps apart the many who lost the same server at the same moment.
-                pause = 2.0 ** (tries[address] - 2) * random.SystemRandom().uniform(0.8, 1.2)
-                due[address] = time.monotonic() + min(max(pause, failure.asked), LONGEST_WAIT)
+            failures[url] = failure.reason
+            attempts[url] += 1
+            if attempts[url] < failure.attempts:
+                # Jitter, so that clients that lost the same server do not come back at the same moment.
+                pause = 2.0 ** (attempts[url] - 2) * random.SystemRandom().uniform(0.8, 1.2)
+                due[url] = time.monotonic() + min(max(pause, failure.retry_after), MAX_WAIT)
             else:
-                del due[address]
+                del due[url]
     except BaseException:  # a signal, a full disk
         if lock.is_locked:
             part.unlink(missing_ok=True)
         raise
     finally:
         lock.release()
-        first.release()
-    return [f"{address}: {failure}" for address, failure in failures.items()]
+        folder_lock.release()
+    return [f"{url}: {failure}" for url, failure in failures.items()]
 
 
 def wait(seconds: float) -> None:
     time.sleep(max(seconds, 0.0))
 
 
-def receive(address: str, part: Path, digest: str, missing: Callable[[], bool]) -> Failure | None:
-    """Make `part` the content with this hash, whose beginning it may hold; None once it is, else why it is not.
+def receive(url: str, part: Path, digest: str, missing: Callable[[], bool]) -> Failure | None:
+    """Download into `part`, resuming what it holds; None once it has the sha256 `digest`, else the failure.
 
-    None too if the file turns out to be no longer `missing` when an address serves it.
+    None too if the file is no longer `missing` when the server answers.
     """
     import requests
     import urllib3
@@ -175,25 +182,27 @@ def receive(address: str, part: Path, digest: str, missing: Callable[[], bool]) 
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        with requests.get(address, headers=headers, stream=True, timeout=(CONNECT, STALL)) as response:
-            status, place = response.status_code, response.headers.get("Content-Range", "")
-            if status == 416 or (status == 206 and not place.startswith(f"bytes {start}-")):
+        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS)) as response:
+            status, content_range = response.status_code, response.headers.get("Content-Range", "")
+            if status == 416 or (status == 206 and not content_range.startswith(f"bytes {start}-")):
                 part.unlink(missing_ok=True)
-                return Failure(f"it does not go on from byte {start:,}", TRIES)
+                return Failure(f"it does not resume from byte {start:,}", MAX_ATTEMPTS)
             if status not in (200, 206):
-                passes = status in (408, 425, 429) or status >= 500
-                return Failure(f"HTTP status {status}", TRIES if passes else 1, asked_to_wait(response))
+                temporary = status in (408, 425, 429) or status >= 500
+                return Failure(f"HTTP status {status}", MAX_ATTEMPTS if temporary else 1, retry_after(response))
             if not missing():
                 return None
-            start = start if status == 206 else 0  # not every server can go on
-            logger.info("%s is downloaded from %s", part.stem, address)
+            start = start if status == 206 else 0  # not every server can resume
+            logger.info("downloading %s from %s", part.stem, url)
             save(response, part, start)
     except requests.ConnectionError as error:
-        # Who cannot be reached at all mostly stays so: there is no network, and nobody wants to wait for that.
+        # Mostly there is no network, which a retry does not change.
         unreached = error.args and isinstance(error.args[0], urllib3.exceptions.MaxRetryError)
-        return Failure("no connection", 2 if unreached else TRIES)
+        return Failure("no connection", 2 if unreached else MAX_ATTEMPTS)
     except (requests.Timeout, urllib3.exceptions.HTTPError, TimeoutError):
-        return Failure(f"it broke off, or less than {LEAST // 2**10} KiB came in {STALL:g} s", TRIES)
+        return Failure(
+            f"the connection broke, or less than {MIN_BYTES // 2**10} KiB arrived in {STALL_SECONDS:g} s", MAX_ATTEMPTS
+        )
     except (requests.RequestException, ValueError) as error:
         return Failure((str(error).splitlines() or [type(error).__name__])[0][:120], 1)
 
@@ -201,11 +210,11 @@ def receive(address: str, part: Path, digest: str, missing: Callable[[], bool]) 
         return None
     failure = f"{part.stat().st_size:,} bytes with sha256 {found[:12]}…, not {digest[:12]}…"
     part.unlink()
-    return Failure(failure, TRIES if start else 1)  # the beginning may have been what was wrong
+    return Failure(failure, MAX_ATTEMPTS if start else 1)  # the resumed part may have been wrong
 
 
-def asked_to_wait(response: Any) -> float:
-    """Seconds by the header Retry-After, which has them or a date; 0 without one."""
+def retry_after(response: Any) -> float:
+    """Seconds to wait by the header Retry-After, which holds seconds or a date; 0 without one."""
     import urllib3
 
     with contextlib.suppress(urllib3.exceptions.HTTPError):
@@ -214,15 +223,15 @@ def asked_to_wait(response: Any) -> float:
 
 
 def save(response: Any, part: Path, start: int) -> None:
-    """Write what comes as it comes; raises TimeoutError where it is so little that it would never end."""
+    """Write the response into `part` from byte `start`; raises TimeoutError where too few bytes arrive."""
     with open(part, "ab" if start else "wb") as file:
-        since, came = time.monotonic(), 0
-        while piece := response.raw.read1(2**16, decode_content=False):
-            file.write(piece)
-            came += len(piece)
-            if time.monotonic() - since > STALL:
-                if came < LEAST:
+        since, received = time.monotonic(), 0
+        while chunk := response.raw.read1(2**16, decode_content=False):
+            file.write(chunk)
+            received += len(chunk)
+            if time.monotonic() - since > STALL_SECONDS:
+                if received < MIN_BYTES:
                     raise TimeoutError
-                since, came = time.monotonic(), 0
+                since, received = time.monotonic(), 0
         file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave the name without the content
+        os.fsync(file.fileno())  # or a power cut could leave the name without its content

@@ -1,4 +1,4 @@
-"""The convolutional network: LeCun et al. 1989, with ReLU and max-pooling."""
+"""The convolutional network (LeCun et al. 1989), with ReLU and max-pooling."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from dlref.models.layers import Activation, Dueling, Init, Noise, Norm, activate
 
 
 class CNN(nn.Module):
-    """Blocks of convolutions, each block ending in 2 × 2 max-pooling, then the layers of an MLP.
+    """Blocks of convolutions, each ending in 2 × 2 max-pooling, followed by an MLP.
 
     `blocks` holds the channels of each convolution: [[16, 16], [32]] is two convolutions, pooling, one, pooling. With
     `padding` same a convolution keeps the size of an image, with valid it loses kernel - 1 pixels in each dimension. After each

@@ -1,4 +1,4 @@
-"""The ladder network: Rasmus et al. 2015, *Semi-supervised learning with ladder networks*."""
+"""The ladder network (Rasmus et al. 2015, *Semi-supervised learning with ladder networks*)."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise

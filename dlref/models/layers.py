@@ -18,7 +18,7 @@ Init = float | Literal["torch", "lecun", "xavier", "he"]
 
 
 class PrincipalComponents(nn.Module, LinearProjection):
-    """The coordinates of inputs along their directions of largest variance (Pearson 1901), which `fit` finds.
+    """Projection of the inputs onto their principal components (Pearson 1901), which `fit` computes.
 
     The first layer after it costs `components` instead of `inputs` multiplications per unit, and noise added to it leaves out
     the directions of small variance. The coordinates do not depend on the order of the inputs.
@@ -81,7 +81,7 @@ class Noise(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Srivastava et al. 2014. The probability of dropping a unit is rounded to a 256th, except where that would be 0.
+    """Dropout (Srivastava et al. 2014); the probability is rounded to a 256th, unless that would be 0.
 
     If `variational`, one mask serves all time steps, the second dimension (Gal & Ghahramani 2016, section 4). One random
     number of 64 bits serves eight units: a random number for each would take a quarter of a step on a CPU.
@@ -111,7 +111,7 @@ class Dropout(nn.Module):
 
 
 class Dueling(nn.Module):
-    """Q = V + A - mean of A over the actions: a state's value and its actions' advantages (Wang et al. 2016, equation 9)."""
+    """Dueling head: Q = V + A - mean of A over actions; state value V, advantages A (Wang et al. 2016, equation 9)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def activate(activation: Activation) -> nn.Module:
 def hidden_layers(
     inputs: int, widths: Sequence[int], activation: Activation, norm: Norm | None, dropout: float
 ) -> list[nn.Module]:
-    """Affine, (norm,) activation, (dropout) for each width. Raises ConfigError for widths below 1."""
+    """Layers of affine, (norm,) activation, (dropout) for each width. Raises ConfigError for widths below 1."""
     require_units(widths)
     layers: list[nn.Module] = []
     for width, next_width in zip([inputs, *widths], widths, strict=False):

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: Rumelhart, Hinton & Williams 1986, and without hidden layers the perceptron."""
+"""The multi-layer perceptron (Rumelhart, Hinton & Williams 1986); without hidden layers the perceptron."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +20,7 @@ from dlref.models.layers import (
 
 
 class MLP(nn.Module, FitsInputs):
-    """Affine, (batch or layer norm,) activation, (dropout) for each width, then affine.
+    """Hidden layers of affine, (batch or layer norm,) activation, (dropout) for each width, then an affine output layer.
 
     With `pca_components` its inputs are replaced by that many principal components, which are fitted before training; input
     noise and dropout come after that. With `dueling` the last layer is a `Dueling` one, for action values. Raises ConfigError

@@ -165,7 +165,7 @@ def data_sets() -> Iterator[Finding]:
 
 
 def data_set(name: str, files: "Sequence[RemoteFile]", root: Path) -> Iterator[Finding]:
-    from dlref.data.download import offline, partial, sha256
+    from dlref.data.download import offline, part_path, sha256
 
     there = [file for file in files if (root / file.name).is_file()]
     wrong = [file for file in there if sha256(root / file.name) != file.sha256]
@@ -184,7 +184,7 @@ def data_set(name: str, files: "Sequence[RemoteFile]", root: Path) -> Iterator[F
     elif not wrong:
         yield True, f"data {name}: complete under {root}", ""
     for path in (root / file.name for file in files):
-        part = partial(path)
+        part = part_path(path)
         if part.is_file() and not is_locked(path.with_name(path.name + ".lock")):
             unfinished = f"data {name}: the download {part} has stopped after {part.stat().st_size:,} bytes"
             yield None, unfinished, f"the next run that needs it resumes it, or {remove(part)}"
