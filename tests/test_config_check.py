@@ -86,7 +86,8 @@ def test_a_value_that_is_missing_is_asked_for_with_its_choices(overrides: list[s
 def test_a_setting_that_a_class_needs_and_no_config_names_is_asked_for() -> None:
     config = compose([*TABLE, "data.targets=[y]"])
     del config["data"]["task"]
-    with pytest.raises(
+    said = r"data\.task has no value; .* which takes regression or classification or multilabel"
+    with pytest.raises(ConfigError, match=said):
         ConfigError, match=r"data\.task has no value; .* which takes regression or classification or multilabel"
     ):
         config_check.check(config)

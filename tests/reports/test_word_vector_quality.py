@@ -102,7 +102,7 @@ def test_a_benchmark_that_cannot_be_downloaded_is_left_out_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     nowhere = {
-        name: file._replace(addresses=["http://127.0.0.1:9/none"]) for name, file in word_vector_quality.PAIRS.items()
+        name: file._replace(urls=["http://127.0.0.1:9/none"]) for name, file in word_vector_quality.PAIRS.items()
     }
     monkeypatch.setattr(word_vector_quality, "PAIRS", nowhere)
     net, data = trained()[0], StoredText(vocabulary=Vocabulary(WORDS), root=tmp_path)
