@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         key, equals, value = word.partition("=")
         if not equals or os.path.exists(word):
             return
-        flags = {flag.lstrip("-"): action for flag, action in self.flags().items()}
+        flags = {flag[2:]: action for flag, action in self.flags().items() if flag.startswith("--")}
         name = key.replace("_", "-")
         near = difflib.get_close_matches(name, flags, n=1, cutoff=1 if self.settings else 0.8)
         if not near:

@@ -181,7 +181,7 @@ def test_tensorboard_has_the_documented_tags(train: Train, tmp_path: Path) -> No
             assert events.Tags()["images"] == ["eval/decision_boundary"]
 
 
-def test_compare_gives_mean_and_deviation_over_seeds(
+def test_compare_gives_mean_and_standard_deviation_over_seeds(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [tmp_path / str(seed) for seed in range(3)]
@@ -191,9 +191,9 @@ def test_compare_gives_mean_and_deviation_over_seeds(
     out = capsys.readouterr().out.splitlines()
     values = [json.loads((run / "run.json").read_text())["metrics"]["accuracy"] for run in runs]
     mean = sum(values) / 3
-    deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+    std = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
     assert out[-1].startswith("mlp × 3")
-    assert f"{mean:.5g} ± {deviation:.2g}" in out[-1]
+    assert f"{mean:.5g} ± {std:.2g}" in out[-1]
 
 
 def test_curves_are_drawn_over_the_seconds_that_were_logged(
@@ -389,6 +389,7 @@ sys.exit(main(sys.argv[1:]))
         (["train", "model"], "key=value"),
         (["evaluate"], "dlref evaluate: RUN is missing"),
         (["evaluate", "nowhere"], "does not exist"),
+        (["evaluate", "nowhere", "somewhere"], "'somewhere' is not key=value; dlref evaluate takes one run"),
         (["compare"], "dlref compare: RUN is missing"),
         (["compare", "nowhere"], "not the directory of a run"),
         (["train", "resume=nowhere"], "not a run directory"),

@@ -59,7 +59,7 @@ def main(arguments: Namespace) -> int:
         raise ConfigError(f"none of these runs has the metric '{unknown[0]}'{did_you_mean(unknown[0], logged_names)}")
     names = arguments.metrics or logged_names
     table = [["run", "split", "seed", "commit", "seconds", *names]]
-    table += [[*facts(row), *(shown(row["metrics"].get(name)) for name in names)] for row in rows]
+    table += [[*identity(row), *(formatted(row["metrics"].get(name)) for name in names)] for row in rows]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row["key"], []).append(row)
@@ -77,7 +77,7 @@ def main(arguments: Namespace) -> int:
     return 0
 
 
-def facts(row: dict[str, Any]) -> list[str]:
+def identity(row: dict[str, Any]) -> list[str]:
     return [row["run"], row["split"], str(row["seed"]), row["commit"], f"{row['seconds']:.1f}"]
 
 
@@ -165,7 +165,7 @@ def label_of(settings: Sequence[dict[str, Any]], row: dict[str, Any]) -> str:
     return ", ".join([row["name"], *values[:3]])
 
 
-def shown(value: float | None) -> str:
+def formatted(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 

@@ -71,6 +71,10 @@ examples:
 
 
 def main(arguments: Namespace) -> int:
+    if others := [word for word in arguments.settings if "=" not in word]:
+        raise ConfigError(
+            f"'{brief(others[0])}' is not key=value; dlref evaluate takes one run or checkpoint, and settings after it"
+        )
     return evaluate(arguments.run, arguments.settings, arguments.split, not arguments.no_recorded_paths)
 
 
