@@ -18,7 +18,7 @@ PAIRS = [(old, new) for old, each in RENAMED.items() for new in each]
 def offered() -> dict[str, str]:
     """An option of a group that has it, for each setting and each report."""
     found = dict[str, str]()
-    for group in ("model", "experiment", "data", "objective", "optimizer"):
+    for group in ("model", "data", "objective", "optimizer"):
         for name in OPTIONS[group]:
             config = compose([f"{group}={name}"])
             parts = {part: config[part] for part in config_check.BASES if part != "reports" and config[part]}
