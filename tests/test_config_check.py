@@ -88,8 +88,6 @@ def test_a_setting_that_a_class_needs_and_no_config_names_is_asked_for() -> None
     del config["data"]["task"]
     said = r"data\.task has no value; .* which takes regression or classification or multilabel"
     with pytest.raises(ConfigError, match=said):
-        ConfigError, match=r"data\.task has no value; .* which takes regression or classification or multilabel"
-    ):
         config_check.check(config)
 
 
