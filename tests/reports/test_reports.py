@@ -54,7 +54,7 @@ class Halves(nn.Module):
 
 
 class Shades(InMemory):
-    """Images of one shade each; the shade's rank is the class, but for two that are labelled wrongly."""
+    """Images of one shade each, dark ones of class 0 and light ones of class 1; two of `eval` are labeled wrongly."""
 
     def __init__(self) -> None:
         super().__init__(batch_size=4, seed=0)
@@ -73,7 +73,7 @@ class Lightness(Halves):
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_the_decision_regions_are_where_the_network_decides() -> None:
+def test_the_decision_regions_are_the_predicted_classes() -> None:
     figure: Any = DecisionBoundary(cells=40)(Halves(), Spiral(points=30), "eval")["decision_boundary"]
     figure.set_size_inches(4, 4)
     axes = figure.axes[0]
@@ -103,7 +103,7 @@ class Right(Halves):
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_the_decision_regions_of_a_single_output_have_two_colours() -> None:
+def test_the_decision_regions_of_a_single_output_have_two_colors() -> None:
     figure: Any = DecisionBoundary(cells=40)(Right(), Binary("multilabel"), "eval")["decision_boundary"]
     for shown in figure.axes[0].collections:  # regions and points
         left, right = shown.to_rgba([0, 1])
@@ -112,7 +112,7 @@ def test_the_decision_regions_of_a_single_output_have_two_colours() -> None:
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_the_worst_mistakes_are_the_surest_wrong_answers_first() -> None:
+def test_the_worst_mistakes_are_sorted_by_the_probability_of_the_true_class() -> None:
     figure: Any = WorstMistakes(count=8)(Lightness(), Shades(), "eval")["worst_mistakes"]
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert [title.split(" (")[0] for title in titles] == ["light → dark", "dark → light"]
@@ -155,7 +155,7 @@ def test_a_report_leaves_the_network_and_the_random_state_as_they_were() -> None
         def __call__(self, net: nn.Module, data: Any, split: str) -> dict[str, Any]:
             assert not net.training
             assert not torch.is_grad_enabled()
-            return {"number": float(torch.rand(())), "said": "so", "shown": Figure()}
+            return {"metric": float(torch.rand(())), "text": "so", "plot": Figure()}
 
     net = Halves()
     torch.manual_seed(0)
@@ -164,16 +164,16 @@ def test_a_report_leaves_the_network_and_the_random_state_as_they_were() -> None
     metrics, plots, texts, *_ = run_reports({"dice": Dice()}, net, None, "eval", CPU)
     assert torch.equal(torch.rand(3), expected)
     assert net.training
-    assert (set(metrics), set(plots), texts) == ({"number"}, {"shown"}, {"said": "so"})
+    assert (set(metrics), set(plots), texts) == ({"metric"}, {"plot"}, {"text": "so"})
 
 
 def test_a_report_that_fails_costs_a_warning_and_no_more(
     train: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DecisionBoundary, "__call__", lambda *_: 1 / 0)
-    code, said = train(*SMALL["mlp"], "trainer.max_steps=3", f"run_dir={tmp_path / 'run'}")
+    code, errors = train(*SMALL["mlp"], "trainer.max_steps=3", f"run_dir={tmp_path / 'run'}")
     assert code == 0
-    assert "report decision_boundary failed: ZeroDivisionError" in said
+    assert "report decision_boundary failed: ZeroDivisionError" in errors
 
 
 def test_evaluate_writes_a_file_for_each_plot(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_evaluate_writes_a_file_for_each_plot(train: Callable[..., tuple[int, st
 
 
 @pytest.mark.usefixtures("without_gradients")
-def test_the_confusion_matrix_counts_what_was_said_of_each_class() -> None:
+def test_the_confusion_matrix_counts_predictions_by_true_class() -> None:
     figure: Any = ConfusionMatrix()(Lightness(), Shades(), "eval")["confusion_matrix"]
     counts = {(t.get_position()[1], t.get_position()[0]): int(t.get_text()) for t in figure.axes[0].texts}
     assert counts == {(0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 1): 2}
@@ -269,22 +269,22 @@ def shown(run: Path) -> Any:
 
 
 @pytest.mark.parametrize("what", first(*list(FAULTS)[:2], "1 / 0", of=FAULTS))
-def test_a_report_at_fault_costs_that_report_alone(
+def test_a_report_at_fault_costs_only_itself(
     what: str, train: Callable[..., tuple[int, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, mine = tmp_path / "run", with_report(tmp_path, what)
-    code, said = train(*SMALL["mlp"], *mine, "trainer.max_steps=3", "trainer.log_every=1", f"run_dir={run}")
-    assert code == 0, said
-    assert "report mine failed" in said
-    assert FAULTS[what] in said
-    assert f"{mine[1].removeprefix('plugins=')}, line " in said
-    assert "TensorBoard" not in said.replace("tensorboard", "")
+    code, errors = train(*SMALL["mlp"], *mine, "trainer.max_steps=3", "trainer.log_every=1", f"run_dir={run}")
+    assert code == 0, errors
+    assert "report mine failed" in errors
+    assert FAULTS[what] in errors
+    assert f"{mine[1].removeprefix('plugins=')}, line " in errors
+    assert "TensorBoard" not in errors.replace("tensorboard", "")
     events = shown(run)
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
     assert [event.step for event in events.Images("eval/decision_boundary")] == [0, 3]
     assert main(["evaluate", str(run), mine[1]]) == 0
-    out, said = capsys.readouterr()
-    assert "report mine failed" in said
+    out, errors = capsys.readouterr()
+    assert "report mine failed" in errors
     assert "accuracy" in out
     assert (run / "pictures" / "test_decision_boundary.png").is_file()
 
@@ -311,16 +311,16 @@ def test_a_plot_that_cannot_be_rendered_costs_only_that_plot(
         )
     )
     run, mine = tmp_path / "run", ["+reports.mine._target_=drawing.Mine", f"plugins={tmp_path / 'drawing.py'}"]
-    code, said = train(*SMALL["mlp"], *mine, "trainer.max_steps=2", f"run_dir={run}")
-    assert code == 0, said
-    assert "eval/mine cannot be shown in TensorBoard" in said
+    code, errors = train(*SMALL["mlp"], *mine, "trainer.max_steps=2", f"run_dir={run}")
+    assert code == 0, errors
+    assert "eval/mine cannot be shown in TensorBoard" in errors
     events = shown(run)
     assert [event.step for event in events.Images("eval/decision_boundary")] == [0, 2]
     assert [event.step for event in events.Histograms("eval/half")] == [0, 2]
     assert [event.step for event in events.Scalars("eval/loss")] == [2]
     assert main(["evaluate", str(run), mine[1]]) == 0
-    out, said = capsys.readouterr()
-    assert "picture mine cannot be drawn" in said
+    out, errors = capsys.readouterr()
+    assert "picture mine cannot be drawn" in errors
     assert "test_mine.png" not in out
     assert (run / "pictures" / "test_decision_boundary.png").is_file()
     assert not (run / "pictures" / "test_mine.png").exists()
