@@ -1,4 +1,4 @@
-"""Ten slot machines (*Deep Learning from Scratch 4*, chapter 1): how much to explore, and what to forget when they drift."""
+"""Multi-armed bandits (*Deep Learning from Scratch 4*, chapter 1): exploration, and what to forget when they change."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,57 +21,57 @@ def study(
     drift: float = 0.1,
     seed: int = 0,
 ) -> Result:
-    """The share of wins so far, averaged over runs; each machine wins with a chance drawn from [0, 1].
+    """The win rate so far of ε-greedy agents, averaged over runs. Win probabilities of arms are uniform in [0, 1].
 
-    ε-greedy play of machines that stay, by the mean of what each has given; and of machines whose chances take a normal
-    step of deviation `drift` before each game, by that mean and by the estimate Q ← Q + α (R - Q) with α = `rate`.
+    The agents estimate action values by sample means; on nonstationary bandits, whose probabilities take a normal step with
+    standard deviation `drift` before each step, also by Q ← Q + α (R - Q) with α = `rate`.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    staying, drifting = figure.subplots(1, 2, sharey=True)
+    stationary, nonstationary = figure.subplots(1, 2, sharey=True)
     table: list[dict[str, float | str]] = []
 
-    def add(name: str, axes: "Axes", label: str, epsilon: float, rate: float | None, drift: float) -> None:
+    def add(bandit: str, axes: "Axes", agent: str, epsilon: float, rate: float | None, drift: float) -> None:
         wins = play(steps, runs, arms, epsilon, rate, drift, seed)
-        shares = wins.cumsum(1) / torch.arange(1, steps + 1)
-        axes.plot(shares.mean(0), label=label)
-        last = shares[:, -1]
+        win_rates = wins.cumsum(1) / torch.arange(1, steps + 1)
+        axes.plot(win_rates.mean(0), label=agent)
+        final = win_rates[:, -1]
         table.append(
             {
-                "machines": name,
-                "play": label,
-                "wins": float(last.mean()),
-                "± of the mean": float(last.std() / runs**0.5),
+                "bandit": bandit,
+                "agent": agent,
+                "win rate": float(final.mean()),
+                "standard error": float(final.std() / runs**0.5),
                 "last tenth": float(wins[:, -(steps // 10) :].mean()),
             }
         )
 
     for epsilon in epsilons:
-        add("stay", staying, f"ε = {epsilon:g}", epsilon, None, 0.0)
-    for label, a in (("sample mean", None), (f"α = {rate:g}", rate)):
-        add("drift", drifting, label, 0.1, a, drift)
-    staying.set(title="machines that stay", xlabel="games", ylabel="share of wins")
-    drifting.set(title="machines that drift, ε = 0.1", xlabel="games")
-    for axes in (staying, drifting):
+        add("stationary", stationary, f"ε = {epsilon:g}", epsilon, None, 0.0)
+    for agent, a in (("sample mean", None), (f"α = {rate:g}", rate)):
+        add("nonstationary", nonstationary, agent, 0.1, a, drift)
+    stationary.set(title="stationary bandit", xlabel="steps", ylabel="win rate")
+    nonstationary.set(title="nonstationary bandit, ε = 0.1", xlabel="steps")
+    for axes in (stationary, nonstationary):
         axes.legend()
     return Result(table, {"bandits": figure})
 
 
 def play(steps: int, runs: int, arms: int, epsilon: float, rate: float | None, drift: float, seed: int) -> Tensor:
-    """What each game of each run gave, [runs, steps] of 0 and 1; all runs are played at once."""
-    draw = torch.Generator().manual_seed(seed)
-    chances, rows = torch.rand(runs, arms, generator=draw), torch.arange(runs)
-    values, played = torch.zeros(runs, arms), torch.zeros(runs, arms)
-    wins = torch.empty(runs, steps)
+    """The reward of each step of each run [runs, steps], 0 or 1. All runs are computed at once."""
+    generator = torch.Generator().manual_seed(seed)
+    probabilities, rows = torch.rand(runs, arms, generator=generator), torch.arange(runs)
+    values, counts = torch.zeros(runs, arms), torch.zeros(runs, arms)
+    rewards = torch.empty(runs, steps)
     for step in range(steps):
-        at_random = torch.rand(runs, generator=draw) < epsilon
-        arm = torch.where(at_random, torch.randint(arms, (runs,), generator=draw), values.argmax(1))
-        win = (torch.rand(runs, generator=draw) < chances[rows, arm]).float()
+        is_random = torch.rand(runs, generator=generator) < epsilon
+        arm = torch.where(is_random, torch.randint(arms, (runs,), generator=generator), values.argmax(1))
+        reward = (torch.rand(runs, generator=generator) < probabilities[rows, arm]).float()
         if drift:
-            chances = chances + drift * torch.randn(runs, arms, generator=draw)
-        played[rows, arm] += 1
-        share = rate if rate is not None else 1 / played[rows, arm]
-        values[rows, arm] += share * (win - values[rows, arm])
-        wins[:, step] = win
-    return wins
+            probabilities = probabilities + drift * torch.randn(runs, arms, generator=generator)
+        counts[rows, arm] += 1
+        step_size = rate if rate is not None else 1 / counts[rows, arm]
+        values[rows, arm] += step_size * (reward - values[rows, arm])
+        rewards[:, step] = reward
+    return rewards

@@ -1,4 +1,4 @@
-"""What one unit can learn and what takes two layers: AND, NAND, OR, XOR (*Deep Learning from Scratch*, chapter 2)."""
+"""AND, NAND, OR and XOR with one unit and with two layers (*Deep Learning from Scratch*, chapter 2)."""
 
 import torch
 
@@ -9,14 +9,14 @@ from dlref.studies import Result
 
 
 def study(steps: int = 200, seed: int = 0) -> Result:
-    """Rosenblatt's rule for one unit; for two layers (four hidden units) Adam on the cross-entropy of a sigmoid."""
+    """One unit by Rosenblatt's rule; two layers, with four hidden units, by Adam on the binary cross-entropy."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 5.2), layout="constrained")
     grid = figure.subplots(2, 4, sharex=True, sharey=True)
     table: list[dict[str, float | str]] = []
-    side = torch.linspace(-0.4, 1.4, 150)
-    plane = torch.cartesian_prod(side, side)
+    coordinates = torch.linspace(-0.4, 1.4, 150)
+    plane = torch.cartesian_prod(coordinates, coordinates)
     for column, name in enumerate(OUTPUTS):
         inputs, targets = Gate(name).split("train")
         torch.manual_seed(seed)
@@ -36,11 +36,11 @@ def study(steps: int = 200, seed: int = 0) -> Result:
                 (torch.as_tensor(loss) / size).backward()
                 optimizer.step()
             with torch.no_grad():
-                right = int(((net(inputs) > 0) == (targets > 0.5)).sum())
-                above = (net(plane) > 0).view(len(side), len(side)).T
-            row[kind] = f"{right} of 4"
-            axes.contourf(side, side, above, levels=[-0.5, 0.5, 1.5], colors=["C0", "C1"], alpha=0.25)
+                correct = int(((net(inputs) > 0) == (targets > 0.5)).sum())
+                is_one = (net(plane) > 0).view(len(coordinates), len(coordinates)).T
+            row[kind] = f"{correct} of 4"
+            axes.contourf(coordinates, coordinates, is_one, levels=[-0.5, 0.5, 1.5], colors=["C0", "C1"], alpha=0.25)
             axes.scatter(inputs[:, 0], inputs[:, 1], c=[f"C{int(t)}" for t in targets.flatten()], s=50, edgecolors="k")
-            axes.set(title=f"{name.upper()}, {kind}: {right} of 4", aspect="equal", xticks=[0, 1], yticks=[0, 1])
+            axes.set(title=f"{name.upper()}, {kind}: {correct} of 4", aspect="equal", xticks=[0, 1], yticks=[0, 1])
         table.append(row)
     return Result(table, {"gates": figure})

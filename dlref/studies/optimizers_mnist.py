@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dlref.models.mlp import MLP
-from dlref.studies import Result, learn, mnist
+from dlref.studies import Result, mnist, train
 
 Make = Callable[[Any], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -20,7 +20,7 @@ BOOK = {"SGD": 0.150, "momentum": 0.050, "AdaGrad": 0.016, "Adam": 0.032}
 
 
 def study(root: Path | None = None, steps: int = 2000, seeds: Sequence[int] = (0, 1, 2)) -> Result:
-    """Losses of the last 200 steps; the book prints that of one batch of 128, whose range the table gives too."""
+    """Mean loss of the last 200 steps. The book prints that of a single batch of 128, so the table has their range too."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -29,11 +29,11 @@ def study(root: Path | None = None, steps: int = 2000, seeds: Sequence[int] = (0
     images = mnist(root)
     for name, make in OPTIMIZERS.items():
 
-        def begin(make: Make = make) -> tuple[MLP, torch.optim.Optimizer]:
+        def build(make: Make = make) -> tuple[MLP, torch.optim.Optimizer]:
             net = MLP(784, 10, [100] * 4, init="he")
             return net, make(net.parameters())
 
-        table.append({"optimizer": name, **learn(axes, name, begin, images.train, steps, seeds), "book": BOOK[name]})
+        table.append({"optimizer": name, **train(axes, name, build, images.train, steps, seeds), "book": BOOK[name]})
     axes.set(xlabel="step", ylabel="loss in nats, mean of 50 steps", ylim=(0, 1))
     axes.legend()
     return Result(table, {"optimizers_mnist": figure})

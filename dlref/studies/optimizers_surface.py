@@ -6,7 +6,7 @@ from dlref.studies import Result
 
 
 def study(steps: int = 30) -> Result:
-    """From (-7, 2), at the book's rates; the table has where each one ends."""
+    """Paths from (-7, 2) at the book's learning rates; the table has their ends."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")
@@ -26,15 +26,21 @@ def study(steps: int = 30) -> Result:
             height(*point).backward()
             optimizer.step()
             path.append(point.detach().clone())
-        way = torch.stack(path)
+        points = torch.stack(path)
         axes.contour(x, y, height(x, y), levels=torch.linspace(0.2, 12, 14).tolist(), colors="0.8", linewidths=0.8)
-        axes.plot(way[:, 0], way[:, 1], "o-", color="C0", markersize=3, linewidth=1)
+        axes.plot(points[:, 0], points[:, 1], "o-", color="C0", markersize=3, linewidth=1)
         axes.plot(0, 0, "+", color="C3", markersize=10)
-        axes.set(title=f"{name}: f = {height(*way[-1]):.2g} after {steps} steps", xlim=(-10, 10), ylim=(-5, 5))
-        length = float((way[1:] - way[:-1]).norm(dim=1).sum())
-        end = height(*way[-1])
+        axes.set(title=f"{name}: f = {height(*points[-1]):.2g} after {steps} steps", xlim=(-10, 10), ylim=(-5, 5))
+        length = float((points[1:] - points[:-1]).norm(dim=1).sum())
+        end = height(*points[-1])
         table.append(
-            {"optimizer": name, "x": float(way[-1, 0]), "y": float(way[-1, 1]), "f": float(end), "path length": length}
+            {
+                "optimizer": name,
+                "x": float(points[-1, 0]),
+                "y": float(points[-1, 1]),
+                "f": float(end),
+                "path length": length,
+            }
         )
     return Result(table, {"optimizers_surface": figure})
 

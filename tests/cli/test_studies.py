@@ -15,10 +15,10 @@ from tests.conftest import SMALL, first
 
 Train = Callable[..., tuple[int, str]]
 QUICK = {
-    "batch_norm": ["scales=2", "passes=1"],
+    "batch_norm": ["scales=2", "epochs=1"],
     "initialization": ["steps=5", "seeds=[0,1]"],
     "optimizers_mnist": ["steps=5", "seeds=[0]"],
-    "overfitting": ["passes=2"],
+    "overfitting": ["epochs=2"],
 }
 SHORT = {
     "bandits": ["steps=50", "runs=5"],
@@ -67,7 +67,7 @@ def test_a_study_s_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> N
         (["gates", "steps=many"], "it takes a whole number"),
         (["gates", "steps=-1"], "no negative number"),
         (["gates", "threads=0"], "threads is 0; it takes 1"),
-        (["monte_carlo", "longest=0"], "longest is 0; it takes 1 or more"),
+        (["monte_carlo", "max_steps=0"], "max_steps is 0; it takes 1 or more"),
         (["bandits", "arms=0"], "arms is 0; it takes 1 or more"),
         (["dynamic_programming", "threshold=0"], "threshold is 0; it takes a number above 0"),
     ):

@@ -15,26 +15,26 @@ from dlref.data.rl.experience import Experience
 from dlref.data.rl.replay import Priorities
 from dlref.models.mlp import MLP
 from dlref.studies import bandits, monte_carlo
-from dlref.studies._mdp import Decisions, Move, grid, problems, two_cells
+from dlref.studies._mdp import MDP, Transition, grid, problems, two_cells
 from tests.crosschecks.rows import crosscheck
 
 Agree = Callable[..., None]
 ALL_PROBLEMS = "a grid of two cells, one of 3 × 4, FrozenLake, CliffWalking, Taxi"
 PROBLEMS = {"two cells": two_cells(), **problems()}
-each_problem = pytest.mark.parametrize("decisions", PROBLEMS.values(), ids=PROBLEMS)
+each_problem = pytest.mark.parametrize("mdp", PROBLEMS.values(), ids=PROBLEMS)
 
 
-def bellman(decisions: Decisions) -> tuple[sparse.csr_array, np.ndarray]:
+def bellman(mdp: MDP) -> tuple[sparse.csr_array, np.ndarray]:
     """The rows V(s) - γ Σ P(s' | s, a) V(s') [S · A, S] and the expected rewards R(s, a) [S · A]."""
-    rows, columns, entries, rewards = [], [], [], np.zeros(decisions.states * decisions.actions)
-    for row, (s, a) in enumerate(itertools.product(range(decisions.states), range(decisions.actions))):
-        outcomes = [(after, -decisions.discount * p) for p, after, _, over in decisions.outcomes[s][a] if not over]
+    rows, columns, entries, rewards = [], [], [], np.zeros(mdp.states * mdp.actions)
+    for row, (s, a) in enumerate(itertools.product(range(mdp.states), range(mdp.actions))):
+        outcomes = [(after, -mdp.discount * p) for p, after, _, over in mdp.outcomes[s][a] if not over]
         for column, entry in [(s, 1.0), *outcomes]:
             rows.append(row)
             columns.append(column)
             entries.append(entry)
-        rewards[row] = sum(p * reward for p, _, reward, _ in decisions.outcomes[s][a])
-    return sparse.csr_array((entries, (rows, columns)), shape=(len(rewards), decisions.states)), rewards
+        rewards[row] = sum(p * reward for p, _, reward, _ in mdp.outcomes[s][a])
+    return sparse.csr_array((entries, (rows, columns)), shape=(len(rewards), mdp.states)), rewards
 
 
 def averaged(policy: np.ndarray) -> sparse.csr_array:
@@ -42,9 +42,9 @@ def averaged(policy: np.ndarray) -> sparse.csr_array:
     return sparse.csr_array(sparse.block_diag(list(policy[:, None])))
 
 
-def values_of(decisions: Decisions, policy: np.ndarray) -> np.ndarray:
+def values_of(mdp: MDP, policy: np.ndarray) -> np.ndarray:
     """The values [S] of a policy [S, A]."""
-    matrix, rewards = bellman(decisions)
+    matrix, rewards = bellman(mdp)
     return linalg.spsolve((averaged(policy) @ matrix).tocsc(), averaged(policy) @ rewards)
 
 
@@ -54,14 +54,14 @@ def values_of(decisions: Decisions, policy: np.ndarray) -> np.ndarray:
     f"a sparse linear system of the outcomes; {ALL_PROBLEMS}",
 )
 @each_problem
-def test_policy_values(decisions: Decisions, agree: Agree) -> None:
-    agree(decisions.evaluate_exactly(decisions.chance), values_of(decisions, decisions.chance), rtol=1e-12)
+def test_policy_values(mdp: MDP, agree: Agree) -> None:
+    agree(mdp.evaluate_exactly(mdp.random_policy), values_of(mdp, mdp.random_policy), rtol=1e-12)
 
 
-def optimum(decisions: Decisions) -> np.ndarray:
+def optimum(mdp: MDP) -> np.ndarray:
     """The least values [S] that no action improves: a linear program."""
-    matrix, rewards = bellman(decisions)
-    found = optimize.linprog(np.ones(decisions.states), A_ub=-matrix, b_ub=-rewards, bounds=(None, None))
+    matrix, rewards = bellman(mdp)
+    found = optimize.linprog(np.ones(mdp.states), A_ub=-matrix, b_ub=-rewards, bounds=(None, None))
     assert found.success
     return found.x
 
@@ -72,8 +72,8 @@ def optimum(decisions: Decisions) -> np.ndarray:
     f"a linear program: the least V with V ≥ R + γ P V for all actions; {ALL_PROBLEMS}",
 )
 @each_problem
-def test_optimal_values(decisions: Decisions, agree: Agree) -> None:
-    agree(decisions.solve(), optimum(decisions), rtol=1e-9)
+def test_optimal_values(mdp: MDP, agree: Agree) -> None:
+    agree(mdp.solve(), optimum(mdp), rtol=1e-9)
 
 
 @crosscheck(
@@ -82,21 +82,21 @@ def test_optimal_values(decisions: Decisions, agree: Agree) -> None:
     "3 × 4 grid; `lfilter` discounts the rewards of the same episodes",
 )
 def test_monte_carlo(agree: Agree) -> None:
-    decisions, draws = grid(), [np.random.default_rng(1) for _ in range(2)]
-    values = monte_carlo.predict(decisions, decisions.chance, 500, 1000, draws[0])
-    returns: dict[int, list[float]] = {s: [] for s in range(decisions.states)}
+    mdp, draws = grid(), [np.random.default_rng(1) for _ in range(2)]
+    values = monte_carlo.predict(mdp, mdp.random_policy, 500, 1000, draws[0])
+    returns: dict[int, list[float]] = {s: [] for s in range(mdp.states)}
     for _ in range(500):
-        moves = list(decisions.episode(decisions.chance, 1000, draws[1]))
-        gains = signal.lfilter([1.0], [1.0, -decisions.discount], [move[2] for move in reversed(moves)])[::-1]
+        moves = list(mdp.episode(mdp.random_policy, 1000, draws[1]))
+        gains = signal.lfilter([1.0], [1.0, -mdp.discount], [move[2] for move in reversed(moves)])[::-1]
         for (state, *_), gain in zip(moves, gains, strict=True):
             returns[state].append(gain)
     agree(values, [np.mean(gains or [0.0]) for gains in returns.values()], atol=1e-12)
 
 
-class Scripted(Decisions):
+class Scripted(MDP):
     """A process that never visits a state twice; its next episodes are those of `script`."""
 
-    script: Sequence[Sequence[Move]]
+    script: Sequence[Sequence[Transition]]
 
     def __init__(self) -> None:
         random = np.random.default_rng(2)
@@ -109,12 +109,12 @@ class Scripted(Decisions):
         everything = {s: {a: outcomes(s) for a in range(2)} for s in range(4)}
         super().__init__(everything, [1.0, 0.0, 0.0, 0.0], 0.75)
 
-    def episode(self, policy: np.ndarray, longest: int, draw: np.random.Generator) -> Iterator[Move]:
+    def episode(self, policy: np.ndarray, max_steps: int, rng: np.random.Generator) -> Iterator[Transition]:
         self.behavior = policy
         first, *self.script = self.script
         return iter(first)
 
-    def episodes(self, policy: np.ndarray, state: int = 0) -> Iterator[tuple[float, list[Move]]]:
+    def episodes(self, policy: np.ndarray, state: int = 0) -> Iterator[tuple[float, list[Transition]]]:
         """All of them, with their probabilities."""
         for action in range(self.actions):
             for p, after, reward, over in self.outcomes[state][action]:
@@ -127,27 +127,27 @@ class Scripted(Decisions):
     "scipy",
     "all episodes of four states with their probabilities; values and visits by sparse linear systems; ε is 0.3",
 )
-@pytest.mark.parametrize("off", [False, True], ids=["on the policy", "off the policy"])
+@pytest.mark.parametrize("off", [False, True], ids=["on-policy", "off-policy"])
 def test_monte_carlo_control(off: bool, agree: Agree) -> None:
-    decisions, rate, epsilon = Scripted(), 0.2, 0.3
-    matrix, rewards = bellman(decisions)
-    flow = bellman(Decisions(decisions.outcomes, decisions.starts, 1.0))[0]
-    for _, first in decisions.episodes(decisions.chance):
-        values, target = np.zeros((4, 2)), decisions.chance.copy()
-        gains = signal.lfilter([1.0], [1.0, -decisions.discount], [move[2] for move in reversed(first)])[::-1]
+    mdp, rate, epsilon = Scripted(), 0.2, 0.3
+    matrix, rewards = bellman(mdp)
+    flow = bellman(MDP(mdp.outcomes, mdp.initial_distribution, 1.0))[0]
+    for _, first in mdp.episodes(mdp.random_policy):
+        values, target = np.zeros((4, 2)), mdp.random_policy.copy()
+        gains = signal.lfilter([1.0], [1.0, -mdp.discount], [move[2] for move in reversed(first)])[::-1]
         for (state, action, *_), gain in zip(first, gains, strict=True):
             values[state, action] = rate * gain
             target[state] = np.eye(2)[action if gain > 0 else 1 - action]
         behavior = (1 - epsilon) * target + epsilon / 2
         expected = np.zeros((4, 2))
-        for probability, second in decisions.episodes(behavior):
-            decisions.script = [first, second]
-            found = monte_carlo.control(decisions, 2, rate, epsilon, off, 1000, np.random.default_rng())
+        for probability, second in mdp.episodes(behavior):
+            mdp.script = [first, second]
+            found = monte_carlo.control(mdp, 2, rate, epsilon, off, 1000, np.random.default_rng())
             expected += probability * found
-            agree(decisions.behavior, behavior, atol=1e-15)
-        state_values = values_of(decisions, target if off else behavior)
+            agree(mdp.behavior, behavior, atol=1e-15)
+        state_values = values_of(mdp, target if off else behavior)
         exact = (rewards - matrix @ state_values).reshape(4, 2) + state_values[:, None]
-        visits = linalg.spsolve((averaged(behavior) @ flow).T.tocsc(), decisions.starts)[:, None] * behavior
+        visits = linalg.spsolve((averaged(behavior) @ flow).T.tocsc(), mdp.initial_distribution)[:, None] * behavior
         agree(expected, values + rate * visits * (exact - values), atol=1e-12)
 
 
@@ -202,7 +202,7 @@ def test_prioritized_replay(scale: float, agree: Agree) -> None:
 
 @functools.cache
 def next_result(win: bool, wins: int, games: int) -> float:
-    """The probability of a win, or a loss, of a machine with a chance from [0, 1] that has won so many games."""
+    """The probability of a win, or a loss, of an arm with a win probability uniform in [0, 1] after so many wins and games."""
     return float(stats.betabinom.pmf(win, 1, 1 + wins, 1 + games - wins))
 
 

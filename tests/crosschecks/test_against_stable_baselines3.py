@@ -24,7 +24,7 @@ from dlref.objectives.policy_gradient import PolicyGradient
 from dlref.objectives.q_learning import QLearning
 from dlref.optimizers.adam import Adam
 from dlref.studies import temporal_difference
-from dlref.studies._mdp import Decisions, Move
+from dlref.studies._mdp import MDP, Transition
 from dlref.training import gradient_norm as clipping
 from tests.crosschecks.rows import crosscheck
 
@@ -529,7 +529,7 @@ def test_reinforce(normalized: bool, prepare: Callable[[Rollout], Rollout], agre
     agree(loss.value, model.logger.name_to_value["train/policy_loss"], atol=near)
 
 
-def some_process() -> Decisions:
+def some_process() -> MDP:
     """Six states in all of which episodes go on or end, so that a value that should not follow an end would be seen.
 
     Its rewards are so small that no error exceeds 1, from where on DQN's loss is linear.
@@ -540,20 +540,20 @@ def some_process() -> Decisions:
         return 0.5, int(random.integers(6)), float(random.integers(-8, 9)) / 64, over
 
     outcomes = {s: {a: [outcome(False), outcome(bool(random.random() < 0.3))] for a in range(3)} for s in range(6)}
-    return Decisions(outcomes, np.full(6, 1 / 6), DYADIC)
+    return MDP(outcomes, np.full(6, 1 / 6), DYADIC)
 
 
-def recorded(decisions: Decisions, monkeypatch: pytest.MonkeyPatch) -> list[Move]:
+def recorded(mdp: MDP, monkeypatch: pytest.MonkeyPatch) -> list[Transition]:
     """A list to which every move of the process is added."""
-    moves: list[Move] = []
-    act = decisions.act
+    moves: list[Transition] = []
+    act = mdp.act
 
     def recording(state: int, action: int, draw: np.random.Generator) -> tuple[int, float, bool]:
         after, reward, over = act(state, action, draw)
         moves.append((state, action, reward, after, over))
         return after, reward, over
 
-    monkeypatch.setattr(decisions, "act", recording)
+    monkeypatch.setattr(mdp, "act", recording)
     return moves
 
 
@@ -561,21 +561,21 @@ def recorded(decisions: Decisions, monkeypatch: pytest.MonkeyPatch) -> list[Move
     "Q-learning of a table", SB3, "DQN with one affine layer of one-hot states without bias, batches of one, SGD"
 )
 def test_q_learning(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions, rate = some_process(), 0.8
-    moves = recorded(decisions, monkeypatch)
-    values = temporal_difference.control(decisions, "Q-learning", 30, rate, 0.3, 1000, np.random.default_rng(7))
+    mdp, rate = some_process(), 0.8
+    moves = recorded(mdp, monkeypatch)
+    values = temporal_difference.control(mdp, "Q-learning", 30, rate, 0.3, 1000, np.random.default_rng(7))
     model = their_dqn(
-        States(decisions.states, decisions.actions),
+        States(mdp.states, mdp.actions),
         net=(),
         policy_kwargs={"optimizer_class": torch.optim.SGD},
         learning_rate=rate,
-        gamma=decisions.discount,
+        gamma=mdp.discount,
         target_update_interval=1,
         buffer_size=1,
     )
-    table = QTable(decisions.states, decisions.actions).double()
-    objective = QLearning(table, decisions.discount, target_update_interval=1).train()
-    optimizer, states = torch.optim.SGD(table.parameters(), lr=rate), torch.eye(decisions.states).double()
+    table = QTable(mdp.states, mdp.actions).double()
+    objective = QLearning(table, mdp.discount, target_update_interval=1).train()
+    optimizer, states = torch.optim.SGD(table.parameters(), lr=rate), torch.eye(mdp.states).double()
     for net in (model.q_net, model.q_net_target):
         for parameter in net.parameters():
             nn.init.zeros_(parameter)
@@ -646,26 +646,26 @@ def critic_of(
 
 @crosscheck("TD(0) of a table", SB3, "the critic of A2C with λ = 0, one step at a time, affine in one-hot states, SGD")
 def test_td(agree: Agree) -> None:
-    decisions, draws = some_process(), [np.random.default_rng(8) for _ in range(2)]
-    values = temporal_difference.predict(decisions, decisions.chance, 10, 0.3, 1000, draws[0])
-    episodes = [move for _ in range(10) for move in decisions.episode(decisions.chance, 1000, draws[1])]
+    mdp, draws = some_process(), [np.random.default_rng(8) for _ in range(2)]
+    values = temporal_difference.predict(mdp, mdp.random_policy, 10, 0.3, 1000, draws[0])
+    episodes = [move for _ in range(10) for move in mdp.episode(mdp.random_policy, 1000, draws[1])]
     moves = [(state, reward, None if over else after) for state, _, reward, after, over in episodes]
     assert values.any()
-    agree(values, critic_of(decisions.states, 0.3, decisions.discount, moves), atol=1e-12)
+    agree(values, critic_of(mdp.states, 0.3, mdp.discount, moves), atol=1e-12)
 
 
 def sarsa(method: str, monkeypatch: pytest.MonkeyPatch, ratio: Callable[..., float]) -> tuple[np.ndarray, np.ndarray]:
     """The values [S · A] of dlref, and of A2C's critic, whose states are the pairs of a state and an action."""
-    decisions = some_process()
-    recording = recorded(decisions, monkeypatch)
-    values = temporal_difference.control(decisions, method, 30, 0.8, EPSILON, 1000, np.random.default_rng(9))
-    pairs = [state * decisions.actions + action for state, action, *_ in recording] + [0]
+    mdp = some_process()
+    recording = recorded(mdp, monkeypatch)
+    values = temporal_difference.control(mdp, method, 30, 0.8, EPSILON, 1000, np.random.default_rng(9))
+    pairs = [state * mdp.actions + action for state, action, *_ in recording] + [0]
     moves = [
         (pair, reward, None if over else following)
         for pair, (_, _, reward, _, over), following in zip(pairs, recording, pairs[1:], strict=False)
     ]
     assert values.any()
-    return values.flatten(), critic_of(values.size, 0.8, decisions.discount, moves, ratio)
+    return values.flatten(), critic_of(values.size, 0.8, mdp.discount, moves, ratio)
 
 
 @crosscheck("SARSA of a table", SB3, "as TD(0), whose states are pairs of a state and an action")
@@ -681,7 +681,7 @@ def test_off_policy_sarsa(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None
         greedy = np.eye(3)[values.reshape(6, 3)[state].argmax()]
         return float(greedy[action] / (EPSILON / 3 + (1 - EPSILON) * greedy[action]))
 
-    agree(*sarsa("SARSA off the policy", monkeypatch, ratio), atol=1e-12)
+    agree(*sarsa("off-policy SARSA", monkeypatch, ratio), atol=1e-12)
 
 
 @crosscheck("exploration rate", SB3, "`exploration_steps` over the steps of training are SB3's `exploration_fraction`")

@@ -86,12 +86,12 @@ def study(name: str, settings: Sequence[str]) -> int:
     print_rows(result.table)
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
         write_rows(result.table, file)
-    for title, figure in result.pictures.items():
+    for title, figure in result.figures.items():
         figure.savefig(folder / f"{title}.png", dpi=120)
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     about = {"study": name, "settings": plain, "git_commit": git_commit(), "seconds": round(seconds, 1)}
     write_whole(folder / "study.json", json.dumps(about, indent=1))
-    logger.info("%.1f s; %s and table.csv are in %s", seconds, ", ".join(f"{t}.png" for t in result.pictures), folder)
+    logger.info("%.1f s; %s and table.csv are in %s", seconds, ", ".join(f"{t}.png" for t in result.figures), folder)
     return 0
 
 
