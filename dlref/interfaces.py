@@ -185,6 +185,24 @@ class Shard(NamedTuple):
         return slice(start + rows * self.rank // self.ranks, start + rows * (self.rank + 1) // self.ranks)
 
 
+class TokenBatch(NamedTuple):
+    """The next segment of every stream of a text."""
+
+    tokens: Tensor  # [B, T] int64
+    targets: Tensor  # [B, T] int64: the token after each; of overlapping windows [B, S], after each of the last S
+    reset_state: bool  # the streams start here and carry no state; else row b continues row b of the last batch
+
+
+class PairBatch(NamedTuple):
+    """B pairs of a source and a target; S and T are the lengths of the longest ones, with END."""
+
+    source: Tensor  # [B, S] int64: the source and END, then PAD
+    visible: Tensor  # [B, S] bool: where the source is not padding
+    tokens: Tensor  # [B, T] int64: BEGIN and the target, then PAD; the decoder's input
+    targets: Tensor  # [B, T] int64: the target and END, then PAD
+    counted: Tensor  # [B, T] bool: where the targets are not padding
+
+
 @runtime_checkable
 class Data(Protocol):
     """The members of every data set. Constructors take plain keyword arguments, including `seed` and `batch_size`.
@@ -240,9 +258,9 @@ class HasSummary(Interface):
 
 
 class HasRoot(Interface):
-    """Its files lie below a folder for all data sets."""
+    """Its files lie below `root`, a folder for all data sets; None stands for the default one."""
 
-    root: Path
+    root: Path | None
 
 
 class Rows(Interface):
@@ -331,7 +349,7 @@ class TokenizedText(HasVocabulary):
 
 
 class ParallelData(Interface):
-    """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.text.line_encoder.Side` does."""
+    """Pairs of lines; `source` and `target` encode and decode, as `dlref.data.text.line_encoder.LineEncoder` does."""
 
     source: LineCodec
     target: LineCodec
@@ -352,8 +370,10 @@ def members(interface: type[Interface]) -> dict[str, Any]:
 
 def missing(part: object, interface: type[Interface]) -> list[str]:
     """The members of an interface that an object lacks; a method that is only inherited from it is missing too."""
-    required = members(interface)
-    return [name for name in required if not hasattr(part, name) or getattr(type(part), name, part) is required[name]]
+    required = members(interface).items()
+    return [
+        name for name, body in required if not hasattr(part, name) or (body and getattr(type(part), name, part) is body)
+    ]
 
 
 def declares(part: object, interface: type[I_]) -> TypeGuard[I_]:

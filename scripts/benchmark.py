@@ -46,7 +46,7 @@ class Benchmark(NamedTuple):
 
 def words(corpus: str, *more: str) -> Benchmark:
     """gensim with two workers, and ours with two threads, learn from all of a corpus, and are asked what is alike."""
-    settings = ["model=word2vec", "data=text_long_pieces", f"data.train={corpus}", f"data.eval={corpus}", "threads=2"]
+    settings = ["model=word2vec", "data=text_word2vec", f"data.train={corpus}", f"data.eval={corpus}", "threads=2"]
     settings += ["network.width=100", f"trainer.max_epochs={PASSES}", "objective.subsample=1e-4", *more]
     settings += ["optimizer=sgd_rows", "data.batch_size=32"]
     return Benchmark(
@@ -100,7 +100,7 @@ BENCHMARKS = {
         "tokens",
         [
             *(*LSTM_LM, "optimizer=sgd", "optimizer.lr=20", "schedule=constant", "trainer.clip_norm=0.25"),
-            *("data.batch_size=20", "data.length=35", "threads=2", "trainer.max_steps=400"),
+            *("data.batch_size=20", "data.seq_len=35", "threads=2", "trainer.max_steps=400"),
         ],
         ["lstm_lm.py", "{data}/ptb/ptb.train.txt", "100"],
     ),
@@ -111,7 +111,7 @@ BENCHMARKS = {
                 "model=transformer_lm",
                 "data=tiny_shakespeare",
                 "data.order=shuffled",
-                "data.length=64",
+                "data.seq_len=64",
                 "data.batch_size=12",
             ),
             *("network.layers=4", "network.positions=learned", "network.norm=layer", "network.activation=gelu"),
@@ -134,16 +134,16 @@ BENCHMARKS = {
                 "data=multi30k",
                 "data.level=english",
                 "data.batch_size=128",
-                "objective.smoothing=0.1",
+                "objective.label_smoothing=0.1",
             ),
             *("network.width=256", "network.layers=3", "network.heads=8", "network.hidden=512", "network.dropout=0.1"),
             *("network.prenorm=false", "optimizer.lr=5e-4", "schedule=constant", "threads=2", "trainer.max_steps=100"),
         ],
         ["translation.py", "{data}/multi30k", "30"],
     ),
-    "word2vec": words(ENGLISH, "optimizer.lr=1600", "objective.shared=38"),
+    "word2vec": words(ENGLISH, "optimizer.lr=1600", "objective.shared_negatives=38"),
     # A third of the words, a third of the steps, which may be longer; <unk> is a word there, for the peer too.
-    "word2vec_ptb": words(PTB, "optimizer.lr=2667", "optimizer.max_row_norm=1", "objective.unknown=null"),
+    "word2vec_ptb": words(PTB, "optimizer.lr=2667", "optimizer.max_row_norm=1", "objective.unk_id=null"),
 }
 
 

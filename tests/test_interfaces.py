@@ -69,7 +69,7 @@ class Namesakes(nn.Module):
 
 
 def metrics(net: nn.Module) -> dict[str, float]:
-    data, objective = MarkovChain(words=5, tokens=300, eval_columns=1), LanguageModelling(net).eval()
+    data, objective = MarkovChain(words=5, tokens=300, eval_batch_size=1), LanguageModelling(net).eval()
     totals: dict[str, Any] = {}
     with torch.no_grad():
         for batch in data.batches("eval", net, Shard()):
@@ -169,6 +169,6 @@ def test_a_plug_in_with_an_undeclared_context_is_evaluated_as_one_without(
 def test_a_recurrent_network_is_evaluated_at_any_segment_length(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    line = ["model=lstm_lm", "network.width=4", "data=markov_chain", "data.tokens=400", "data.length=5", "~reports"]
+    line = ["model=lstm_lm", "network.width=4", "data=markov_chain", "data.tokens=400", "data.seq_len=5", "~reports"]
     assert train(*line, "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")[0] == 0
-    assert main(["evaluate", str(tmp_path / "run"), "data.length=9"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "data.seq_len=9"]) == 0

@@ -1,23 +1,23 @@
-"""Files that anybody may have made: no more is taken out of one than it holds, and nothing that has no end is waited for."""
+"""Files of unknown origin: reading one never takes more memory than it holds, and never waits for a file without an end."""
 
 import codecs
 import gzip
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-PIECE = 2**22  # bytes that are read at once
-SMALL = 2**26  # bytes that any compressed file may hold, and a larger one
-GZIP = b"\x1f\x8b"  # how such a file begins, and no text does
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how Windows begins such texts
-PACKED = 200  # times its own size: beyond that it was made to fill a memory or a disk
+CHUNK = 2**22  # bytes read at once
+SMALL = 2**26  # unpacked bytes that any compressed file may have
+MAX_RATIO = 200  # of unpacked to packed bytes in larger files; a higher one was made to fill a memory or a disk
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file, and of no text
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # byte order marks that Windows writes
 
 
-def unpackable(entry: zipfile.ZipInfo, path: Path) -> zipfile.ZipInfo:
-    """This entry of an archive, unless reading it may take any amount of memory; that raises ValueError.
+def checked_entry(entry: zipfile.ZipInfo, path: Path) -> zipfile.ZipInfo:
+    """This entry of an archive; raises ValueError where reading a few of its bytes may take any amount of memory.
 
-    Of bzip2 and LZMA a few bytes are unpacked at once, however much they stand for.
+    That is so with bzip2 and LZMA, whose readers unpack a whole block at once.
     """
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("it is compressed by another method than deflate")
@@ -26,15 +26,15 @@ def unpackable(entry: zipfile.ZipInfo, path: Path) -> zipfile.ZipInfo:
     return entry
 
 
-def room(path: Path) -> int:
-    """How many bytes may come out of a file, compressed or not; raises OSError for a pipe or a device, which may never end."""
+def max_unpacked_size(path: Path) -> int:
+    """The most bytes that a file may unpack to; raises OSError for a pipe or a device, which may never end."""
     if not os.path.isfile(path):
         raise OSError("it is no file" if os.path.exists(path) else "there is no such file")
-    return max(SMALL, PACKED * os.path.getsize(path))
+    return max(SMALL, MAX_RATIO * os.path.getsize(path))
 
 
-def unpacked(path: Path) -> Any:
-    """A file to read bytes from, through gzip where its name ends with .gz or it begins as such files do."""
+def open_unpacked(path: Path) -> Any:
+    """The file opened for reading bytes, through gzip if its name ends with .gz or its first bytes say so."""
     file = open(path, "rb")  # noqa: SIM115 # the caller closes it
     if path.suffix != ".gz" and not file.peek(2).startswith(GZIP):
         return file
@@ -42,9 +42,9 @@ def unpacked(path: Path) -> Any:
     return gzip.open(path)
 
 
-def taken(file: Any, size: int) -> bytearray:
-    """The next `size` bytes of a file, or those that there are: memory is taken for what comes, not for what is announced."""
-    found = bytearray()
-    while len(found) < size and (block := file.read(min(PIECE, size - len(found)))):
-        found += block
-    return found
+def read_up_to(file: IO[bytes] | gzip.GzipFile, size: int) -> bytearray:
+    """The next `size` bytes of a file, or as many as there are: memory is taken for what is read, not for what is announced."""
+    content = bytearray()
+    while len(content) < size and (chunk := file.read(min(CHUNK, size - len(content)))):
+        content += chunk
+    return content

@@ -83,7 +83,7 @@ class TokenEmbedding(nn.Module):
         if positions.stop > self.context:
             raise ConfigError(
                 f"{positions.stop:,} tokens are more than the network's context of {self.context:,}; shorten the line or the "
-                "text (data.longest leaves out longer lines of training), or train with a larger context"
+                "text (data.max_len leaves out longer lines of training), or train with a larger context"
             )
         if self.positions == "rotary":
             return self.drop(x), (self.cos[positions].to(x.dtype), self.sin[positions].to(x.dtype))

@@ -1,4 +1,7 @@
-"""An n-gram model from counts, by interpolated Kneser-Ney smoothing (Kneser & Ney 1995, Chen & Goodman 1999)."""
+"""Interpolated Kneser-Ney smoothing of n-gram counts (Kneser & Ney 1995, Chen & Goodman 1999).
+
+C contexts of all lengths; V vocabulary.
+"""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -15,16 +18,17 @@ from dlref.objectives.language_modelling import LanguageModelling
 
 Discounts = Literal["one", "three"]
 FALLBACK: dict[Discounts, list[float]] = {"one": [0.5, 0.5, 0.5], "three": [0.5, 1.0, 1.5]}
-NOTHING = -1  # stands before the first word
+NOTHING = -1  # padding before the first word
 
 
 class KneserNey(LanguageModelling):
-    """Fills the tables of NGram: P(w | c) = (count(c w) - D) / count(c) + rest(c) P(w | c without its oldest word).
+    """Fits NGram: P(w | c) = (count(c w) - D) / count(c) + backoff(c) P(w | c'), c' being c without its oldest word.
 
-    After order - 1 words it counts how often w follows, after fewer how many different words stand before c w. What is
-    discounted of all words after c together is rest(c); at the end of the chain all words share it equally. `discounts` is
-    `one` D for each length, or `three`: for counts of 1, 2 and more; for short texts see `discounts_of`. N-grams reach over
-    ends of sentences. Raises ConfigError for a network with nothing to fill, and for a text shorter than the order.
+    After a context c of order - 1 words `count` is how often w follows; after a shorter one it is how many distinct words
+    precede c w (the continuation count). backoff(c) is the probability mass that the discounts D free; without a context it
+    is spread evenly over the vocabulary. `discounts` is `one` D for each length, or `three`, for counts of 1, 2 and more;
+    for short texts see `discounts_of`. N-grams cross the ends of sentences. Raises ConfigError for a network without these
+    tables, and for a text shorter than the order.
     """
 
     net: Any  # NGram
@@ -32,75 +36,80 @@ class KneserNey(LanguageModelling):
     def __init__(self, net: nn.Module, discounts: Discounts = "three") -> None:
         super().__init__(net)
         if not declares(net, NGramTables):
-            raise ConfigError(f"kneser_ney fits NGram, not {type(net).__name__}; choose model=ngram")
+            raise ConfigError(f"Kneser-Ney smoothing fits NGram, not {type(net).__name__}; choose model=ngram")
         self.discounts = discounts
 
     def fit(self, batches: Iterable[Any]) -> None:
         net = self.net
         text = F.pad(torch.cat(list(text_parts(batches))), (1, 0), value=NOTHING)
-        keys, pairs, counts = count(text, net.order, net.vocab_size)
-        where = torch.cat(pairs) // net.vocab_size  # number of the context, 1 more; 0 for no context
-        words = torch.cat(pairs) % net.vocab_size
+        keys, ngrams, counts = count_ngrams(text, net.order, net.vocab_size)
+        contexts = torch.cat(ngrams) // net.vocab_size  # 0 for no context, else 1 + its index in `keys`
+        words = torch.cat(ngrams) % net.vocab_size
         # Float64 throughout: sums of a million counts and more.
-        discount = torch.cat([discounts_of(of, self.discounts)[of.clamp(max=3) - 1] for of in counts])
-        amounts, size = operators.as_float64(torch.cat(counts)), len(keys) + 1
-        total = torch.bincount(where, amounts, size)
-        shares = (amounts - discount) / total[where]
-        # A context that only begins the text is followed by nothing that was counted.
-        rest = torch.where(total > 0, torch.bincount(where, discount, size) / total, 1.0)
-        ends = torch.bincount(where, minlength=size).cumsum(0)
-        alone = int(ends[0])
-        unigrams = rest[0] / net.vocab_size + torch.zeros_like(
+        discount = torch.cat([discounts_of(each, self.discounts)[each.clamp(max=3) - 1] for each in counts])
+        ngram_counts, size = operators.as_float64(torch.cat(counts)), len(keys) + 1
+        totals = torch.bincount(contexts, ngram_counts, size)
+        probabilities = (ngram_counts - discount) / totals[contexts]
+        # Nothing was counted after a context that occurs only at the start of the text.
+        backoff = torch.where(totals > 0, torch.bincount(contexts, discount, size) / totals, 1.0)
+        ends = torch.bincount(contexts, minlength=size).cumsum(0)
+        first = int(ends[0])  # the number of unigrams
+        unigrams = backoff[0] / net.vocab_size + torch.zeros_like(
             net.unigrams, dtype=operators.widest(net.unigrams.device)
         )
-        unigrams[words[:alone]] += shares[:alone]
-        kind = net.unigrams.dtype
-        net.unigrams, net.keys, net.backoff, net.ends = unigrams.to(kind), keys, rest[1:].to(kind), ends[1:] - alone
-        net.words, net.probabilities = words[alone:].int(), shares[alone:].to(kind)
+        unigrams[words[:first]] += probabilities[:first]
+        dtype = net.unigrams.dtype
+        net.unigrams, net.keys, net.backoff, net.ends = (
+            unigrams.to(dtype),
+            keys,
+            backoff[1:].to(dtype),
+            ends[1:] - first,
+        )
+        net.words, net.probabilities = words[first:].int(), probabilities[first:].to(dtype)
 
 
-def count(text: Tensor, order: int, vocabulary: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The keys of all contexts, as NGram has them; and the n-grams of 1 … order words with their counts, by length.
+def count_ngrams(text: Tensor, order: int, vocab_size: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The keys of all contexts [C], as NGram has them; and the distinct n-grams of 1 … order words with their counts.
 
-    An n-gram is one number, (1 + number of its context, or 0 for none) V + last word. Raises ConfigError if none has
-    `order` words.
+    An n-gram is the number (1 + index of its context, or 0 for none) V + last word. Raises ConfigError if none has `order`
+    words.
     """
-    places = (text != NOTHING).nonzero()[:, 0]  # of the last word of an n-gram
-    context = torch.full_like(places, -1)
-    found, pairs, known = [], [], 0
+    last = (text != NOTHING).nonzero()[:, 0]  # position of the last word of each n-gram
+    context = torch.full_like(last, -1)
+    keys_by_length, ngrams, number_of_keys = [], [], 0
     for length in range(order):
         if length:
-            oldest = text[places - length]
-            context, places, oldest = (x[oldest != NOTHING] for x in (context, places, oldest))
-            keys, number = ((context + 1) * vocabulary + oldest).unique(return_inverse=True)
-            context, known = known + number, known + len(keys)
-            found.append(keys)
-        pairs.append((context + 1) * vocabulary + text[places])
-    if not len(places):
+            oldest = text[last - length]
+            context, last, oldest = (x[oldest != NOTHING] for x in (context, last, oldest))
+            new_keys, index = ((context + 1) * vocab_size + oldest).unique(return_inverse=True)
+            context, number_of_keys = number_of_keys + index, number_of_keys + len(new_keys)
+            keys_by_length.append(new_keys)
+        ngrams.append((context + 1) * vocab_size + text[last])
+    if not len(last):
         raise ConfigError(f"network.order is {order}, and the text has fewer words in a row; choose a lower one")
-    keys = torch.cat(found) if found else text[:0]
+    keys = torch.cat(keys_by_length) if keys_by_length else text[:0]
     counts = []
-    for length, grams in enumerate(pairs):
-        if length < order - 1:  # each longer n-gram once, without its oldest word
-            longer = pairs[length + 1].unique()
-            grams = keys[longer // vocabulary - 1] // vocabulary * vocabulary + longer % vocabulary
-        pairs[length], amount = grams.unique(return_counts=True)
-        counts.append(amount)
-    return keys, pairs, counts
+    for length, occurrences in enumerate(ngrams):
+        if length < order - 1:  # continuation counts: each distinct longer n-gram once, without its oldest word
+            longer = ngrams[length + 1].unique()
+            occurrences = keys[longer // vocab_size - 1] // vocab_size * vocab_size + longer % vocab_size
+        ngrams[length], count = occurrences.unique(return_counts=True)
+        counts.append(count)
+    return keys, ngrams, counts
 
 
 def discounts_of(counts: Tensor, kind: Discounts) -> Tensor:
-    """D of counts of 1, 2 and more [3], from how many n-grams there are of each count.
+    """The discounts D of counts of 1, 2 and more [3], from how many n-grams have each count (Chen & Goodman 1999).
 
-    There must be some of 1 and of 2, and for `three` of 3, and each D be above 0; else it is 0.5 for `one`, and 0.5, 1 and
-    1.5 for `three`, so that every word keeps a probability.
+    If no n-gram has a count of 1 or of 2, or for `three` of 3, or if any D is not above 0, they are 0.5 for `one`, and 0.5,
+    1 and 1.5 for `three`, so that every word has a probability.
     """
     n1, n2, n3, n4 = torch.bincount(counts.clamp(max=5), minlength=6)[1:5].tolist()
-    found = FALLBACK[kind]
+    discounts = FALLBACK[kind]
     if kind == "one" and n1 and n2:
-        found = [n1 / (n1 + 2 * n2)] * 3
+        discounts = [n1 / (n1 + 2 * n2)] * 3
     elif kind == "three" and n1 and n2 and n3:
         y = n1 / (n1 + 2 * n2)
-        found = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-    found = found if min(found) > 0 else FALLBACK[kind]
-    return torch.tensor(found, dtype=operators.widest(counts.device), device=counts.device)
+        discounts = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+    discounts = discounts if min(discounts) > 0 else FALLBACK[kind]
+    return torch.tensor(discounts, dtype=operators.widest(counts.device), device=counts.device)

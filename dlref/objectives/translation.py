@@ -1,4 +1,7 @@
-"""What a sequence is to become, token by token: cross-entropy of each, given the source and the right tokens before it."""
+"""Sequence-to-sequence learning: cross-entropy of each target token, given the source and the target tokens before it.
+
+B pairs, T target tokens; N target tokens without padding; D width, V vocabulary.
+"""
 
 from typing import Any
 
@@ -7,54 +10,55 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError
-from dlref.interfaces import EncoderDecoder, declares
+from dlref.interfaces import EncoderDecoder, PairBatch, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
 from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cross_entropy
 
-# torch 2.11 stumbles over a number of rows that it does not know.
-score = operators.uncompiled(LinearCrossEntropy.apply)
+# torch 2.11 fails to compile it for a number of rows that is not constant.
+linear_cross_entropy = operators.uncompiled(LinearCrossEntropy.apply)
 
 
 class Translation(Objective):
-    """`nll` is in nats per target token, its end included; padding is not counted.
+    """Cross-entropy of each target token, END included and padding excluded; `nll` is in nats per token.
 
-    Teacher forcing (Williams & Zipser 1989): the network reads the right tokens, not its own. With `smoothing` ε the loss is
-    that of the right token with share 1 - ε, and of all V with ε / V each (Szegedy et al. 2016, section 7): nll plus ε times
-    what the right score lies above the mean one.
+    Teacher forcing (Williams & Zipser 1989): the decoder's input is the reference target, not its own output. With
+    `label_smoothing` ε the loss is the cross-entropy with (1 - ε) one-hot + ε uniform (Szegedy et al. 2016, section 7),
+    which is nll + ε (the target's logit - the mean logit).
     """
 
-    net: Any
+    net: Any  # EncoderDecoder
     nll_unit = "token"
 
-    def __init__(self, net: nn.Module, smoothing: float = 0.0) -> None:
+    def __init__(self, net: nn.Module, label_smoothing: float = 0.0) -> None:
         super().__init__(net)
         if not declares(net, EncoderDecoder):
             raise ConfigError(
                 f"objective Translation is for networks with dlref.interfaces.EncoderDecoder, not {type(net).__name__}; "
                 "choose model=seq2seq or transformer"
             )
-        if not 0 <= smoothing < 1:
-            raise ConfigError(f"objective.smoothing is {smoothing}; it takes a share from 0 to below 1")
-        self.smoothing = smoothing
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"objective.label_smoothing is {label_smoothing}; it takes a number from 0 to below 1")
+        self.label_smoothing = label_smoothing
 
-    def forward(self, batch: Any) -> Totals:
-        features = self.net.hidden(batch.source, batch.visible, batch.tokens)[batch.counted]
+    def forward(self, batch: PairBatch) -> Totals:
+        features = self.net.hidden(batch.source, batch.visible, batch.tokens)[batch.counted]  # [N, D]
         targets, out = batch.targets[batch.counted], self.net.out
         if self.training:
-            nll, hits = score(features, out.weight, out.bias, targets)
+            nll, hits = linear_cross_entropy(features, out.weight, out.bias, targets)
         else:
             nll, hits = cross_entropy(at_least_float32(out(features)), targets)
         count = len(targets)
         return {
-            "loss": Mean(nll + self.smooth(features, targets), count),
+            "loss": Mean(nll + self.smoothing_loss(features, targets), count),
             "nll": Mean(nll.detach(), count),
             "accuracy": Mean(hits, count),
         }
 
-    def smooth(self, features: Tensor, targets: Tensor) -> Tensor | float:  # [N, D], [N]
-        if not (self.training and self.smoothing):
+    def smoothing_loss(self, features: Tensor, targets: Tensor) -> Tensor | float:  # [N, D], [N]
+        """ε Σ (the target's logit - the mean logit), computed without the logits."""
+        if not (self.training and self.label_smoothing):
             return 0.0
         weight, bias = self.net.out.weight, self.net.out.bias
-        above = at_least_float32(features) * (F.embedding(targets, weight) - weight.mean(0))
-        return self.smoothing * (above.sum() + bias[targets].sum() - len(targets) * bias.mean())
+        differences = at_least_float32(features) * (F.embedding(targets, weight) - weight.mean(0))
+        return self.label_smoothing * (differences.sum() + bias[targets].sum() - len(targets) * bias.mean())

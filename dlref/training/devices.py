@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dlref import filesystem, operators
 from dlref.errors import ConfigError, ResourceError, brief
 
-SMALLER = "lower data.batch_size, data.length or the network's width, or raise trainer.accumulate with a smaller batch"
+SMALLER = "lower data.batch_size, data.seq_len or the network's width, or raise trainer.accumulate with a smaller batch"
 ACCELERATORS = ("cuda", "mps", "xpu", "hpu", "mtia")  # the types that `torch.accelerator` knows
 # How torch, oneDNN and the drivers begin to say that the machine cannot do what it is asked for.
 OF_THE_MACHINE = (

@@ -444,7 +444,7 @@ def test_evaluation_without_the_test_file_of_training_is_refused(
         (
             "seq2seq",
             ["data.size=200", "data.eval_size=20", "data.test_size=20"],
-            ["data.jitter=3"],
+            ["data.bucket_noise=3"],
             ["data.eval_size=30"],
         ),
     ],
@@ -534,7 +534,7 @@ def test_starting_is_quick(tmp_path: Path) -> None:
             ("mlp", "data.batch_size=0", "dlref: data.batch_size is 0; it takes 1 or more"),
             ("mlp", "data.points=0", "dlref: data.points=0 does not suit this model: a spiral of 3 classes × 0 points"),
             ("mlp", "data.classes=4", "dlref: data.classes=4 does not suit this model: "),
-            ("lstm_lm", "data.minimum=5", "dlref: data.minimum=5 does not suit this model: "),
+            ("lstm_lm", "data.min_freq=5", "dlref: data.min_freq=5 does not suit this model: "),
             ("seq2seq", "data.size=0", "dlref: data.size is 0; it takes 1 or more"),
             ("dqn", "data.env=Nope-v0", "dlref: data.env=Nope-v0 cannot be made: "),
         ],

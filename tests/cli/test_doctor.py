@@ -408,7 +408,7 @@ def test_a_damaged_encoded_text(how: str, encoded: Path, diagnosis: Callable[[],
 def test_encoded_pairs_are_texts_too(level: Any, diagnosis: Callable[[], Said], tmp_path: Path) -> None:
     for name in ("a.de", "a.en"):
         (tmp_path / name).write_text("It was a dark night.\n" * 20)
-    ParallelFiles([tmp_path / "a.de", tmp_path / "a.en"], level=level, pieces=30)
+    ParallelFiles([tmp_path / "a.de", tmp_path / "a.en"], level=level, bpe_vocab_size=30)
     assert diagnosis().of("encoded text")[1].startswith("encoded texts: 1")
     (array,) = (tmp_path / "texts").rglob("train.target.ids.npy")
     array.write_bytes(array.read_bytes()[:-4])

@@ -75,7 +75,7 @@ def test_what_is_written_is_what_the_network_says_of_all_before_it(
     model: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(tmp_path / "run")
-    settings = [*SMALL[model], "data.length=12", "trainer.max_steps=20", "optimizer.lr=0.1"]
+    settings = [*SMALL[model], "data.seq_len=12", "trainer.max_steps=20", "optimizer.lr=0.1"]
     assert train(*settings, f"run_dir={run}")[0] == 0
     net: Any = dlref.load(run)
     words = net.description["vocabulary"]

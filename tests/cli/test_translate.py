@@ -16,7 +16,7 @@ import torch
 
 import dlref
 from dlref.cli.main import main
-from dlref.data.text.line_encoder import Side
+from dlref.data.text.line_encoder import LineEncoder
 from dlref.decoding.translate import translate_lines
 from dlref.training.checkpoint import find, manifest_digest
 from tests.conftest import SMALL, assert_one_sentence, start
@@ -39,7 +39,7 @@ def learned(folder: Path, *network: str) -> str:
     for name, lines in (("a.de", PAIRS), ("a.en", PAIRS.values())):
         (folder / name).write_text("\n".join([*lines] * 30), encoding="utf-8")
     line = ["data=parallel", f"data.train=[{folder / 'a.de'},{folder / 'a.en'}]", "data.level=words"]
-    line += ["data.batch_size=8", "data.jitter=9", "network.width=16", "optimizer.lr=0.01", "reports=null"]
+    line += ["data.batch_size=8", "data.bucket_noise=9", "network.width=16", "optimizer.lr=0.01", "reports=null"]
     line += ["trainer.max_steps=200", "device=cpu", "threads=1", f"run_dir={folder / 'run'}"]
     assert main(["train", *line, *network]) == 0
     return str(folder / "run")
@@ -119,7 +119,7 @@ def test_fault_19_a_line_longer_than_the_context_is_cut_and_the_others_are_trans
 def test_flags_reach_the_search(translate: Callable[..., str], run: str) -> None:
     lines = ["katze matte hund und der nicht auf", "nicht nicht auf sitzt ein zebra"]
     net: Any = dlref.load(run)
-    source, target = (Side.described(net.description[side]) for side in ("source", "target"))
+    source, target = (LineEncoder.described(net.description[side]) for side in ("source", "target"))
     draw = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in net.parameters():  # what has learned nothing is in doubt
@@ -146,7 +146,7 @@ def test_lines_are_translated_as_they_come(translate: Callable[..., str], monkey
     whole = translate("\n".join([*PAIRS] * 5))
     parts: list[list[str]] = []
 
-    def noted(net: Any, source: Side, target: Side, lines: list[str], **settings: Any) -> list[str]:
+    def noted(net: Any, source: LineEncoder, target: LineEncoder, lines: list[str], **settings: Any) -> list[str]:
         parts.append(lines)
         return translate_lines(net, source, target, lines, **settings)
 
@@ -249,7 +249,9 @@ def test_dlref_evaluate_translates_every_line_of_a_split(
     settings = [*SMALL["seq2seq"], "reports.translation.max_lines=7", "trainer.max_steps=2"]
     run, counts = shutil.copytree(trained(*settings), tmp_path / "run"), list[int]()
 
-    def counted(net: Any, source: Side, target: Side, lines: list[str], *more: Any, **settings: Any) -> list[str]:
+    def counted(
+        net: Any, source: LineEncoder, target: LineEncoder, lines: list[str], *more: Any, **settings: Any
+    ) -> list[str]:
         counts.append(len(lines))
         return lines
 

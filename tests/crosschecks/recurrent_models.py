@@ -17,7 +17,7 @@ WIDTH, HIDDEN, LAYERS = 12, 20, 2
 
 def shakespeare(root: Path) -> TinyShakespeare:
     """The text, whose split `eval` is one column of 50,000 characters."""
-    return TinyShakespeare(root, batch_size=4, length=30)
+    return TinyShakespeare(root, batch_size=4, seq_len=30)
 
 
 def random_network(cell: Cell, vocab_size: int, dtype: torch.dtype) -> RecurrentLM:

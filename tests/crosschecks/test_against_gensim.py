@@ -11,9 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 from dlref.data.text.corpora import TextFiles
-from dlref.data.text.token_streams import Piece
 from dlref.data.text.tokenizer import UNKNOWN, Vocabulary
-from dlref.interfaces import HasRoot, HasVocabulary
+from dlref.interfaces import HasRoot, HasVocabulary, TokenBatch
 from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
 from dlref.reports.word_vector_quality import Analogies, NormalizedVectors, WordSimilarity
@@ -50,7 +49,7 @@ def fitted(data: TextFiles, **settings: Any) -> Word2Vec:
 def test_negatives(power: float, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data = treebank(datasets, tmp_path, 2000, MINIMUM)
     theirs = Gensim(sentences(data), min_count=MINIMUM, ns_exponent=power, epochs=1, vector_size=4)
-    _, table = fitted(data, power=power).chances()
+    _, table = fitted(data, ns_exponent=power).sampling_tables()
     ours = torch.bincount(table, minlength=len(data.vocabulary)) / len(table)
     steps = np.diff(theirs.cum_table.astype(float), prepend=0) / theirs.cum_table[-1]
     ids = data.vocabulary.lookup_indices(theirs.wv.index_to_key)
@@ -67,7 +66,7 @@ def test_negatives(power: float, datasets: Path, tmp_path: Path, agree: Agree) -
 def test_sampled_negatives(power: float, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data = treebank(datasets, tmp_path, 2000, MINIMUM)
     theirs = Gensim(sentences(data), min_count=MINIMUM, ns_exponent=power, epochs=1, vector_size=4)
-    sampled = fitted(data, power=power, shared=20).noise(50_000)
+    sampled = fitted(data, ns_exponent=power, shared_negatives=20).sample_negatives(50_000)
     assert sampled.shape == (50_000, 20)
     ids = data.vocabulary.lookup_indices(theirs.wv.index_to_key)
     seen = torch.bincount(sampled.flatten(), minlength=len(data.vocabulary))[ids]
@@ -86,7 +85,7 @@ def test_sampled_negatives(power: float, datasets: Path, tmp_path: Path, agree: 
 def test_subsampling(sample: float, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data = treebank(datasets, tmp_path, 2000, MINIMUM)
     theirs = Gensim(sentences(data), min_count=MINIMUM, sample=sample, epochs=1, vector_size=4).wv
-    ours, _ = fitted(data, subsample=sample).chances()
+    ours, _ = fitted(data, subsample=sample).sampling_tables()
     ids = data.vocabulary.lookup_indices(theirs.index_to_key)
     agree(ours[ids], theirs.expandos["sample_int"] / 2**32, atol=1e-7)
 
@@ -161,8 +160,8 @@ class Sentence:
         tokens = torch.tensor([[*(ids[word] for word in self.words), 1, ids[0], 1]])
         given = self.noise if kind is CBOW else self.noise[::-1]  # gensim's skip-gram predicts the other word of a pair
         noise = torch.tensor([[ids[word] for word in row] for row in [given[0], *given]])
-        objective.noise = lambda count: noise
-        loss = objective(Piece(tokens, tokens, True))["loss"].total
+        objective.sample_negatives = lambda count: noise
+        loss = objective(TokenBatch(tokens, tokens, True))["loss"].total
         loss.backward()
         return loss, net.input.weight.grad[ids], net.output.weight.grad[ids]
 
@@ -248,12 +247,12 @@ def dlrefs_step(
     with torch.no_grad():
         net.input.weight[2:] = torch.from_numpy(grid.inputs)
         net.output.weight[2:] = torch.from_numpy(outputs)
-    objective.noise = lambda count: torch.full((count, objective.shared), NOISE + 2)
+    objective.sample_negatives = lambda count: torch.full((count, objective.shared_negatives), NOISE + 2)
     # The last words wait for the next batch: as many more sentences of one word.
     stream = [word + 2 for text in [*texts, *([[NOISE]] * objective.window)] for word in [*text, -1]]
     tokens = torch.tensor([stream])
     net.zero_grad()
-    loss = objective(Piece(tokens, tokens, True))["loss"].total
+    loss = objective(TokenBatch(tokens, tokens, True))["loss"].total
     loss.backward()
     return loss, net.input.weight.grad[2:, INPUTS], net.output.weight.grad[2:, OUTPUTS]
 

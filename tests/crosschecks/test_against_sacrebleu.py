@@ -106,7 +106,7 @@ def test_evaluation(
     named, run = f"[{files[0]},{files[1]}]", tmp_path / "run"
     settings = ["model=seq2seq", "data=parallel", f"data.train={named}", f"data.eval={named}", "data.level=words"]
     settings += [
-        "data.minimum=1",
+        "data.min_freq=1",
         "data.batch_size=10",
         "network.width=32",
         "optimizer.lr=0.01",

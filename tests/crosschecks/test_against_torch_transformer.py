@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.text.parallel import Pairs
+from dlref.interfaces import PairBatch
 from dlref.models.blockwise_attention import BLOCK, attend
 from dlref.models.rnn_attention import RNNAttention
 from dlref.models.transformer import Transformer
@@ -29,13 +29,13 @@ def real(lengths: tuple[int, ...]) -> Tensor:  # [B, T] bool
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
-def batch() -> Pairs:
+def batch() -> PairBatch:
     random = torch.Generator().manual_seed(3)
     source, tokens, targets = (
         torch.randint(words, visible.shape, generator=random)
         for words, visible in ((SOURCE_WORDS, real(SOURCE_LENGTHS)), (WORDS, real(LENGTHS)), (WORDS, real(LENGTHS)))
     )
-    return Pairs(source, real(SOURCE_LENGTHS), tokens, targets, real(LENGTHS))
+    return PairBatch(source, real(SOURCE_LENGTHS), tokens, targets, real(LENGTHS))
 
 
 def made(
@@ -98,7 +98,7 @@ def vectors(weight: Tensor, tokens: Tensor) -> Tensor:  # [V, D], [B, T] -> [B, 
 
 
 def logits_of(
-    net: Transformer, theirs: nn.Transformer, pairs: Pairs, tied: bool = False, joint: bool = False
+    net: Transformer, theirs: nn.Transformer, pairs: PairBatch, tied: bool = False, joint: bool = False
 ) -> Tensor:
     """torch's logits [B, T, V] with dlref's weights, of which the target's token vectors serve more than once if `tied` or
     `joint`. torch's masks are true where nothing is to be seen, and dlref masks no target padding, which comes last and so

@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dlref.data.text.token_streams import Piece
 from dlref.decoding.beam_search import beam_search
 from dlref.decoding.sampling import generate, sampling_probabilities
+from dlref.interfaces import TokenBatch
 from dlref.models.transformer_layers import TokenEmbedding
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
@@ -133,7 +133,7 @@ def same_logits_and_gradients(made: Any, agree: Agree, **allowed: float) -> None
     agree(net.eval()(tokens)[0], logits, **allowed)
     wanted = {name: parameter for name, parameter in net.named_parameters() if name != "out.bias"}
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    loss = LanguageModelling(net)(Piece(tokens[:, :-1], tokens[:, 1:], True))["loss"]
+    loss = LanguageModelling(net)(TokenBatch(tokens[:, :-1], tokens[:, 1:], True))["loss"]
     for ours, other in zip(
         torch.autograd.grad(loss.total / loss.count, list(wanted.values())),
         torch.autograd.grad(expected, list(wanted.values())),
@@ -146,7 +146,7 @@ def same_loss(made: Any, agree: Agree) -> None:
     """The library's own, which it computes in float32, of the tokens as labels, which it shifts itself."""
     (net, theirs, weights), tokens = made, text(3, CONTEXT)
     theirs.load_state_dict(weights(net))
-    objective, batch = LanguageModelling(net), Piece(tokens[:, :-1], tokens[:, 1:], True)
+    objective, batch = LanguageModelling(net), TokenBatch(tokens[:, :-1], tokens[:, 1:], True)
     for mode in (objective.train(), objective.eval()):  # which compute it in two ways
         loss = mode(batch)["loss"]
         agree(loss.total / loss.count, theirs(tokens, labels=tokens).loss, rtol=1e-6)

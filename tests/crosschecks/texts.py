@@ -12,7 +12,7 @@ def treebank(datasets: Path, folder: Path, sentences: int, minimum: int = 1) -> 
     lines = (datasets / "ptb" / "ptb.train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     path = folder / "treebank.txt"
     path.write_text("".join(lines[:sentences]), encoding="utf-8")
-    return TextFiles(path, minimum=minimum, eval_share=0.0, test_share=0.0)
+    return TextFiles(path, min_freq=minimum, eval_share=0.0, test_share=0.0)
 
 
 def parts(data: TextFiles) -> list[Tensor]:

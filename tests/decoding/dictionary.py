@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlref.data.text.line_encoder import Side
+from dlref.data.text.line_encoder import LineEncoder
 from dlref.data.text.tokenizer import Tokenizer, Vocabulary
 from dlref.interfaces import FixedContext, HasCrossAttention, ParallelData, Seq2SeqDecoder
 from dlref.models.seq2seq import Seq2Seq
@@ -53,8 +53,8 @@ class Pairs(SimpleNamespace, ParallelData):
     """Data of pairs alone."""
 
 
-def encoder(words: Iterable[str]) -> Side:
-    return Side(Tokenizer("words"), Vocabulary([*SPECIALS, *words]))
+def encoder(words: Iterable[str]) -> LineEncoder:
+    return LineEncoder(Tokenizer("words"), Vocabulary([*SPECIALS, *words]))
 
 
 SOURCE, TARGET = encoder(WORDS), encoder(WORDS.values())

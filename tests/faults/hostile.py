@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dlref.data.safe_io import PIECE
+from dlref.data.safe_io import CHUNK
 from dlref.errors import DataError, DlrefError
 from tests.conftest import POSIX, resource
 
 SECONDS = 20  # of computing, for a file of a few bytes: a busy machine does not fail a test, an endless loop does
 WAITING = 120  # seconds for what does not even compute
 MEMORY = 2**29  # bytes on top of what the process has, for anything
-ENOUGH = 2 * PIECE  # bytes that refusing a file may take, of which one piece was read and one is kept
+ENOUGH = 2 * CHUNK  # bytes that refusing a file may take, of which one chunk was read and one is kept
 
 NUMBERS = [0, 1, -1, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1]
 PACKED = [struct.pack(f"{order}{size}", number & (2**bits - 1))

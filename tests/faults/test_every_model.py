@@ -15,7 +15,7 @@ from dlref.cli.main import main
 from dlref.errors import CheckpointError
 from dlref.metrics import Mean, Totals
 from dlref.objectives.kneser_ney import KneserNey
-from dlref.objectives.ppmi_svd import Counting
+from dlref.objectives.ppmi_svd import PPMISVD
 from dlref.training.checkpoint import Checkpoints, open_checkpoint
 from dlref.training.trainer import Trainer
 from tests.conftest import first, needs_linux, resource
@@ -296,7 +296,7 @@ def test_fault_16_a_batch_of_one_and_one_of_more_than_there_is_have_a_loss_or_ar
 def test_fault_20_any_network_that_does_not_fit_is_refused_before_it_is_made(
     model: str, size: str, train_child: StartChild, tmp_path: Path
 ) -> None:
-    words = ["data.minimum=1"] if model == "word2vec" else []  # so many that no machine has the memory
+    words = ["data.min_freq=1"] if model == "word2vec" else []  # so many that no machine has the memory
     line = [*ALL[model], *words, f"network.{size}", f"run_dir={tmp_path / 'run'}"]
     code, said = train_child(*line, hurt=functools.partial(little_memory, 2**30)).ended()
     assert code == 6
@@ -325,7 +325,7 @@ def test_fault_20_memory_that_runs_out_in_any_further_model_is_answered_alike(
     run = tmp_path / "run"
     settings = [*ALL[model], "~reports", "trainer.save_every=3", "trainer.monitor=null", "trainer.max_steps=9"]
     if model in FITTED:
-        for cls in (Counting, KneserNey):
+        for cls in (PPMISVD, KneserNey):
             monkeypatch.setattr(cls, "fit", run_out)
     else:
         assert train(*settings, f"run_dir={run}", "trainer.max_steps=3")[0] == 0

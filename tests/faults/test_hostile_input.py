@@ -41,7 +41,7 @@ from dlref.data.supervised.tables import Table, read_inputs, read_table
 from dlref.data.text import text_files
 from dlref.data.text.generated_pairs import read_pairs
 from dlref.data.text.parallel_corpora import ParallelFiles
-from dlref.data.text.text_files import encode, texts
+from dlref.data.text.text_files import encode, text_chunks
 from dlref.data.text.tokenizer import Tokenizer, Vocabulary, learn_bpe
 from dlref.data.text.word2vec_format import read_vectors, write_vectors
 from dlref.errors import CheckpointError, ConfigError, DataError, ResourceError
@@ -67,11 +67,11 @@ def packed(content: bytes) -> bytes:
 
 
 def all_of(path: Path) -> list[str]:
-    return list(texts(path))
+    return list(text_chunks(path))
 
 
 def encoded(path: Path, level: Any = "words") -> Any:
-    return encode({"train": path}, level, pieces=40, shares={"eval": 0.1})
+    return encode({"train": path}, level, bpe_vocab_size=40, held_out={"eval": 0.1})
 
 
 # Images
@@ -437,7 +437,7 @@ def test_fault_17_what_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.M
     content = b"a \n" * 2**20
     for name, whole in (("a.gz", packed(content)), ("a.zip", zipped({"a": content}))):
         assert_refused("unpacks to more than 1,048,576 bytes", all_of, written(tmp_path / name, whole), most=2**24)
-    assert sum(map(len, texts(written(tmp_path / "a.txt", content)))) == len(content)
+    assert sum(map(len, text_chunks(written(tmp_path / "a.txt", content)))) == len(content)
     vectors = packed(b"9999999 1\n" + b"a 0\n" * 2**19)
     most = 2**27  # for the words that were read until then
     assert_refused("unpacks to more than 1,", read_vectors, written(tmp_path / "a.txt.gz", vectors), most=most)
@@ -472,7 +472,7 @@ def test_fault_17_any_bytes_for_a_text(tmp_path: Path, data: st.DataObject, name
     path = written(tmp_path / named[0], data.draw(spoilt(named[1])))
 
     def read() -> None:
-        text = "".join(texts(path))
+        text = "".join(text_chunks(path))
         assert text.encode().decode() == text
         assert "\0" not in text
 
@@ -499,7 +499,7 @@ def test_fault_17_any_two_texts_for_pairs(tmp_path: Path, data: st.DataObject, l
         files[1].write_bytes(b"\n".join(files[0].read_bytes().split(b"\n")[::-1]))
 
     def read() -> None:
-        pairs = ParallelFiles(files, level=level, minimum=1, pieces=60, lowercase=lowercase, batch_size=4)
+        pairs = ParallelFiles(files, level=level, min_freq=1, bpe_vocab_size=60, lowercase=lowercase, batch_size=4)
         for split in filter(pairs.has, ("train", "eval", "test")):
             for source, _ in pairs.texts(split):
                 pairs.source.decode(pairs.source.encode([source])[0][0])
@@ -516,7 +516,7 @@ def test_fault_17_texts_of_nothing_and_files_that_lack_their_other_side(tmp_path
 
 def test_fault_17_a_text_that_cannot_be_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a.txt", TEXT[0])
-    monkeypatch.setattr(text_files, "opened", lambda _: BrokenDisk(TEXT[0]))
+    monkeypatch.setattr(text_files, "open_text", lambda _: BrokenDisk(TEXT[0]))
     assert_refused("is cut off or damaged ([Errno 5] Input/output error)", encode, {"train": path}, "words")
     monkeypatch.setattr(text_files, "sha256", broken_disk)
     assert_refused("cannot be read (Input/output error)", encode, {"train": path}, "words")
@@ -641,7 +641,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     lines = {
         "table": [*of_table, "network.widths=[5]"],
         "images": [*of_images, "network.widths=[5]"],
-        "text": [*of_text, "data.pieces=30", "data.batch_size=2", "data.length=3"],
+        "text": [*of_text, "data.bpe_vocab_size=30", "data.batch_size=2", "data.seq_len=3"],
     }
     for name, line in lines.items():
         settings = ["device=cpu", "threads=1", "~reports", "trainer.max_steps=1", f"run_dir={home / name}"]

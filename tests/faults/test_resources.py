@@ -271,7 +271,7 @@ def test_fault_20_a_model_that_does_not_fit_is_refused_before_it_is_made(
 
 
 def assert_says_what_to_turn_down(sentence: str) -> None:
-    assert all(name in sentence for name in ("data.batch_size", "data.length", "width", "trainer.accumulate"))
+    assert all(name in sentence for name in ("data.batch_size", "data.seq_len", "width", "trainer.accumulate"))
 
 
 def little_memory(spare: int) -> None:

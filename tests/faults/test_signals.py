@@ -159,13 +159,13 @@ def test_fault_02_told_to_stop_while_it_is_fitted_at_once_it_is_fitted_anew(
 def signal_in_fitting(number: signal.Signals) -> None:
     """Have this process signal itself once the counts of a text are there."""
     from dlref.objectives.kneser_ney import KneserNey
-    from dlref.objectives.ppmi_svd import Counting
+    from dlref.objectives.ppmi_svd import PPMISVD
 
     def fit_and_ask(fit: Callable[..., None], self: Any, batches: Any) -> None:
         fit(self, batches)
         os.kill(os.getpid(), number)
 
-    for cls in (Counting, KneserNey):
+    for cls in (PPMISVD, KneserNey):
         cls.fit = functools.partialmethod(functools.partial(fit_and_ask, cls.fit))  # type: ignore[assignment]
 
 

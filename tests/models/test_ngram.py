@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlref.data.text.token_streams import Piece
 from dlref.errors import CheckpointError, ConfigError
+from dlref.interfaces import TokenBatch
 from dlref.models.ngram import NGram
 from dlref.objectives.kneser_ney import KneserNey
 from dlref.training.state import load_weights, weights
@@ -51,9 +51,9 @@ def test_rows_of_a_state_can_be_reordered(order: int) -> None:
 def test_segments_with_carried_state_equal_the_whole_text(order: int, length: int) -> None:
     net, text = fitted(order), random_tokens(3, 20, seed=3)
     objective = KneserNey(net).eval()
-    whole = objective(Piece(text[:, :-1], text[:, 1:], True))
+    whole = objective(TokenBatch(text[:, :-1], text[:, 1:], True))
     parts = [
-        objective(Piece(tokens, targets, number == 0))
+        objective(TokenBatch(tokens, targets, number == 0))
         for number, (tokens, targets) in enumerate(
             zip(text[:, :-1].split(length, 1), text[:, 1:].split(length, 1), strict=True)
         )

@@ -97,15 +97,15 @@ def test_fault_19_more_context_than_was_trained_is_refused_in_evaluation(
 ) -> None:
     line = [*SMALL["transformer_lm"], f"network.positions={positions}", "trainer.max_steps=2"]
     assert train(*line, f"run_dir={tmp_path / 'run'}")[0] == 0
-    assert main(["evaluate", str(tmp_path / "run"), "data.length=11"]) == 2
-    assert "data.length is 11, and the network was trained to see 10 tokens" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), "data.seq_len=11"]) == 2
+    assert "data.seq_len is 11, and the network was trained to see 10 tokens" in capsys.readouterr().err
 
 
 @pytest.mark.faults
 def test_fault_19_pairs_longer_than_the_context_end_the_run_with_a_sentence(train: Train, tmp_path: Path) -> None:
     code, said = train(*SMALL["transformer"], "network.context=10", f"run_dir={tmp_path / 'run'}")
     assert code == 2
-    assert " tokens are more than the network's context of 10; shorten the line or the text (data.longest" in refusal(
+    assert " tokens are more than the network's context of 10; shorten the line or the text (data.max_len" in refusal(
         said
     )
 

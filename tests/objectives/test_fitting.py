@@ -14,7 +14,7 @@ from dlref.models.count_vectors import CountVectors
 from dlref.models.ngram import NGram
 from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives.kneser_ney import KneserNey
-from dlref.objectives.ppmi_svd import Counting, co_occurrence
+from dlref.objectives.ppmi_svd import PPMISVD, co_occurrence
 from dlref.objectives.word2vec import SkipGram
 
 WORDS = [2, 4, 2, 3, 4, 4, 2, 3, 3, 5]  # word 5 stands only last
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(params=[1, 3, 6])
 def data(request: Any, monkeypatch: pytest.MonkeyPatch) -> MarkovChain:
     monkeypatch.setattr("dlref.cli.commands.train.FITTED_AT_ONCE", 4)
-    data = MarkovChain(words=4, tokens=300, eval_columns=request.param)
+    data = MarkovChain(words=4, tokens=300, eval_batch_size=request.param)
     data.splits["train"] = torch.tensor(WORDS, dtype=torch.int32)
     return data
 
@@ -35,7 +35,7 @@ def test_every_pair_of_words_is_counted_once(data: MarkovChain) -> None:
     pairs = Counter(pair for i, j in itertools.combinations(WORDS, 2) for pair in ((i, j), (j, i)))
     assert {(i, j): int(found[i, j]) for i, j in pairs} == pairs
     assert found.sum() == 2 * 45
-    Counting(net, window=2).fit(training_set(data, net, CPU))
+    PPMISVD(net, window=2).fit(training_set(data, net, CPU))
     assert net.vectors()[5].norm() > 0.1
 
 
@@ -58,6 +58,6 @@ def test_n_grams_reach_over_all_of_the_text(data: MarkovChain) -> None:
 
 
 def test_data_without_a_text_are_refused() -> None:
-    for objective in (Counting(CountVectors(6, 3)), SkipGram(WordEmbeddings(6, 3)), KneserNey(NGram(6))):
+    for objective in (PPMISVD(CountVectors(6, 3)), SkipGram(WordEmbeddings(6, 3)), KneserNey(NGram(6))):
         with pytest.raises(ConfigError, match="class inherit"):
             objective.fit([object()])

@@ -13,10 +13,8 @@ from dlref.data.rl.episodes import Episode, EpisodeTotals
 from dlref.data.rl.experience import Experience, Transitions
 from dlref.data.rl.rollouts import Rollout
 from dlref.data.supervised.in_memory import Examples
-from dlref.data.text.parallel import Pairs
-from dlref.data.text.token_streams import Piece
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import Shard
+from dlref.interfaces import PairBatch, Shard, TokenBatch
 from dlref.metrics import Mean
 from dlref.models.actor_critic import ActorCriticMLP
 from dlref.models.ladder import Ladder
@@ -92,20 +90,20 @@ def test_pieces_with_carried_state_are_the_whole_text_at_once() -> None:
     text = torch.randint(11, (3, 13))
     objective = LanguageModelling(net)
     pieces = [
-        Piece(text[:, s : s + 5][:, : -1 if s + 5 > 12 else 5], text[:, s + 1 : s + 6], s == 0) for s in (0, 5, 10)
+        TokenBatch(text[:, s : s + 5][:, : -1 if s + 5 > 12 else 5], text[:, s + 1 : s + 6], s == 0) for s in (0, 5, 10)
     ]
     parts = [objective(piece) for piece in pieces]
-    whole = LanguageModelling(net)(Piece(text[:, :-1], text[:, 1:], True))
+    whole = LanguageModelling(net)(TokenBatch(text[:, :-1], text[:, 1:], True))
     assert sum(part["nll"].count for part in parts) == whole["nll"].count == 3 * 12
     assert sum(part["nll"].total.item() for part in parts) == pytest.approx(whole["nll"].total.item(), rel=1e-12)
 
 
 def test_a_new_pass_and_an_evaluation_carry_nothing_over() -> None:
     objective = LanguageModelling(RecurrentLM(vocab_size=11, width=6))
-    piece = Piece(torch.randint(11, (3, 4)), torch.randint(11, (3, 4)), True)
+    piece = TokenBatch(torch.randint(11, (3, 4)), torch.randint(11, (3, 4)), True)
     first = objective(piece)["nll"].total.item()
     assert objective(piece)["nll"].total.item() == first
-    after = objective(piece._replace(begins=False))["nll"].total.item()
+    after = objective(piece._replace(reset_state=False))["nll"].total.item()
     assert after != first
     state = objective.get_extra_state()
     objective.eval()
@@ -119,8 +117,8 @@ def test_the_gradient_stops_at_the_seam_of_two_pieces() -> None:
     net = RecurrentLM(vocab_size=11, width=6)
     text = torch.randint(11, (3, 9))
     objective = LanguageModelling(net)
-    objective(Piece(text[:, :4], text[:, 1:5], True))
-    objective(Piece(text[:, 4:8], text[:, 5:], False))["loss"].total.backward()
+    objective(TokenBatch(text[:, :4], text[:, 1:5], True))
+    objective(TokenBatch(text[:, 4:8], text[:, 5:], False))["loss"].total.backward()
     gradient = net.embed.weight.grad
     net.zero_grad()
     with torch.no_grad():
@@ -134,7 +132,7 @@ def test_slopes_formed_at_once_are_those_of_the_scores() -> None:
     """Training, which forms them with the loss, and evaluation, which takes the cross-entropy of scores."""
     objective = LanguageModelling(RecurrentLM(vocab_size=11, width=6, layers=2, cell="gru", hidden=5))
     text = torch.randint(11, (3, 9))
-    piece = Piece(text[:, :-1], text[:, 1:], True)
+    piece = TokenBatch(text[:, :-1], text[:, 1:], True)
     found = []
     for mode in (True, False):
         totals = objective.train(mode)(piece)
@@ -148,7 +146,7 @@ def test_a_chance_too_small_for_its_type_is_no_infinite_loss() -> None:
     net = RecurrentLM(vocab_size=5, width=2, tied=False)
     with torch.no_grad():
         net.out.bias.copy_(torch.tensor([2000.0, 0, 0, 0, 0]))
-    totals = LanguageModelling(net)(Piece(torch.zeros(1, 3).long(), torch.ones(1, 3).long(), True))
+    totals = LanguageModelling(net)(TokenBatch(torch.zeros(1, 3).long(), torch.ones(1, 3).long(), True))
     totals["loss"].total.backward()
     assert 3 * 700 < totals["loss"].total.item() < math.inf
     torch.testing.assert_close(net.out.bias.grad, torch.tensor([3.0, -3.0, 0, 0, 0]))
@@ -157,17 +155,17 @@ def test_a_chance_too_small_for_its_type_is_no_infinite_loss() -> None:
 def test_activation_regularisation_is_in_the_loss_and_not_in_the_nll() -> None:
     """Merity et al. 2017, equations 1 and 2, token by token; nothing is dropped, so both are of the same h."""
     net, text = RecurrentLM(vocab_size=11, width=6), torch.randint(11, (3, 9))
-    totals = LanguageModelling(net, activation=0.7, change=0.3)(Piece(text[:, :-1], text[:, 1:], True))
+    totals = LanguageModelling(net, ar=0.7, tar=0.3)(TokenBatch(text[:, :-1], text[:, 1:], True))
     h, before, _ = net.hidden(text[:, :-1])
     assert torch.equal(h, before)
     squares = [float(unit) ** 2 for unit in h.flatten()]
     steps = [float(h[b, t + 1, d] - h[b, t, d]) ** 2 for b in range(3) for t in range(7) for d in range(6)]
     penalty = 0.7 * sum(squares) / len(squares) + 0.3 * sum(steps) / len(steps)
     assert totals["loss"].value == pytest.approx(totals["nll"].value + penalty, rel=1e-12)
-    evaluated = LanguageModelling(net, activation=0.7).eval()(Piece(text[:, :-1], text[:, 1:], True))
+    evaluated = LanguageModelling(net, ar=0.7).eval()(TokenBatch(text[:, :-1], text[:, 1:], True))
     assert evaluated["loss"].value == evaluated["nll"].value == pytest.approx(totals["nll"].value, rel=1e-12)
-    with pytest.raises(ConfigError, match=r"objective\.activation"):
-        LanguageModelling(MLP(5, 4, [6]), change=0.1)
+    with pytest.raises(ConfigError, match=r"objective\.ar"):
+        LanguageModelling(MLP(5, 4, [6]), tar=0.1)
 
 
 class Case(NamedTuple):
@@ -359,14 +357,16 @@ def test_fault_16_an_empty_batch_adds_nothing() -> None:
 )
 def test_fault_16_no_pair_of_lines_adds_nothing_and_one_is_as_any(translator: Any) -> None:
     """A rank has none of a batch of fewer pairs than there are ranks."""
-    objective = Translation(translator(9, 7, 4), smoothing=0.1)
+    objective = Translation(translator(9, 7, 4), label_smoothing=0.1)
     source, tokens = torch.randint(4, 7, (3, 5)), torch.randint(4, 7, (3, 6))
-    whole = Pairs(source, torch.ones(3, 5, dtype=torch.bool), tokens[:, :-1], tokens[:, 1:], torch.ones(3, 5).bool())
-    none = objective(Pairs(*(part[:0] for part in whole)))
+    whole = PairBatch(
+        source, torch.ones(3, 5, dtype=torch.bool), tokens[:, :-1], tokens[:, 1:], torch.ones(3, 5).bool()
+    )
+    none = objective(PairBatch(*(part[:0] for part in whole)))
     none["loss"].total.backward()
     assert (float(none["loss"].total), none["loss"].count, objective.summarize(none)) == (0.0, 0, {})
     assert not any(p.grad.any() for p in objective.parameters() if p.grad is not None)
-    each = [objective(Pairs(*(part[row : row + 1] for part in whole)))["loss"].total for row in range(3)]
+    each = [objective(PairBatch(*(part[row : row + 1] for part in whole)))["loss"].total for row in range(3)]
     torch.testing.assert_close(sum(each), objective(whole)["loss"].total)
 
 
@@ -375,12 +375,12 @@ def test_fault_16_no_pair_of_lines_adds_nothing_and_one_is_as_any(translator: An
 def test_fault_16_no_row_of_text_adds_nothing_and_one_is_as_any(writer: Any) -> None:
     objective = LanguageModelling(writer(vocab_size=11, width=4))
     text = torch.randint(11, (3, 9))
-    none = objective(Piece(text[:0, :-1], text[:0, 1:], True))
+    none = objective(TokenBatch(text[:0, :-1], text[:0, 1:], True))
     none["loss"].total.backward()
     assert (float(none["loss"].total), none["loss"].count, objective.summarize(none)) == (0.0, 0, {})
     assert not any(p.grad.any() for p in objective.parameters() if p.grad is not None)
-    each = [objective(Piece(row[None, :-1], row[None, 1:], True))["loss"].total for row in text]
-    torch.testing.assert_close(sum(each), objective(Piece(text[:, :-1], text[:, 1:], True))["loss"].total)
+    each = [objective(TokenBatch(row[None, :-1], row[None, 1:], True))["loss"].total for row in text]
+    torch.testing.assert_close(sum(each), objective(TokenBatch(text[:, :-1], text[:, 1:], True))["loss"].total)
 
 
 def test_adversarial_inputs_have_a_larger_loss_than_any_other_step_of_their_norm() -> None:
@@ -463,7 +463,7 @@ def test_an_untrained_network_is_as_often_right_in_training_as_in_evaluation() -
     net = TransformerLM(vocab_size=7, context=6, width=8, layers=1, heads=2, tied=False)
     tokens = torch.randint(1, 7, (3, 6))
     objective = LanguageModelling(net)
-    accuracies = [objective.train(mode)(Piece(tokens, tokens, True))["accuracy"].value for mode in (True, False)]
+    accuracies = [objective.train(mode)(TokenBatch(tokens, tokens, True))["accuracy"].value for mode in (True, False)]
     assert accuracies == [0.0, 0.0]  # all logits are equal, and word 0 is the first
 
 

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dlref.data.text.token_streams import Piece
 from dlref.errors import ConfigError
+from dlref.interfaces import TokenBatch
 from dlref.models.mlp import MLP
 from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives import word2vec
-from dlref.objectives.fused.embedding_rows import look_up
-from dlref.objectives.ppmi_svd import Counting
-from dlref.objectives.word2vec import CBOW, Banded, SkipGram, Word2Vec
+from dlref.objectives.fused.embedding_rows import embed
+from dlref.objectives.fused.negative_sampling import BandedNegativeSampling
+from dlref.objectives.ppmi_svd import PPMISVD
+from dlref.objectives.word2vec import CBOW, SkipGram, Word2Vec
 from dlref.training import gradient_norm
 
 END = 1
@@ -28,21 +29,21 @@ def made(kind: type[Word2Vec] = SkipGram, sparse: bool = True, **typed: Any) -> 
     torch.manual_seed(0)
     net = WordEmbeddings(9, 4, sparse).double()
     nn.init.normal_(net.output.weight)
-    plain = {"window": 2, "dynamic": False, "subsample": None, "block": 4, "shared": 3}
+    plain = {"window": 2, "dynamic_window": False, "subsample": None, "block_size": 4, "shared_negatives": 3}
     return kind(net, **(plain | typed))
 
 
-def pieces(text: Tensor, length: int) -> list[Piece]:
-    return [Piece(text[:, s : s + length], text, s == 0) for s in range(0, text.shape[1], length)]
+def pieces(text: Tensor, length: int) -> list[TokenBatch]:
+    return [TokenBatch(text[:, s : s + length], text, s == 0) for s in range(0, text.shape[1], length)]
 
 
-def pairs_of(objective: Word2Vec, batches: list[Piece]) -> Counter[tuple[int, int]]:
+def pairs_of(objective: Word2Vec, batches: list[TokenBatch]) -> Counter[tuple[int, int]]:
     """Words and their contexts, as often as they are paired."""
     found: Counter[tuple[int, int]] = Counter()
     for batch in batches:
         windows = objective.windows(batch)
         reach = windows.pairs.shape[2]
-        context = windows.around.unfold(1, reach, 1)
+        context = windows.span.unfold(1, reach, 1)
         words = windows.words[..., None].expand_as(context)
         found.update(zip(words[windows.pairs].tolist(), context[windows.pairs].tolist(), strict=True))
     return found
@@ -81,9 +82,9 @@ def test_every_pair_of_a_sentence_is_seen_once_however_a_text_is_cut(
 
 def test_words_like_any_other_and_windows_across_sentences() -> None:
     text = torch.tensor([[0, 1, 2, 0, 0]])
-    objective = made(unknown=None, end=None, window=1)
+    objective = made(unk_id=None, eos_id=None, window=1)
     objective.fit([text.flatten()])
-    assert pairs_of(objective, [Piece(text, text, True)]) == Counter(
+    assert pairs_of(objective, [TokenBatch(text, text, True)]) == Counter(
         [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0), (0, 2), (0, 0)]
     )
 
@@ -93,23 +94,23 @@ def test_windows_are_the_same_with_and_without_a_table(window: int, monkeypatch:
     before, after = torch.cartesian_prod(torch.arange(window + 1), torch.arange(window + 1)).unbind(1)
     tables = []
     for most in (window, window - 1):
-        monkeypatch.setattr(word2vec, "TABULATED", most)
-        tables.append(word2vec.looked_up(before, after, window))
+        monkeypatch.setattr(word2vec, "LARGEST_TABULATED", most)
+        tables.append(word2vec.tabulated_window_mask(before, after, window))
     wanted = [
         [abs(d) > 0 and -b <= d <= a for d in range(-window, window + 1)] for b, a in zip(before, after, strict=True)
     ]
     assert [table.tolist() for table in tables] == [wanted, wanted]
 
 
-@pytest.mark.parametrize("shortest", [1, 3, 5])
-def test_windows_are_drawn_from_the_shortest_to_the_window_alike(shortest: int) -> None:
+@pytest.mark.parametrize("min_window", [1, 3, 5])
+def test_windows_are_drawn_from_the_shortest_to_the_window_alike(min_window: int) -> None:
     text = torch.arange(6000).remainder(7)[None] + 2
-    objective = made(window=5, dynamic=True, shortest=shortest)
+    objective = made(window=5, dynamic_window=True, min_window=min_window)
     objective.fit([text.flatten()])
-    windows = objective.windows(Piece(text, text, True))
+    windows = objective.windows(TokenBatch(text, text, True))
     reach = windows.pairs[windows.counts[..., 0] > 0][:, 6:].sum(1)  # after each word; before the first stands nobody
     drawn = Counter(reach.tolist())
-    assert sorted(drawn) == list(range(shortest, 6))
+    assert sorted(drawn) == list(range(min_window, 6))
     assert all(times == pytest.approx(len(reach) / len(drawn), rel=0.15) for times in drawn.values())
 
 
@@ -131,7 +132,7 @@ def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
     objective.fit([text.flatten()])
     torch.manual_seed(0)
     kept = sum(
-        torch.bincount(objective.windows(Piece(text, text, True)).words.flatten(), minlength=9) for _ in range(20)
+        torch.bincount(objective.windows(TokenBatch(text, text, True)).words.flatten(), minlength=9) for _ in range(20)
     )
     for word, share in ((2, 0.9), (3, 0.1)):
         wanted = (1e-2 / share) ** 0.5 + 1e-2 / share  # word2vec.c; of a text without its sentence ends
@@ -140,20 +141,20 @@ def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
 
 def test_noise_follows_the_power_of_frequency() -> None:
     text = torch.tensor([[2] * 16 + [3] * 1 + [0] * 50])
-    objective = made(shared=64)
+    objective = made(shared_negatives=64)
     objective.fit([text.flatten()])
-    drawn = torch.bincount(objective.noise(2000).flatten(), minlength=9)
+    drawn = torch.bincount(objective.sample_negatives(2000).flatten(), minlength=9)
     assert drawn[2] / drawn[3] == pytest.approx(8, rel=0.05)  # 16^0.75
     assert drawn.sum() == drawn[2] + drawn[3]
-    objective.power, objective.drawing = 0.0, None
-    assert objective.noise(200).unique().tolist() == [2, 3]  # alike, and never what does not occur
+    objective.ns_exponent, objective.tables = 0.0, None
+    assert objective.sample_negatives(200).unique().tolist() == [2, 3]  # alike, and never what does not occur
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
 def test_rows_of_one_word_are_summed(ids: list[int]) -> None:
     table, where = nn.Embedding(7, 3, sparse=True).double(), torch.tensor(ids)
     rows = torch.randn(len(ids), 3, dtype=torch.float64)
-    found = look_up(table, where)
+    found = embed(table, where)
     torch.testing.assert_close(found, table.weight[where])
     found.backward(rows)
     (values,) = gradient_norm.values([table.weight])
@@ -182,7 +183,7 @@ def test_sparse_rows_train_as_dense_ones(kind: type[Word2Vec]) -> None:
 
 def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
     text = torch.tensor([[2, 5, 3, 8, 2, 2, 7, 4, 6, 3, 3]])
-    batch = Piece(text, text, True)
+    batch = TokenBatch(text, text, True)
     words = text[0].tolist()
     near = [[words[j] for j in range(max(i - 2, 0), i + 3) if j != i] for i in range(len(words) - 2)]
     judged: dict[type[Word2Vec], Callable[[Any], Tensor]] = {
@@ -208,13 +209,13 @@ def test_what_does_not_suit_is_refused() -> None:
     refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"window": 0}, "window is 0"),
         ({"negatives": 0}, "negatives 0"),
-        ({"end": 9}, "end 9"),
-        ({"shortest": 3}, "shortest is 3.*which is 2"),
+        ({"eos_id": 9}, "eos_id 9"),
+        ({"min_window": 3}, "min_window is 3.*which is 2"),
     )
     for typed, said in refused:
         with pytest.raises(ConfigError, match=said):
             made(**typed)
-    for kind in (SkipGram, Counting):
+    for kind in (SkipGram, PPMISVD):
         with pytest.raises(ConfigError, match="choose model="):
             kind(MLP(2, 2, [3]))
 
@@ -223,6 +224,8 @@ def test_what_does_not_suit_is_refused() -> None:
 def test_the_loss_of_noise_stays_exact_where_its_chance_rounds_to_0(score: float) -> None:
     """Also in float32: a pair of score 0, and negatives of this score that count as 2."""
     outputs = torch.tensor([[[0.0], [score]]])
-    loss = Banded.apply(torch.ones(1, 1, 1), outputs, torch.ones(1, 1, 1, dtype=torch.bool), torch.full((1, 1, 1), 2.0))
+    loss = BandedNegativeSampling.apply(
+        torch.ones(1, 1, 1), outputs, torch.ones(1, 1, 1, dtype=torch.bool), torch.full((1, 1, 1), 2.0)
+    )
     expected = F.softplus(torch.tensor(0.0)) + 2 * F.softplus(torch.tensor(score))
     torch.testing.assert_close(loss, expected)

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.text.parallel import Pairs
 from dlref.equations import attention
-from dlref.interfaces import EncoderDecoder
+from dlref.interfaces import EncoderDecoder, PairBatch
 from dlref.models.rnn_attention import RNNAttention, Score
 from dlref.models.seq2seq import Encoder
 from dlref.objectives.translation import Translation
@@ -175,7 +174,7 @@ def masked_cross_entropy(equation: Any) -> None:
 
         def fast(x: Tensor, weight: Tensor, bias: Tensor, objective: Any = objective) -> Tensor:
             named = {"net.out.weight": weight, "net.out.bias": bias}
-            pairs = Pairs(x, counted, targets, targets, counted)
+            pairs = PairBatch(x, counted, targets, targets, counted)
             return torch.func.functional_call(objective, named, (pairs,))["loss"].total
 
         agree(

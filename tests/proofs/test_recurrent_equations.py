@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlref.data.text.token_streams import Piece
 from dlref.equations import recurrent
+from dlref.interfaces import TokenBatch
 from dlref.metrics import Totals, add
 from dlref.models.layers import Dropout
 from dlref.models.recurrent_lm import RecurrentLM
@@ -166,7 +166,7 @@ class FixedLogits(nn.Module):
 
 
 def totals_of(logits: Tensor, targets: Tensor) -> Totals:
-    return LanguageModelling(FixedLogits(logits))(Piece(targets, targets, True))
+    return LanguageModelling(FixedLogits(logits))(TokenBatch(targets, targets, True))
 
 
 def random_tokens(batch: int, time: int) -> Tensor:
@@ -229,7 +229,7 @@ def test_the_language_model_equals_its_equations(number: int, tied: bool) -> Non
     net.recurrent.drops, weight_drop = nn.ModuleList(drops), Recorded(0.4)
     net.recurrent.weight_drop = weight_drop
     pieces = [(slice(0, 4), True), (slice(4, T), False)]
-    parts = [objective(Piece(tokens[:, part], targets[:, part], begins)) for part, begins in pieces]
+    parts = [objective(TokenBatch(tokens[:, part], targets[:, part], begins)) for part, begins in pieces]
     fast = sum(torch.as_tensor(part["loss"].total) for part in parts)
 
     p = dict(net.named_parameters())

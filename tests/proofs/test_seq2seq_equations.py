@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.text.parallel import Pairs
 from dlref.equations import attention, layers, recurrent
+from dlref.interfaces import PairBatch
 from dlref.models.seq2seq import Seq2Seq
 from dlref.objectives.translation import Translation
 from tests.proofs.harness import EXACT
@@ -120,7 +120,7 @@ def test_the_network_equals_its_equations(settings: dict[str, Any]) -> None:
     source = SOURCE.clamp(max=words - 1)
     net = Seq2Seq(words, SIZE, width=4, **settings).double()
     dropped = recorded(net)
-    totals = Translation(net, smoothing=0.1)(Pairs(source, VISIBLE, TOKENS, TARGETS, COUNTED))
+    totals = Translation(net, label_smoothing=0.1)(PairBatch(source, VISIBLE, TOKENS, TARGETS, COUNTED))
     logits, weights = Equations(net, dropped, **settings)(source, VISIBLE, TOKENS)
     fast, slow = torch.as_tensor(totals["loss"].total), attention.masked_cross_entropy(logits, TARGETS, COUNTED, 0.1)
     torch.testing.assert_close(fast, slow, **EXACT)

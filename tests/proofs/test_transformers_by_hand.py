@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlref.data.text.parallel import Pairs
-from dlref.data.text.token_streams import Piece
 from dlref.equations import attention, layers, recurrent, tensor, transformer
+from dlref.interfaces import PairBatch, TokenBatch
 from dlref.models.transformer import Transformer
 from dlref.models.transformer_lm import TransformerLM
 from dlref.objectives.language_modelling import LanguageModelling
@@ -196,7 +195,7 @@ def test_the_language_model_equals_its_equations(tied: Any, name: str) -> None:
     settings, tied = LANGUAGE_MODELS[name], tied == "tied"
     net = random_network(TransformerLM, SIZE, CONTEXT, hidden=F, tied=tied, qk_norm=tied, **settings)
     dropped, (tokens, targets) = recorded(net), (random_tokens(SIZE, T), random_tokens(SIZE, T, seed=1))
-    totals = LanguageModelling(net)(Piece(tokens, targets, True))
+    totals = LanguageModelling(net)(TokenBatch(tokens, targets, True))
     logits, weights = Equations(net, dropped, qk_norm=tied, **settings).language_model(tokens)
     same_gradients(net, totals["loss"].total, recurrent.total_nll(logits, targets))
     if not dropped:
@@ -226,7 +225,7 @@ def test_the_translator_equals_its_equations(name: str) -> None:
     source = SOURCE.clamp(max=words - 1)
     net = random_network(Transformer, words, SIZE, hidden=F, context=CONTEXT, **settings)
     dropped = recorded(net)
-    totals = Translation(net, smoothing=0.1)(Pairs(source, VISIBLE, TOKENS, TARGETS, COUNTED))
+    totals = Translation(net, label_smoothing=0.1)(PairBatch(source, VISIBLE, TOKENS, TARGETS, COUNTED))
     logits, weights = Equations(net, dropped, **settings).translator(source, VISIBLE, TOKENS)
     same_gradients(net, totals["loss"].total, attention.masked_cross_entropy(logits, TARGETS, COUNTED, 0.1))
     torch.testing.assert_close(

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlref.data.text.token_streams import Piece
 from dlref.equations import words
+from dlref.interfaces import TokenBatch
 from dlref.models.word_vectors import WordEmbeddings
 from dlref.objectives import ppmi_svd
 from dlref.objectives.word2vec import CBOW, SkipGram, Windows, Word2Vec
@@ -14,18 +14,18 @@ from tests.proofs.harness import agree, proves, random
 
 # 9 words in 3 dimensions; 2 streams of 11 words with sentences that end at word 1, windows of 2, blocks of 4.
 TOKENS = torch.tensor([[2, 5, 3, 1, 8, 2, 2, 7, 4, 1, 6], [5, 5, 8, 3, 6, 2, 1, 7, 2, 4, 3]])
-BATCH = Piece(TOKENS, TOKENS, True)
+BATCH = TokenBatch(TOKENS, TOKENS, True)
 INPUTS, OUTPUTS = random(9, 3), random(9, 3, seed=1)
 
 
 def fixed(kind: type[Word2Vec]) -> tuple[Word2Vec, Windows, Tensor]:
     """An objective with fixed windows and noise words [G, S]."""
     torch.manual_seed(3)
-    objective = kind(WordEmbeddings(9, 3), window=2, subsample=None, negatives=2, block=4, shared=3)
+    objective = kind(WordEmbeddings(9, 3), window=2, subsample=None, negatives=2, block_size=4, shared_negatives=3)
     objective.fit([TOKENS.flatten()])
     windows = objective.windows(BATCH)
-    noise = objective.noise(len(windows.around))
-    objective.windows, objective.noise = lambda _: windows, lambda _: noise  # type: ignore[method-assign]
+    noise = objective.sample_negatives(len(windows.span))
+    objective.windows, objective.sample_negatives = lambda _: windows, lambda _: noise  # type: ignore[method-assign]
     return objective, windows, noise
 
 
@@ -38,7 +38,7 @@ def each_word(windows: Windows) -> list[tuple[int, int, list[int]]]:
     """Block, word and context of every word that has a context."""
     found = []
     for block, rows in enumerate(windows.pairs.tolist()):
-        around = windows.around[block].tolist()
+        around = windows.span[block].tolist()
         for k, row in enumerate(rows):
             context = [around[k + j] for j, there in enumerate(row) if there]
             found += [(block, around[k + 2], context)] if context else []

@@ -25,7 +25,7 @@ def net(data: MarkovChain) -> RecurrentLM:
 
 def test_each_piece_is_foretold_and_then_learned_from(net: RecurrentLM, data: MarkovChain) -> None:
     start = [p.detach().clone() for p in net.parameters()]
-    found = DynamicEvaluation(lr=0.3, decay=0.1, length=15, clip_norm=0.2)(net, data, "test")["dynamic_perplexity"]
+    found = DynamicEvaluation(lr=0.3, decay=0.1, seq_len=15, clip_norm=0.2)(net, data, "test")["dynamic_perplexity"]
     assert all(torch.equal(*pair) for pair in zip(net.parameters(), start, strict=True))
     text, nats, state = data.split("test"), 0.0, None
     sgd = torch.optim.SGD(net.parameters(), lr=0.3)

@@ -26,9 +26,9 @@ OPTIONS = {
 # A cell with one state; all that is drawn for a batch; and a text that is cut elsewhere in each of several epochs.
 GRU = [
     *("model=lstm_lm", "network.cell=gru", "network.width=12", "network.variational=true", "network.dropout=0.2"),
-    *("network.weight_drop=0.3", "network.word_dropout=0.1", "objective.activation=1", "objective.change=1"),
+    *("network.weight_drop=0.3", "network.word_dropout=0.1", "objective.ar=1", "objective.tar=1"),
 ]
-SHORT = ["data=markov_chain", "data.tokens=2000", "data.batch_size=12", "data.length=40"]
+SHORT = ["data=markov_chain", "data.tokens=2000", "data.batch_size=12", "data.seq_len=40"]
 # The models that other tests of faults leave out, as small; and those that are fitted in closed form, which is one step.
 FURTHER = {
     "perceptron": ["model=perceptron", "data.gate=xor"],
@@ -48,15 +48,15 @@ FURTHER = {
     ],
 }
 FITTED = {
-    "ngram": ["model=ngram", "network.order=3", "data.minimum=20"],
-    "ppmi_svd": ["model=ppmi_svd", "network.width=6", "data.minimum=20"],
+    "ngram": ["model=ngram", "network.order=3", "data.min_freq=20"],
+    "ppmi_svd": ["model=ppmi_svd", "network.width=6", "data.min_freq=20"],
 }
 EVERY = SMALL | FURTHER
 RESUMED = EVERY | {
     "gru": [*GRU, *SHORT, "data.order=rotated"],
     "shifted": ["model=lstm_lm", "network.width=12", *SHORT, "data.order=shifted"],
     # Each word with noise of its own, and words that their surroundings foretell.
-    "own noise": [*SMALL["word2vec"], "objective.block=1"],
+    "own noise": [*SMALL["word2vec"], "objective.block_size=1"],
     "cbow": [*SMALL["word2vec"], "objective=cbow"],
 }
 STEPS = 12
@@ -196,7 +196,7 @@ def test_fault_04_what_was_fitted_at_once_is_finished_and_is_fitted_alike_again(
     [
         ("ngram", "network.order=4", "network.order 3 → 4"),
         ("ppmi_svd", "network.width=5", "network.width 6 → 5"),
-        ("ngram", "data.minimum=19", "data.minimum 20 → 19"),
+        ("ngram", "data.min_freq=19", "data.min_freq 20 → 19"),
     ],
 )
 def test_what_was_fitted_at_once_is_not_resumed_with_other_settings(

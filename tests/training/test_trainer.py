@@ -451,7 +451,7 @@ def test_a_run_logs_the_nll_beside_a_loss_that_is_something_else_alone(
     model: str, trained: Callable[..., Path]
 ) -> None:
     run = trained(*SMALL[model], "trainer.max_steps=4", "trainer.log_every=2", "reports=null")
-    smoothed = "objective.smoothing=0.1" in SMALL[model]
+    smoothed = "objective.label_smoothing=0.1" in SMALL[model]
     for line in logged(run):
         assert ("nll" in line) == (smoothed and line["split"] == "train")
         assert line.get("nll") != line.get("loss") or "return" in line

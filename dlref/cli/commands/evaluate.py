@@ -161,7 +161,7 @@ def fitted(checkpoint: Any, config: dict[str, Any], device: Any, plugins: Sequen
     # Of positions that are computed a longer context would tell nothing.
     if declares(model.objective.net, FixedContext) and trained and wanted and wanted > trained:
         raise ConfigError(
-            f"data.length is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
+            f"data.seq_len is {wanted:,}, and the network was trained to see {trained:,} tokens; take these or fewer"
         )
     require_held_out(model.data, checkpoint.manifest["config"], config, path_settings(config, plugins))
     load_weights(model.objective, checkpoint.read("weights.pt"), str(checkpoint.path))

@@ -78,7 +78,7 @@ def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins:
     check_beam(settings["beam"], settings.get("length_penalty", 0.0))
     import torch
 
-    from dlref.data.text.line_encoder import Side
+    from dlref.data.text.line_encoder import LineEncoder
     from dlref.decoding.translate import translate_lines
     from dlref.interfaces import Seq2SeqDecoder, declares
     from dlref.training.checkpoint import find
@@ -90,7 +90,7 @@ def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins:
     description = net.description
     if not declares(net, Seq2SeqDecoder) or not {"source", "target"} <= set(description):
         raise CheckpointError(f"{run} is no translator; dlref train model=seq2seq or transformer makes one")
-    source, target = (Side.described(description[side]) for side in ("source", "target"))
+    source, target = (LineEncoder.described(description[side]) for side in ("source", "target"))
     lines = read(files)
     interactive = not files and sys.stdin is not None and sys.stdin.isatty()
     with explained():
@@ -100,13 +100,13 @@ def translate(run: str, files: Sequence[str], settings: dict[str, Any], plugins:
 
 def read(files: Sequence[str]) -> Iterator[str]:
     """The lines of all files, or of standard input, each as soon as it arrives."""
-    from dlref.data.text.text_files import opened
+    from dlref.data.text.text_files import open_text
 
     if not files and sys.stdin is None:
         raise ConfigError("standard input is closed; dlref translate RUN FILE reads a file")
     for name in files or ["standard input"]:
         try:
-            with opened(Path(name)) if files else contextlib.nullcontext(sys.stdin.buffer) as file:
+            with open_text(Path(name)) if files else contextlib.nullcontext(sys.stdin.buffer) as file:
                 for count, line in enumerate(file, start=1):
                     try:
                         text = line.removeprefix(codecs.BOM_UTF8 if count == 1 else b"").decode().strip()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlref.data import generator
 from dlref.data.download import RemoteFile, data_root, fetch
-from dlref.data.safe_io import room, taken
+from dlref.data.safe_io import max_unpacked_size, read_up_to
 from dlref.data.supervised.grayscale import to_gray
 from dlref.data.supervised.in_memory import InMemory
 from dlref.errors import ConfigError, DataError, brief
@@ -281,13 +281,13 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
                 )
             shape = struct.unpack(f">{dimensions}I", header[4:])
             size, shape_text = math.prod(shape), " × ".join(map(str, shape))
-            limit = room(path)
+            limit = max_unpacked_size(path)
             if not 0 < size <= limit:
                 raise DataError(
                     f"{path} announces {shape_text} bytes after its header; it takes 1 to {limit:,}, so unpack the file if "
                     "the size is right"
                 )
-            raw = taken(file, size + 1)  # one more than there should be
+            raw = read_up_to(file, size + 1)  # one more than there should be
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({brief(error)}); fetch it again") from None
     if len(raw) != size:

@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dlref.data.safe_io import room, taken, unpackable
-from dlref.data.text.text_files import decoded
+from dlref.data.safe_io import checked_entry, max_unpacked_size, read_up_to
+from dlref.data.text.text_files import decode_utf8
 from dlref.errors import DataError, DlrefError, brief
 
 WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # all that str.isspace accepts
@@ -109,7 +109,7 @@ def read_csv(path: Path, select: Select) -> dict[str, Column]:
     are skipped, except in a file of one column, where they are empty cells.
     """
     content = read_content(path).removeprefix(b"\xef\xbb\xbf")
-    decoded(content, path, 1)
+    decode_utf8(content, path, 1)
     separator = max(SEPARATORS, key=lambda separator: separator_score(content, separator))
     reader = csv_rows(content, separator)
     header: list[str] = []
@@ -155,14 +155,14 @@ def read_content(path: Path) -> bytes:
     Raises DataError for a file that is missing, damaged, a ZIP archive, or too large when unpacked.
     """
     try:
-        most = room(path)
+        most = max_unpacked_size(path)
         with open(path, "rb") as file:
             head = file.read(10)
         if head.startswith(b"PK\3\4"):
             raise DataError(f"{path} is a ZIP archive or a spreadsheet; export it as .csv or .csv.gz")
         opened = next((opener for magic, opener in COMPRESSED if magic.match(head)), open)
         with opened(path, "rb") as file:
-            content = bytes(taken(file, most + 1))  # one more than allowed
+            content = bytes(read_up_to(file, most + 1))  # one more than allowed
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be read ({brief(error)}); fetch or export it again") from None
     if len(content) > most:
@@ -197,7 +197,7 @@ def separator_score(content: bytes, separator: str) -> tuple[bool, int, bool]:
 
 def read_npz(path: Path, select: Select) -> dict[str, Column]:
     try:
-        left = room(path)
+        left = max_unpacked_size(path)
         with zipfile.ZipFile(path) as archive:
             names_by_entry, count = {}, 0
             for entry in archive.infolist():
@@ -224,7 +224,7 @@ def column_names(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -
     """Names of an array's columns; an unreadable array counts as one column, and is refused where it is selected."""
     name = entry.filename.removesuffix(".npy")
     try:
-        with archive.open(unpackable(entry, path)) as file:
+        with archive.open(checked_entry(entry, path)) as file:
             shape, _, _ = read_header(file)
         return [f"{name}.{i}" for i in range(shape[1])] if valid_shape(shape) and len(shape) == 2 else [name]
     except MemoryError:
@@ -247,7 +247,7 @@ def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, mos
 
     NumPy's own reader allocates what the header announces before it checks that the bytes exist.
     """
-    with archive.open(unpackable(entry, path)) as file:
+    with archive.open(checked_entry(entry, path)) as file:
         shape, by_column, dtype = read_header(file)
         if dtype.kind not in "biufU" or not dtype.itemsize:
             raise ValueError(f"array {entry.filename} holds {dtype}; a column is numbers or text")
@@ -261,7 +261,7 @@ def read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, mos
             raise ValueError(
                 f"array {entry.filename} unpacks to {size:,} bytes, more than the {most:,} that are left of the limit"
             )
-        raw = taken(file, size + 1)  # one more than announced
+        raw = read_up_to(file, size + 1)  # one more than announced
     if len(raw) != size:
         raise ValueError(f"array {entry.filename} does not hold the {size} bytes that it announces")
     if dtype.kind == "U":

@@ -1,13 +1,14 @@
-"""Texts to learn from: published ones by name, and any file of your own."""
+"""Text corpora: published ones by name, and text files of your own."""
 
 import os
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import torch
 
 from dlref.data.download import RemoteFile, data_root, fetch, github
-from dlref.data.text.text_files import Encoded, encode
-from dlref.data.text.token_streams import LanguageModelText, Order
+from dlref.data.text.text_files import encode
+from dlref.data.text.token_streams import LanguageModelText
 from dlref.data.text.tokenizer import END, UNKNOWN, Level
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import HasRoot, HeldOut
@@ -46,130 +47,109 @@ TEXT8 = RemoteFile(
 )
 
 
-class EncodedText(LanguageModelText):
-    """A text that is encoded once and memory-mapped; see `dlref.data.text.text_files`."""
+@dataclass(eq=False)
+class TextFiles(LanguageModelText, HeldOut):
+    """Text files of your own: `train` and optionally `eval` and `test`, plain or as .gz, one sentence a line.
 
-    def take(self, encoded: Encoded) -> None:
-        self.tokenizer, self.vocabulary, self.splits = encoded
-
-
-class TextFiles(EncodedText, HeldOut):
-    """Files of your own, `train` and where there are any `eval` and `test`, plain or as .gz, one sentence a line.
-
-    Without `eval` the last part of `train` is kept for it, `eval_share` of the text, and without either a last `test_share`
-    for `test`. `level` cuts the text into `words` at white space, `english` (lower-cased words and marks), `characters`,
-    or `bpe`, so many `pieces` of words, whose vocabulary is open. Others have `<unk>` for what is seen less than `minimum`
-    times or beyond the `maximum` size. `<eos>` is the end of a line. Raises DataError for files that are missing, empty, too
-    short or no text.
+    Without `eval` the last `eval_share` of `train` is held out for it, and without either a last `test_share` for `test`.
+    `level` is the unit of tokenization: `words` separated by white space, `english` (lower-cased words and punctuation),
+    `characters`, or `bpe`, `bpe_vocab_size` subwords that spell any text. At the other levels a token is `<unk>` if it occurs
+    less than `min_freq` times in training or does not fit into `max_vocab_size`. `<eos>` is the end of a line. Raises
+    DataError for files that are missing, empty, too short or not text.
     """
 
+    train: Path
+    eval: Path | None = None
+    test: Path | None = None
+    level: Level = "words"
+    min_freq: int = 1
+    max_vocab_size: int | None = None
+    bpe_vocab_size: int = 8000
+    eval_share: float = 0.05
+    test_share: float = 0.05
     split_settings = ("eval_share", "test_share", "eval", "test")
 
-    def __init__(
-        self,
-        train: Path,
-        eval: Path | None = None,
-        test: Path | None = None,
-        level: Level = "words",
-        minimum: int = 1,
-        maximum: int | None = None,
-        pieces: int = 8000,
-        eval_share: float = 0.05,
-        test_share: float = 0.05,
-        batch_size: int = 20,
-        length: int = 35,
-        eval_columns: int = 1,
-        order: Order = "fixed",
-        eval_stride: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
-        if not 0 <= eval_share + test_share < 1:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eval_share + self.test_share < 1:
             raise ConfigError(
-                f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
+                f"data.eval_share {self.eval_share} and test_share {self.test_share} leave nothing for training; take less "
+                "than 1"
             )
-        given = {"train": train, "eval": eval, "test": test}
+        given = {"train": self.train, "eval": self.eval, "test": self.test}
         files = {split: Path(os.path.expanduser(path)) for split, path in given.items() if path}
-        shares = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
-        self.take(encode(files, level, minimum, maximum, pieces, shares))
-        if test and not self.has("test"):
+        held_out: dict[str, float] = {}
+        if not self.eval:
+            held_out = {"eval": self.eval_share} if self.test else {"test": self.test_share, "eval": self.eval_share}
+        self.tokenizer, self.vocabulary, self.splits = encode(
+            files, self.level, self.min_freq, self.max_vocab_size, self.bpe_vocab_size, held_out
+        )
+        if self.test and not self.has("test"):
             raise DataError(f"{files['test']} has 1 token, and the first is not predicted; bring a longer data.test")
-        if shares and not (self.has("train") and (self.has("eval") or not eval_share)):
-            tokens = sum(len(self.splits[split]) for split in ("train", *shares))
+        if held_out and not (self.has("train") and (self.has("eval") or not self.eval_share)):
+            tokens = sum(len(self.splits[split]) for split in ("train", *held_out))
             raise DataError(
                 f"{files['train']} has {tokens} token{'s' * (tokens != 1)}, too few to keep some of them for "
-                f"{' and '.join(shares)}; bring a longer text, or name data.eval and data.test"
+                f"{' and '.join(held_out)}; bring a longer text, or name data.eval and data.test"
             )
         if not any(word.strip() for word in self.vocabulary.words if word not in (UNKNOWN, END)):
             raise DataError(
-                f"{files['train']} holds no text to train on, nothing but white space or {UNKNOWN} at data.level={level}; "
-                "bring another one for data.train"
+                f"{files['train']} holds no text to train on, nothing but white space or {UNKNOWN} at "
+                f"data.level={self.level}; bring another one for data.train"
             )
 
 
-class PennTreebank(EncodedText, HasRoot):
-    """Penn Treebank as Mikolov et al. 2010 prepared it: 929,589 / 73,760 / 82,430 words with `<eos>`, 10,000 different."""
+@dataclass(eq=False)
+class PennTreebank(LanguageModelText, HasRoot):
+    """Penn Treebank as Mikolov et al. 2010 prepared it: 929,589 / 73,760 / 82,430 words with `<eos>`, 10,000 distinct."""
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        batch_size: int = 20,
-        length: int = 35,
-        eval_columns: int = 1,
-        order: Order = "fixed",
-        eval_stride: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
-        self.root = data_root(root)
-        self.take(encode({split: fetch(file, self.root) for split, file in PTB_FILES.items()}, "words"))
+    root: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        files = {split: fetch(file, data_root(self.root)) for split, file in PTB_FILES.items()}
+        self.tokenizer, self.vocabulary, self.splits = encode(files, "words")
 
 
-class TinyShakespeare(EncodedText, HasRoot):
-    """A million characters of Shakespeare, 65 different: the last 10 % are `test`, the last 5 % of the rest `eval`.
+@dataclass(eq=False)
+class TinyShakespeare(LanguageModelText, HasRoot):
+    """A million characters of Shakespeare, 65 distinct: the last 10 % are `test`, the last 5 % of the rest `eval`.
 
-    Unless that is `held_out`, it is learned too, as by those who have the last 10 % alone to evaluate on; its figures then
-    say nothing of unseen text.
+    With `held_out=false` training includes `eval`, as in nanoGPT, which splits off only the last 10 %; `eval` metrics then
+    say nothing about unseen text.
     """
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        level: Level = "characters",
-        held_out: bool = True,
-        pieces: int = 8000,
-        batch_size: int = 32,
-        length: int = 128,
-        eval_columns: int = 1,
-        order: Order = "fixed",
-        eval_stride: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
-        self.root = data_root(root)
-        file = fetch(SHAKESPEARE, self.root)
-        self.take(encode({"train": file}, level, pieces=pieces, shares={"test": 0.1, "eval": 0.045}))
-        if not held_out:
+    root: Path | None = None
+    level: Level = "characters"
+    held_out: bool = True
+    bpe_vocab_size: int = 8000
+    _: KW_ONLY
+    batch_size: int = 32
+    seq_len: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        file = fetch(SHAKESPEARE, data_root(self.root))
+        held_out = {"test": 0.1, "eval": 0.045}
+        self.tokenizer, self.vocabulary, self.splits = encode(
+            {"train": file}, self.level, bpe_vocab_size=self.bpe_vocab_size, held_out=held_out
+        )
+        if not self.held_out:
             self.splits["train"] = torch.cat([self.splits["train"], self.splits["eval"]])
 
 
-class Text8(EncodedText, HasRoot):
+@dataclass(eq=False)
+class Text8(LanguageModelText, HasRoot):
     """The first 100 million characters of an English Wikipedia, 17 million words: 90, 5 and 5 % (Mahoney 2011)."""
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        level: Level = "words",
-        minimum: int = 5,
-        pieces: int = 8000,
-        batch_size: int = 20,
-        length: int = 35,
-        eval_columns: int = 1,
-        order: Order = "fixed",
-        eval_stride: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(batch_size, length, eval_columns, order, seed, eval_stride)
-        self.root = data_root(root)
-        file = fetch(TEXT8, self.root)
-        self.take(encode({"train": file}, level, minimum, pieces=pieces, shares={"test": 0.05, "eval": 0.05}))
+    root: Path | None = None
+    level: Level = "words"
+    min_freq: int = 5
+    bpe_vocab_size: int = 8000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        file, held_out = fetch(TEXT8, data_root(self.root)), {"test": 0.05, "eval": 0.05}
+        self.tokenizer, self.vocabulary, self.splits = encode(
+            {"train": file}, self.level, self.min_freq, bpe_vocab_size=self.bpe_vocab_size, held_out=held_out
+        )

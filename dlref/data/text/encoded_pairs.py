@@ -1,4 +1,4 @@
-"""Pairs of lines, and their ids, as a few arrays, which may be kept in files and memory-mapped."""
+"""Pairs of lines and their token ids as a few arrays, which can be saved and memory-mapped."""
 
 import itertools
 import json
@@ -11,19 +11,19 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 
-from dlref.data.text.line_encoder import Lines, Side, blocks
+from dlref.data.text.line_encoder import EncodedLines, LineEncoder, chunks
 from dlref.data.text.text_files import FORMAT
 from dlref.errors import CheckpointError, DataError
 
 
-class Texts(Sequence[str]):
-    """Lines of text as the bytes of all of them, one behind the other, and where each ends."""
+class TextLines(Sequence[str]):
+    """Lines of text, stored as their concatenated UTF-8 bytes and the end of each."""
 
     def __init__(self, utf8: np.ndarray, ends: np.ndarray) -> None:
         self.utf8, self.ends = utf8, ends  # [N] uint8, [L] int64
 
     @classmethod
-    def of(cls, lines: Iterable[str]) -> "Texts":
+    def of(cls, lines: Iterable[str]) -> "TextLines":
         utf8, ends = bytearray(), array("q")
         for line in lines:
             utf8 += line.encode()
@@ -49,41 +49,43 @@ class Texts(Sequence[str]):
         return [utf8[start:stop].decode() for start, stop in itertools.pairwise(ends)]
 
     def __iter__(self) -> Iterator[str]:
-        return itertools.chain.from_iterable(blocks(self))
+        return itertools.chain.from_iterable(chunks(self))
 
-    def select(self, rows: np.ndarray) -> "Texts":  # [L] bool
-        """These lines alone."""
+    def select(self, rows: np.ndarray) -> "TextLines":  # [L] bool
+        """Only these lines."""
         sizes = np.diff(self.ends, prepend=0)
-        return Texts(self.utf8[np.repeat(rows, sizes)], sizes[rows].cumsum())
+        return TextLines(self.utf8[np.repeat(rows, sizes)], sizes[rows].cumsum())
 
 
-class Split(NamedTuple):
-    """Sources and targets, as they were read and as ids."""
+class ParallelSplit(NamedTuple):
+    """Sources and targets, as text and as token ids."""
 
-    texts: tuple[Texts, Texts]
-    lines: tuple[Lines, Lines]
+    texts: tuple[TextLines, TextLines]
+    lines: tuple[EncodedLines, EncodedLines]
 
 
 class EncodedPairs(NamedTuple):
-    source: Side
-    target: Side
-    splits: dict[str, Split]
-    messages: list[str]  # which pairs were left out, and which occur in several splits
+    """The pairs of each split, with the encoders of sources and targets."""
+
+    source: LineEncoder
+    target: LineEncoder
+    splits: dict[str, ParallelSplit]
+    messages: list[str]  # how many pairs were left out, and how many sources occur in several splits
 
 
 def save(folder: Path, pairs: EncodedPairs) -> None:
-    """What `load` reads."""
+    """Write the arrays that `load` reads."""
     for split, (texts, lines) in pairs.splits.items():
-        for side, text, ids in zip(("source", "target"), texts, lines, strict=True):
+        for language, text, encoded in zip(("source", "target"), texts, lines, strict=True):
             arrays = {
                 "utf8": text.utf8,
                 "ends": text.ends,
-                "ids": ids.ids.numpy(),
-                "lengths": ids.lengths.numpy(),
+                "ids": encoded.ids.numpy(),
+                "lengths": encoded.lengths.numpy(),
             }
-            for name, array_of in arrays.items():
-                with open(folder / f"{split}.{side}.{name}.npy", "wb") as file:
-                    np.save(file, array_of, allow_pickle=False)
+            for name, values in arrays.items():
+                with open(folder / f"{split}.{language}.{name}.npy", "wb") as file:
+                    np.save(file, values, allow_pickle=False)
                     file.flush()
                     os.fsync(file.fileno())  # or a power cut could leave a file of the right length without its content
     about = {"format": FORMAT, "source": pairs.source.describe(), "messages": pairs.messages, "splits": [*pairs.splits]}
@@ -93,22 +95,22 @@ def save(folder: Path, pairs: EncodedPairs) -> None:
 
 
 def load(folder: Path) -> EncodedPairs | None:
-    """What `save` wrote, memory-mapped, or None where it is not there or not whole."""
+    """What `save` wrote, memory-mapped, or None where it is missing or incomplete."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        source = Side.described(about["source"])
-        target = Side.described(about["target"]) if "target" in about else source
+        source = LineEncoder.described(about["source"])
+        target = LineEncoder.described(about["target"]) if "target" in about else source
         splits = {}
         for split in about["splits"]:
             texts, lines = [], []
-            for side in ("source", "target"):
-                names = (folder / f"{split}.{side}.{name}.npy" for name in ("utf8", "ends", "ids", "lengths"))
+            for language in ("source", "target"):
+                names = (folder / f"{split}.{language}.{name}.npy" for name in ("utf8", "ends", "ids", "lengths"))
                 utf8, ends, ids, lengths = (np.load(name, mmap_mode="c", allow_pickle=False) for name in names)
                 if len(ends) != len(lengths) or len(utf8) != (ends[-1] if len(ends) else 0):
                     return None
-                texts.append(Texts(utf8, ends))
-                lines.append(Lines.packed(torch.from_numpy(ids), torch.from_numpy(lengths)))
-            splits[split] = Split((texts[0], texts[1]), (lines[0], lines[1]))
+                texts.append(TextLines(utf8, ends))
+                lines.append(EncodedLines.packed(torch.from_numpy(ids), torch.from_numpy(lengths)))
+            splits[split] = ParallelSplit((texts[0], texts[1]), (lines[0], lines[1]))
         return EncodedPairs(source, target, splits, about["messages"])
     except (CheckpointError, DataError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError):
         return None

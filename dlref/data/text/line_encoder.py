@@ -1,4 +1,4 @@
-"""The two sides of pairs of lines: how a line becomes ids, ids a line, and many lines one tensor."""
+"""Lines of text as token ids: encoders for the source and the target, and many lines packed into one tensor."""
 
 import itertools
 from array import array
@@ -13,20 +13,20 @@ from torch import Tensor
 from dlref.data.text.tokenizer import BEGIN, END, PAD, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe
 from dlref.errors import ConfigError, DataError
 
-SPECIALS = [PAD, UNKNOWN, BEGIN, END]  # the head of every vocabulary here, with these ids:
+SPECIALS = [PAD, UNKNOWN, BEGIN, END]  # the first words of every vocabulary here, with these ids:
 PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID = range(len(SPECIALS))
-BLOCK = 2**14  # lines that are tokenized at once
+CHUNK = 2**14  # lines tokenized at once
 
 
-class Lines(NamedTuple):
-    """Many lines of ids one behind the other, each with its BEGIN and END."""
+class EncodedLines(NamedTuple):
+    """L lines of token ids, concatenated, each with its BEGIN and END."""
 
-    ids: Tensor  # [N + 1] int32, the last of which is PAD
+    ids: Tensor  # [N + 1] int32, the last is PAD
     starts: Tensor  # [L] int64
-    lengths: Tensor  # [L] int64, END counted and BEGIN not
+    lengths: Tensor  # [L] int64, with END and without BEGIN
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[int]]) -> "Lines":
+    def of(cls, rows: Iterable[Sequence[int]]) -> "EncodedLines":
         ids, lengths = array("i"), array("q")
         for row in rows:
             ids.append(BEGIN_ID)
@@ -37,90 +37,88 @@ class Lines(NamedTuple):
         return cls.packed(torch.from_numpy(np.array(ids, np.int32)), torch.from_numpy(np.array(lengths, np.int64)))
 
     @classmethod
-    def packed(cls, ids: Tensor, lengths: Tensor) -> "Lines":
+    def packed(cls, ids: Tensor, lengths: Tensor) -> "EncodedLines":
         return cls(ids, (lengths + 1).cumsum(0) - (lengths + 1), lengths)
 
-    def select(self, rows: Tensor) -> "Lines":  # [L] bool
-        """These lines alone."""
+    def select(self, rows: Tensor) -> "EncodedLines":  # [L] bool
+        """Only these lines."""
         ids = self.ids[:-1][rows.repeat_interleave(self.lengths + 1)]
         return self.packed(torch.cat([ids, self.ids[-1:]]), self.lengths[rows])
 
-    def to(self, device: torch.device) -> "Lines":
-        return Lines(*(part.to(device) for part in self))
+    def to(self, device: torch.device) -> "EncodedLines":
+        return EncodedLines(*(part.to(device) for part in self))
 
     def padded(self, rows: Tensor, width: int, skip: int) -> tuple[Tensor, Tensor]:
-        """The ids of some lines [B, width] from BEGIN on, or from the `skip`th behind it, and which of them are real."""
-        places = torch.arange(width, device=rows.device)
-        real = places < self.lengths[rows, None]
-        places = torch.where(real, self.starts[rows, None] + (places + skip), len(self.ids) - 1)
-        return self.ids[places].long(), real
+        """The ids of some lines without the first `skip`, padded [B, width], and a mask of what is not padding [B, width]."""
+        positions = torch.arange(width, device=rows.device)
+        mask = positions < self.lengths[rows, None]
+        positions = torch.where(mask, self.starts[rows, None] + (positions + skip), len(self.ids) - 1)
+        return self.ids[positions].long(), mask
 
 
-class Side:
-    """One of two languages: how its lines become ids, and ids a line."""
+class LineEncoder:
+    """The tokenizer and vocabulary of the source or of the target: encodes lines as ids and decodes ids to lines."""
 
     pad, unknown, begin, end = PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, lowercase: bool = False) -> None:
         self.tokenizer, self.vocabulary, self.lowercase = tokenizer, vocabulary, lowercase
-        self.known = {word: id for word, id in vocabulary.ids.items() if id >= len(SPECIALS)}
+        self.word_ids = {word: id for word, id in vocabulary.ids.items() if id >= len(SPECIALS)}
 
     def ids(self, lines: Sequence[str]) -> list[list[int]]:
-        """Of each line; where it spells a special token, that is an unknown word."""
+        """The token ids of each line; a word that spells a special token is an unknown word."""
         lines = [line.lower() for line in lines] if self.lowercase else lines
-        return [[self.known.get(token, UNKNOWN_ID) for token in tokens] for tokens in self.tokenizer.lines(lines)]
+        return [[self.word_ids.get(token, UNKNOWN_ID) for token in tokens] for tokens in self.tokenizer.lines(lines)]
 
     def encode(self, lines: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Sources [B, S] int64, ended and padded, and which of their places are visible [B, S] bool."""
-        rows = Lines.of(self.ids(lines))
-        return rows.padded(torch.arange(len(lines)), max(rows.lengths.tolist(), default=0), 1)
+        """Sources [B, S] int64 with END and padding, and a mask [B, S] of what is not padding."""
+        encoded = EncodedLines.of(self.ids(lines))
+        return encoded.padded(torch.arange(len(lines)), max(encoded.lengths.tolist(), default=0), 1)
 
     def decode(self, ids: Tensor | Iterable[int]) -> str:
-        """The text of ids before END."""
-        numbers = ids.tolist() if isinstance(ids, Tensor) else ids
-        written = itertools.takewhile(lambda id: id != END_ID, numbers)
-        return self.tokenizer.join(self.vocabulary.words[id] for id in written if id not in (PAD_ID, BEGIN_ID))
+        """The text of the ids before END."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else ids
+        before_end = itertools.takewhile(lambda id: id != END_ID, ids)
+        return self.tokenizer.join(self.vocabulary.words[id] for id in before_end if id not in (PAD_ID, BEGIN_ID))
 
     def describe(self) -> dict[str, Any]:
-        """Plain values, from which `described` makes the same."""
+        """Plain values, from which `described` makes an equal encoder."""
         words, tokenizer = self.vocabulary.words, self.tokenizer.describe()
         return {"vocabulary": words, "tokenizer": tokenizer, "lowercase": self.lowercase}
 
     @classmethod
-    def described(cls, description: Mapping[str, Any]) -> "Side":
+    def described(cls, description: Mapping[str, Any]) -> "LineEncoder":
         tokenizer = Tokenizer.described(description["tokenizer"])
         return cls(tokenizer, Vocabulary(description["vocabulary"]), description["lowercase"])
 
 
-def learn_sides(
-    sources: Sequence[str], targets: Sequence[str], level: Level, minimum: int, pieces: int, lowercase: bool
-) -> tuple[Side, Side]:
-    """The two sides of these pairs: `bpe` is learned from both together, and they share it and its vocabulary.
+def learn_encoders(
+    sources: Sequence[str], targets: Sequence[str], level: Level, min_freq: int, bpe_vocab_size: int, lowercase: bool
+) -> tuple[LineEncoder, LineEncoder]:
+    """The encoders of sources and targets: `bpe` is learned from both together, and they share one encoder.
 
-    Other levels have a vocabulary a side, of what occurs `minimum` times. Raises ConfigError for numbers of no sense.
+    At other levels each has a vocabulary of its own, of the tokens that occur `min_freq` times. Raises ConfigError for
+    impossible numbers.
     """
-    if minimum < 1:
-        raise ConfigError(f"data.minimum is {minimum}; it takes 1 or more")
+    if min_freq < 1:
+        raise ConfigError(f"data.min_freq is {min_freq}; it takes 1 or more")
     if level == "bpe":
         both = itertools.chain.from_iterable(zip(sources, targets, strict=True))
-        tokenizer = Tokenizer(level, learn_bpe(map(str.lower, both) if lowercase else both, pieces, SPECIALS))
-        joint = Side(tokenizer, Vocabulary.of_text(tokenizer, {}, minimum, SPECIALS), lowercase)
-        return joint, joint
-    tokenizer, sides = Tokenizer(level), list[Side]()
-    for name, texts in (("source", sources), ("target", targets)):
-        seen: Counter[str] = Counter()
-        for lines in blocks(texts):
-            seen.update(
-                itertools.chain.from_iterable(tokenizer.lines([x.lower() for x in lines] if lowercase else lines))
-            )
-        if not seen:
-            raise DataError(
-                f"the {name} side of the training pairs holds no word; bring other lines, or set data.level"
-            )
-        sides.append(Side(tokenizer, Vocabulary.of_text(tokenizer, seen, minimum, SPECIALS), lowercase))
-    return sides[0], sides[1]
+        tokenizer = Tokenizer(level, learn_bpe(map(str.lower, both) if lowercase else both, bpe_vocab_size, SPECIALS))
+        shared = LineEncoder(tokenizer, Vocabulary.of_text(tokenizer, {}, min_freq, SPECIALS), lowercase)
+        return shared, shared
+    tokenizer, encoders = Tokenizer(level), list[LineEncoder]()
+    for name, lines in (("source", sources), ("target", targets)):
+        counts: Counter[str] = Counter()
+        for chunk in chunks(lines):
+            chunk = [line.lower() for line in chunk] if lowercase else chunk
+            counts.update(itertools.chain.from_iterable(tokenizer.lines(chunk)))
+        if not counts:
+            raise DataError(f"the {name}s of the training pairs hold no word; bring other lines, or set data.level")
+        encoders.append(LineEncoder(tokenizer, Vocabulary.of_text(tokenizer, counts, min_freq, SPECIALS), lowercase))
+    return encoders[0], encoders[1]
 
 
-def blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """A few thousand lines at a time, so that what is made of them need not all be in memory."""
-    return (texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK))
+def chunks(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A few thousand lines at a time, so that their tokens need not all be in memory."""
+    return (lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK))

@@ -1,54 +1,44 @@
-"""Pairs of lines, a source and a target, read in batches of about equally many tokens."""
+"""Parallel text: pairs of source and target lines, in batches of similar lengths and about equally many tokens."""
 
 import itertools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dlref.data import generator
-from dlref.data.text.encoded_pairs import EncodedPairs, Split, Texts
-from dlref.data.text.line_encoder import Lines, Side, blocks, learn_sides
+from dlref.data.text.encoded_pairs import EncodedPairs, ParallelSplit, TextLines
+from dlref.data.text.line_encoder import EncodedLines, LineEncoder, chunks, learn_encoders
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
 from dlref.hardware import device_and_dtype
-from dlref.interfaces import ParallelData, Shard
+from dlref.interfaces import PairBatch, ParallelData, Shard
 
 logger = logging.getLogger("dlref")
 
 
-class Pairs(NamedTuple):
-    """A batch; legend: B pairs, S tokens of the longest source, T of the longest target, ends counted."""
-
-    source: Tensor  # [B, S] int64, ends with END, then PAD
-    visible: Tensor  # [B, S] bool: what is not padding
-    tokens: Tensor  # [B, T] int64: BEGIN and the target, then PAD: what the decoder reads
-    targets: Tensor  # [B, T] int64: the target and END, then PAD: what it is to write
-    counted: Tensor  # [B, T] bool: which targets are not padding
-
-
 def overlap(train: Iterable[str], other: Sequence[str]) -> float:
-    """The share of the other sources that also occur among those of training: what can be known by heart."""
+    """The fraction of the other sources that also occur in training, so that they can be memorized."""
     seen = set(train)
     return sum(source in seen for source in other) / max(len(other), 1)
 
 
-def arranged(lengths: Tensor, batches: int, random: torch.Generator | None, jitter: float) -> list[Tensor]:
-    """Lines of source and target lengths [L, 2] parted into so many batches [B] of similar lengths, all of similar size.
+def bucketed(lengths: Tensor, batches: int, random: torch.Generator | None, noise: float) -> list[Tensor]:
+    """The indices of pairs with these source and target lengths [L, 2], in batches of similar lengths and sizes in tokens.
 
-    Sorted by the target's length they fall into √batches groups, in each of which they are sorted by the source's, up
-    and down in turn; this row is cut where equally many tokens lie between. With `random`, lines of equal lengths and the
-    batches are in random order, and lengths are sorted as if they were longer by normal noise of deviation `jitter`.
+    Pairs are sorted by target length and divided into √batches groups; each group is sorted by source length, in
+    alternating directions, and the whole sequence is cut into batches of equally many tokens. With `random`, pairs of
+    equal lengths and the batches are shuffled, and normal noise with std `noise` is added to the lengths before sorting.
     """
     count = len(lengths)
     rows = torch.arange(count) if random is None else torch.randperm(count, generator=random)
     sizes = lengths[rows].double()
     if random is not None:
-        sizes += jitter * torch.randn(sizes.shape, generator=random, dtype=sizes.dtype)
+        sizes += noise * torch.randn(sizes.shape, generator=random, dtype=sizes.dtype)
     order = sizes[:, 1].argsort(stable=True)
     group = torch.arange(count) * max(round(math.sqrt(batches)), 1) // count
     source = sizes[order, 0] - sizes[:, 0].amin()
@@ -60,46 +50,49 @@ def arranged(lengths: Tensor, batches: int, random: torch.Generator | None, jitt
     cuts = ((cuts - number).cummax(0).values + number).clamp(min=number, max=count - batches + number)  # none is empty
     parts = rows.tensor_split(cuts)
     order = torch.arange(batches) if random is None else torch.randperm(batches, generator=random)
-    return [parts[place] for place in order.tolist()]
+    return [parts[position] for position in order.tolist()]
 
 
 def encode_pairs(
     splits: Mapping[str, tuple[Sequence[str], Sequence[str]]],
     level: Level,
-    minimum: int = 1,
-    pieces: int = 8000,
+    min_freq: int = 1,
+    bpe_vocab_size: int = 8000,
     lowercase: bool = False,
-    longest: int | None = None,
+    max_len: int | None = None,
 ) -> EncodedPairs:
-    """Learn both sides from `train`, and encode all; training leaves out empty lines and more than `longest` tokens."""
-    texts = {split: (Texts.of(sources), Texts.of(targets)) for split, (sources, targets) in splits.items()}
-    messages, encoded = list[str](), dict[str, Split]()
+    """Learn the encoders from `train` and encode all splits.
+
+    Training leaves out pairs with an empty line, or with more than `max_len` tokens in the source or the target.
+    """
+    texts = {split: (TextLines.of(sources), TextLines.of(targets)) for split, (sources, targets) in splits.items()}
+    messages, encoded = list[str](), dict[str, ParallelSplit]()
     filled = np.array([bool(source.strip() and target.strip()) for source, target in zip(*texts["train"], strict=True)])
-    count_left_out(filled, "have an empty side", "bring other lines", messages)
+    count_left_out(filled, "have an empty line", "bring other lines", messages)
     texts["train"] = (texts["train"][0].select(filled), texts["train"][1].select(filled))
-    source, target = learn_sides(*texts["train"], level, minimum, pieces, lowercase)
+    source, target = learn_encoders(*texts["train"], level, min_freq, bpe_vocab_size, lowercase)
     for split, (sources, targets) in texts.items():
         source_lines, target_lines = (
-            Lines.of(itertools.chain.from_iterable(map(side.ids, blocks(lines))))
-            for side, lines in ((source, sources), (target, targets))
+            EncodedLines.of(itertools.chain.from_iterable(map(encoder.ids, chunks(lines))))
+            for encoder, lines in ((source, sources), (target, targets))
         )
-        encoded[split] = Split((sources, targets), (source_lines, target_lines))
-        if split == "train" and longest is not None:
-            short = (source_lines.lengths <= longest + 1) & (target_lines.lengths <= longest + 1)  # ends are counted
-            count_left_out(short.numpy(), f"are longer than data.longest={longest} tokens", "raise it", messages)
-            encoded[split] = Split(
+        encoded[split] = ParallelSplit((sources, targets), (source_lines, target_lines))
+        if split == "train" and max_len is not None:
+            short = (source_lines.lengths <= max_len + 1) & (target_lines.lengths <= max_len + 1)  # lengths include END
+            count_left_out(short.numpy(), f"are longer than data.max_len={max_len} tokens", "raise it", messages)
+            encoded[split] = ParallelSplit(
                 (sources.select(short.numpy()), targets.select(short.numpy())),
                 (source_lines.select(short), target_lines.select(short)),
             )
     sources = encoded["train"].texts[0]
-    known = {split: overlap(sources, encoded[split].texts[0]) for split in encoded if split != "train"}
-    if parts := [f"{fraction:.2%} of those of {split}" for split, fraction in known.items() if fraction]:
+    overlaps = {split: overlap(sources, encoded[split].texts[0]) for split in encoded if split != "train"}
+    if parts := [f"{fraction:.2%} of those of {split}" for split, fraction in overlaps.items() if fraction]:
         messages.append(f"of the sources, {' and '.join(parts)} also occur in train")
     return EncodedPairs(source, target, encoded, messages)
 
 
 def count_left_out(kept: np.ndarray, why: str, remedy: str, messages: list[str]) -> None:  # [L] bool
-    """Append how many training pairs are left out; raises DataError if all are."""
+    """Add a message of how many training pairs are left out; raises DataError if all are."""
     if not kept.any():
         raise DataError(f"no pair of lines is left to train on: all {len(kept):,} {why}; {remedy}")
     if not kept.all():
@@ -107,38 +100,30 @@ def count_left_out(kept: np.ndarray, why: str, remedy: str, messages: list[str])
 
 
 class ParallelText(ParallelData):
-    """Splits of pairs, which a subclass hands to `take`; `batch_size` is the mean number of pairs of a batch.
+    """Pairs of lines; a subclass calls `encode` or `set_pairs`. `batch_size` is the mean number of pairs of a batch.
 
-    A pass over the training pairs has the same number of batches each time. They hold about equally many tokens, those
-    of short lines more lines: little of a batch is padding. The more lengths are blurred by `jitter`, in tokens, the more
-    of it is, and the more alike are the batches. A batch is a function of the seed, its number and the rank; the ranks
-    have consecutive rows of it, as wide as the longest of all.
+    Every epoch has the same number of batches. They hold about equally many tokens of lines of similar lengths, so that
+    little is padding. `bucket_noise`, in tokens, is the std of the noise added to lengths before they are sorted: more of
+    it mixes the batches better, and pads them more. A batch is a function of the seed, its number and the rank; each rank
+    has consecutive rows of it, padded to the longest line of all ranks.
     """
 
     unit = "tokens"
-    source: Side
-    target: Side
+    source: LineEncoder
+    target: LineEncoder
 
-    def __init__(self, batch_size: int, jitter: float, seed: int) -> None:
+    def __init__(self, batch_size: int, bucket_noise: float, seed: int) -> None:
         if batch_size < 1:
             raise ConfigError(f"data.batch_size is {batch_size}; it takes 1 or more")
-        self.batch_size, self.jitter, self.seed = batch_size, jitter, seed
-        self.splits: dict[str, Split] = {}
+        self.batch_size, self.bucket_noise, self.seed = batch_size, bucket_noise, seed
+        self.splits: dict[str, ParallelSplit] = {}
 
-    def take(
-        self,
-        pairs: Mapping[str, Sequence[tuple[str, str]]],
-        level: Level,
-        minimum: int = 1,
-        pieces: int = 8000,
-        lowercase: bool = False,
-        longest: int | None = None,
-    ) -> None:
-        """Pairs of lines by split, as `encode_pairs` learns and encodes them."""
-        sides = {split: ([one for one, _ in both], [other for _, other in both]) for split, both in pairs.items()}
-        self.hold(encode_pairs(sides, level, minimum, pieces, lowercase, longest))
+    def encode(self, pairs: Mapping[str, Sequence[tuple[str, str]]], level: Level) -> None:
+        """Encode pairs of lines by split."""
+        texts = {split: ([one for one, _ in both], [other for _, other in both]) for split, both in pairs.items()}
+        self.set_pairs(encode_pairs(texts, level))
 
-    def hold(self, encoded: EncodedPairs) -> None:
+    def set_pairs(self, encoded: EncodedPairs) -> None:
         self.source, self.target, self.splits, messages = encoded
         for message in messages:
             logger.info("%s", message)
@@ -157,40 +142,41 @@ class ParallelText(ParallelData):
     def has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split].texts[0]) > 0
 
-    def split(self, split: str) -> Split:
+    def split(self, split: str) -> ParallelSplit:
         if not self.has(split):
             raise DataError(f"this data set has no '{split}' split; it has {', '.join(filter(self.has, self.splits))}")
         return self.splits[split]
 
     def texts(self, split: str) -> list[tuple[str, str]]:
-        """The pairs of a split as they were read, in order."""
+        """The pairs of a split as text, in order."""
         return list(zip(*self.split(split).texts, strict=True))
 
-    def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[Pairs]:
+    def train_batches(self, net: nn.Module, shard: Shard, first_batch: int) -> Iterator[PairBatch]:
         count = int(self.batches_per_epoch)
-        for turn in itertools.count(first_batch // count):
-            skip = max(first_batch - turn * count, 0)
-            yield from self.read("train", count, generator(self.seed, 4, turn), skip, net, shard)
+        for epoch in itertools.count(first_batch // count):
+            skip = max(first_batch - epoch * count, 0)
+            yield from self.epoch("train", count, generator(self.seed, 4, epoch), skip, net, shard)
 
-    def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[Pairs]:
+    def batches(self, split: str, net: nn.Module, shard: Shard) -> Iterator[PairBatch]:
         count = -(-len(self.split(split).texts[0]) // self.batch_size)
-        for pairs in self.read(split, count, None, 0, net, shard):
-            if len(pairs.source):
-                yield pairs
+        for batch in self.epoch(split, count, None, 0, net, shard):
+            if len(batch.source):
+                yield batch
 
-    def read(
+    def epoch(
         self, split: str, count: int, random: torch.Generator | None, skip: int, net: nn.Module, shard: Shard
-    ) -> Iterator[Pairs]:
-        """This rank's rows of a split in so many batches, without the first `skip`."""
+    ) -> Iterator[PairBatch]:
+        """This rank's rows of a split in `count` batches, without the first `skip` of them."""
         device = device_and_dtype(net)[0]
         both = self.split(split).lines
         lengths = torch.stack([lines.lengths for lines in both], dim=1)
         source, target = (lines.to(device) for lines in both)
-        for rows in arranged(lengths, count, random, self.jitter)[skip:]:
+        for rows in bucketed(lengths, count, random, self.bucket_noise)[skip:]:
             widths = lengths[rows].amax(0).tolist()
-            mine = rows[shard.share(0, len(rows))].to(device)
-            tokens, counted = target.padded(mine, widths[1], 0)
-            yield Pairs(*source.padded(mine, widths[0], 1), tokens, target.padded(mine, widths[1], 1)[0], counted)
+            own_rows = rows[shard.share(0, len(rows))].to(device)
+            tokens, counted = target.padded(own_rows, widths[1], 0)
+            targets, _ = target.padded(own_rows, widths[1], 1)
+            yield PairBatch(*source.padded(own_rows, widths[0], 1), tokens, targets, counted)
 
     def describe(self) -> dict[str, Any]:
         return {"source": self.source.describe(), "target": self.target.describe()}

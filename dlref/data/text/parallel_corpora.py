@@ -1,4 +1,4 @@
-"""Sentences and their translations: published ones by name, and any two files of your own."""
+"""Parallel corpora: published ones by name, and pairs of files of your own."""
 
 import math
 import os
@@ -10,9 +10,9 @@ import numpy as np
 
 from dlref.data.download import RemoteFile, data_root, fetch, github
 from dlref.data.text import encoded_pairs
-from dlref.data.text.encoded_pairs import Texts
+from dlref.data.text.encoded_pairs import TextLines
 from dlref.data.text.parallel import ParallelText, encode_pairs
-from dlref.data.text.text_files import FORMAT, digest, lines_of
+from dlref.data.text.text_files import FORMAT, file_hash, lines_of
 from dlref.data.text.token_cache import cached
 from dlref.data.text.tokenizer import Level, sentencepiece_version
 from dlref.errors import ConfigError, DataError, brief
@@ -44,43 +44,44 @@ FILES = {
 }
 
 
-class TranslatedFiles(ParallelText):
-    """Pairs of lines of files, which are read and encoded once: see `dlref.data.text.token_cache`."""
+class CachedParallelText(ParallelText):
+    """Parallel text from files, which are read and encoded once: see `dlref.data.text.token_cache`."""
 
-    def take_files(
+    def encode_files(
         self,
         files: Mapping[str, Sequence[Path]],
-        shares: Mapping[str, float],
+        held_out: Mapping[str, float],
         level: Level,
-        minimum: int,
-        pieces: int,
+        min_freq: int,
+        bpe_vocab_size: int,
         lowercase: bool,
-        longest: int | None,
+        max_len: int | None,
     ) -> None:
-        """Two files a split; `shares` cuts further splits, the first one last, off the end of `train`."""
+        """Encode two files for each split; `held_out` cuts fractions off the end of `train`, the first of them last."""
         paths = {split: checked(two, split) for split, two in files.items() if two or split == "train"}
-        settings: dict[str, Any] = {"level": level, "minimum": minimum, "lowercase": lowercase, "longest": longest}
+        settings: dict[str, Any] = {"level": level, "min_freq": min_freq, "lowercase": lowercase, "max_len": max_len}
         versions: dict[str, Any] = {"format": FORMAT}
         if level == "bpe":
-            settings |= {"pieces": pieces}
+            settings |= {"bpe_vocab_size": bpe_vocab_size}
             versions |= {"sentencepiece": sentencepiece_version()}
-        contents = {split: [digest(path) for path in two] for split, two in paths.items()}
+        hashes = {split: [file_hash(path) for path in two] for split, two in paths.items()}
 
         def build(folder: Path) -> None:
-            encoded_pairs.save(folder, encode_pairs(read_pairs(paths, shares), **settings))
+            encoded_pairs.save(folder, encode_pairs(read_pairs(paths, held_out), **settings))
 
-        self.hold(cached(["pairs", settings, versions, dict(shares), contents], build, encoded_pairs.load))
+        self.set_pairs(cached(["pairs", settings, versions, dict(held_out), hashes], build, encoded_pairs.load))
 
 
-class ParallelFiles(TranslatedFiles, HeldOut):
-    """Two files each, plain or as .gz, whose lines belong together: `train`, and where there are any `eval` and `test`.
+class ParallelFiles(CachedParallelText, HeldOut):
+    """Aligned text files of your own, a source and a target for `train` and optionally `eval` and `test`, plain or as .gz.
 
-    Without `eval` the last part of `train` is kept for it, `eval_share` of the pairs, and without either a last
-    `test_share` for `test`. `level` cuts lines into `words` at white space, `english` (lower-cased words and marks),
-    `characters`, or `bpe`, so many `pieces` of words of both languages together; of words and characters each language has
-    its own, those seen `minimum` times. `longest` leaves out longer pairs, in tokens of either side, of training alone.
+    Without `eval` the last `eval_share` of `train` is held out for it, and without either a last `test_share` for `test`.
+    `level` is the unit of tokenization: `words` separated by white space, `english` (lower-cased words and punctuation),
+    `characters`, or `bpe`, `bpe_vocab_size` subwords shared by both languages. At the other levels each language has its own
+    vocabulary, of the tokens that occur `min_freq` times. `max_len` leaves out training pairs of which the source or the
+    target has more tokens.
 
-    Raises DataError for files that are missing, empty or no text, or of different numbers of lines.
+    Raises DataError for files that are missing, empty or not text, or have different numbers of lines.
     """
 
     split_settings = ("eval_share", "test_share", "eval", "test")
@@ -91,30 +92,30 @@ class ParallelFiles(TranslatedFiles, HeldOut):
         eval: Sequence[Path] = (),
         test: Sequence[Path] = (),
         level: Level = "bpe",
-        minimum: int = 2,
-        pieces: int = 8000,
+        min_freq: int = 2,
+        bpe_vocab_size: int = 8000,
         lowercase: bool = False,
-        longest: int | None = 200,
+        max_len: int | None = 200,
         eval_share: float = 0.05,
         test_share: float = 0.05,
         batch_size: int = 64,
-        jitter: float = 0.0,
+        bucket_noise: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, jitter, seed)
+        super().__init__(batch_size, bucket_noise, seed)
         if not 0 <= eval_share + test_share < 1:
             raise ConfigError(
                 f"data.eval_share {eval_share} and test_share {test_share} leave nothing for training; take less than 1"
             )
         given = {"train": train, "eval": eval, "test": test}
-        shares = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
-        self.take_files(given, shares, level, minimum, pieces, lowercase, longest)
+        held_out = {} if eval else {"eval": eval_share} if test else {"test": test_share, "eval": eval_share}
+        self.encode_files(given, held_out, level, min_freq, bpe_vocab_size, lowercase, max_len)
 
 
-class Multi30k(TranslatedFiles, HasRoot):
-    """Captions of photographs, 29,000 to train on and 1,014 for `eval`, as written (Elliott et al. 2016).
+class Multi30k(CachedParallelText, HasRoot):
+    """Captions of photographs, 29,000 for training and 1,014 for `eval`, without preprocessing (Elliott et al. 2016).
 
-    `test` has 1,000 of 2016 or 2017, or 461 of 2017 of pictures that were chosen for their ambiguous verbs.
+    `test` has 1,000 captions of 2016 or 2017, or 461 of 2017 with ambiguous verbs.
     """
 
     def __init__(
@@ -124,15 +125,15 @@ class Multi30k(TranslatedFiles, HasRoot):
         target: Language = "en",
         test: Test = "flickr2016",
         level: Level = "bpe",
-        minimum: int = 2,
-        pieces: int = 8000,
+        min_freq: int = 2,
+        bpe_vocab_size: int = 8000,
         lowercase: bool = False,
-        longest: int | None = None,
+        max_len: int | None = None,
         batch_size: int = 64,
-        jitter: float = 0.0,
+        bucket_noise: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, jitter, seed)
+        super().__init__(batch_size, bucket_noise, seed)
         if source == target:
             raise ConfigError(f"data.source and data.target are both {source}; choose two of de, en, fr")
         self.root = data_root(root)
@@ -141,11 +142,11 @@ class Multi30k(TranslatedFiles, HasRoot):
             split: [fetch(FILES[f"{name}.{language}.gz"], self.root) for language in (source, target)]
             for split, name in names.items()
         }
-        self.take_files(files, {}, level, minimum, pieces, lowercase, longest)
+        self.encode_files(files, {}, level, min_freq, bpe_vocab_size, lowercase, max_len)
 
 
 def checked(files: Sequence[Path], split: str) -> list[Path]:
-    """The paths of two files that are there."""
+    """The paths of two existing files."""
     if len(files) != 2:
         first = files[0] if files else "SOURCE"
         raise ConfigError(
@@ -158,8 +159,10 @@ def checked(files: Sequence[Path], split: str) -> list[Path]:
     return paths
 
 
-def read_pairs(files: Mapping[str, Sequence[Path]], shares: Mapping[str, float]) -> dict[str, tuple[Texts, Texts]]:
-    """The lines of two files each, stripped, side by side; `shares` are cut off the end of `train`."""
+def read_pairs(
+    files: Mapping[str, Sequence[Path]], held_out: Mapping[str, float]
+) -> dict[str, tuple[TextLines, TextLines]]:
+    """The stripped lines of the two files of each split; `held_out` cuts fractions off the end of `train`."""
     splits = {split: (read_lines(one, split), read_lines(other, split)) for split, (one, other) in files.items()}
     for split, (sources, targets) in splits.items():
         if len(sources) != len(targets):
@@ -167,8 +170,8 @@ def read_pairs(files: Mapping[str, Sequence[Path]], shares: Mapping[str, float])
             raise DataError(f"{counts}; bring two files whose lines belong together")
     sources, targets = splits["train"]
     stop, number = len(sources), np.arange(len(sources))
-    for split, share in shares.items():
-        start = max(stop - math.ceil(share * len(sources)), 0)
+    for split, fraction in held_out.items():
+        start = max(stop - math.ceil(fraction * len(sources)), 0)
         rows = (number >= start) & (number < stop)
         splits[split], stop = (sources.select(rows), targets.select(rows)), start
     if not stop:
@@ -179,8 +182,8 @@ def read_pairs(files: Mapping[str, Sequence[Path]], shares: Mapping[str, float])
     return splits
 
 
-def read_lines(path: Path, split: str) -> Texts:
-    lines = Texts.of(line.strip() for line in lines_of(path))
+def read_lines(path: Path, split: str) -> TextLines:
+    lines = TextLines.of(line.strip() for line in lines_of(path))
     if not len(lines.utf8):
         raise DataError(f"{path} holds no text; bring another one for data.{split}")
     return lines

@@ -1,4 +1,4 @@
-"""Files of text as ids: encoded once into memory-mapped files, which are found again by content and settings."""
+"""Text files as token ids: encoded once into memory-mapped files, which are cached by content and settings."""
 
 import itertools
 import json
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from dlref.data.download import sha256
-from dlref.data.safe_io import PIECE, UTF16, room, unpackable, unpacked
+from dlref.data.safe_io import CHUNK, UTF16, checked_entry, max_unpacked_size, open_unpacked
 from dlref.data.text.token_cache import cached
 from dlref.data.text.tokenizer import END, UNKNOWN, Level, Tokenizer, Vocabulary, learn_bpe, sentencepiece_version
 from dlref.errors import CheckpointError, ConfigError, DataError, brief
 
-LONGEST = 2**26  # bytes of a word
-FORMAT = 1  # of the cache; a new one where the same settings would give other ids
+MAX_WORD = 2**26  # bytes
+FORMAT = 1  # of the cache; raise it whenever the same settings would give other ids
 
 
 class Encoded(NamedTuple):
-    """Splits of consecutive ids, and what the ids stand for."""
+    """The token ids of each split, with their tokenizer and vocabulary."""
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
@@ -36,43 +36,44 @@ class Encoded(NamedTuple):
 def encode(
     files: Mapping[str, Path],
     level: Level,
-    minimum: int = 1,
-    maximum: int | None = None,
-    pieces: int = 8000,
-    shares: Mapping[str, float] | None = None,
+    min_freq: int = 1,
+    max_vocab_size: int | None = None,
+    bpe_vocab_size: int = 8000,
+    held_out: Mapping[str, float] | None = None,
 ) -> Encoded:
-    """The files by split as ids; the vocabulary is that of `train`.
+    """Encode a file for each split, with a vocabulary built from `train`.
 
-    Words seen less than `minimum` times are `<unk>`, and `maximum` limits the vocabulary; with `bpe` there are `pieces`, and
-    nothing is `<unk>`.
-    `shares` cuts further splits, the first one last, off the end of `train`. Raises DataError for a file that is missing,
-    empty, broken or no text; ConfigError for numbers that make no sense.
+    Tokens that occur less than `min_freq` times, or do not fit into `max_vocab_size`, are `<unk>`; with `bpe` there are
+    `bpe_vocab_size` subwords, and nothing is `<unk>`. `held_out` cuts fractions off the end of `train` for further splits,
+    the first of them last. Raises DataError for a file that is missing, empty, broken or not text; ConfigError for
+    impossible numbers.
     """
-    if minimum < 1 or (maximum is not None and maximum < 3):
-        raise ConfigError(f"data.minimum is {minimum}, 1 or more, and maximum {maximum}, 3 or more")
+    if min_freq < 1 or (max_vocab_size is not None and max_vocab_size < 3):
+        raise ConfigError(f"data.min_freq is {min_freq}, 1 or more, and max_vocab_size {max_vocab_size}, 3 or more")
     settings: dict[str, Any] = {
         "format": FORMAT,
         "level": level,
-        "minimum": minimum,
-        "maximum": maximum,
-        "shares": dict(shares or {}),
+        "min_freq": min_freq,
+        "max_vocab_size": max_vocab_size,
+        "held_out": dict(held_out or {}),
     }
-    if level == "bpe":  # all pieces are in the vocabulary
-        settings |= {"minimum": None, "maximum": None, "pieces": pieces, "sentencepiece": sentencepiece_version()}
-    contents = {split: digest(path) for split, path in files.items()}
-    return cached([settings, contents], lambda folder: build(folder, files, settings), load)
+    if level == "bpe":  # the vocabulary is that of the sentencepiece model
+        settings |= {"min_freq": None, "max_vocab_size": None}
+        settings |= {"bpe_vocab_size": bpe_vocab_size, "sentencepiece": sentencepiece_version()}
+    hashes = {split: file_hash(path) for split, path in files.items()}
+    return cached([settings, hashes], lambda folder: build(folder, files, settings), load)
 
 
-def digest(path: Path) -> str:
+def file_hash(path: Path) -> str:
     try:
-        room(path)  # there is none for a pipe or a device, which may never end
+        max_unpacked_size(path)  # refuses a pipe or a device, which may never end
         return sha256(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}); bring a text, plain or as .gz") from None
 
 
 def load(folder: Path) -> Encoded | None:
-    """What `build` wrote, or None where it is not there or not whole."""
+    """What `build` wrote, or None where it is missing or incomplete."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         splits = {}
@@ -88,14 +89,14 @@ def load(folder: Path) -> Encoded | None:
 
 
 def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> None:
-    """Two passes: all tokens numbered as they come, then by the order of the vocabulary."""
+    """Encode in two rounds: number the tokens by first occurrence, then renumber them by their ids in the vocabulary."""
     level: Level = settings["level"]
     model = None
     if level == "bpe":
-        share = 1 - sum(settings["shares"].values())
-        if not any(map(str.strip, beginning(files["train"], share))):  # which sentencepiece would say in another way
+        fraction = 1 - sum(settings["held_out"].values())
+        if not any(map(str.strip, first_lines(files["train"], fraction))):  # which sentencepiece reports less clearly
             raise DataError(f"{files['train']} holds no text to train on; bring another one for data.train")
-        model = learn_bpe(beginning(files["train"], share), settings["pieces"])
+        model = learn_bpe(first_lines(files["train"], fraction), settings["bpe_vocab_size"])
     tokenizer = Tokenizer(level, model)
     numbers: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     if level == "bpe":
@@ -106,21 +107,23 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
             raise DataError(f"{path} holds no text; bring another one for data.{split}")
     parts = {split: (split, 0, length) for split, length in lengths.items()}  # split -> file, start, stop
     stop = lengths["train"]
-    for split, share in settings["shares"].items():
-        start = max(stop - math.ceil(share * lengths["train"]), 0)
+    for split, fraction in settings["held_out"].items():
+        start = max(stop - math.ceil(fraction * lengths["train"]), 0)
         parts[split], stop = ("train", start, stop), start
     parts["train"] = ("train", 0, stop)
-    order = list(numbers)
-    counts = np.zeros(len(order), np.int64)
-    for piece in read_numbers(folder / "train", 0, stop):
-        counts += np.bincount(piece, minlength=len(order))
-    seen = {word: int(count) for word, count in zip(order, counts, strict=True) if count}
-    vocabulary = Vocabulary.of_text(tokenizer, seen, settings["minimum"], [UNKNOWN, END], settings["maximum"])
-    ids = np.array(vocabulary.lookup_indices(order), np.int32)
+    tokens = list(numbers)
+    counts = np.zeros(len(tokens), np.int64)
+    for chunk in read_numbers(folder / "train", 0, stop):
+        counts += np.bincount(chunk, minlength=len(tokens))
+    frequencies = {token: int(count) for token, count in zip(tokens, counts, strict=True) if count}
+    vocabulary = Vocabulary.of_text(
+        tokenizer, frequencies, settings["min_freq"], [UNKNOWN, END], settings["max_vocab_size"]
+    )
+    ids = np.array(vocabulary.lookup_indices(tokens), np.int32)
     for split, (file, start, stop) in parts.items():
         with open(folder / f"{split}.int32", "wb") as out:
-            for piece in read_numbers(folder / file, start, stop):
-                ids.take(piece).tofile(out)
+            for chunk in read_numbers(folder / file, start, stop):
+                ids.take(chunk).tofile(out)
             os.fsync(out.fileno())  # or a power cut could leave a file of the right length without its content
     for split in files:
         (folder / split).unlink()
@@ -133,10 +136,10 @@ def build(folder: Path, files: Mapping[str, Path], settings: dict[str, Any]) -> 
     (folder / "about.json").write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
 
-def beginning(path: Path, share: float) -> Iterator[str]:
-    """The lines of a text that begin within this share of its characters."""
-    left = share * sum(map(len, texts(path)))
-    for text in texts(path):
+def first_lines(path: Path, fraction: float) -> Iterator[str]:
+    """The lines of a text that start within this fraction of its characters."""
+    left = fraction * sum(map(len, text_chunks(path)))
+    for text in text_chunks(path):
         for line in text.split("\n"):
             if left <= 0:
                 return
@@ -145,51 +148,51 @@ def beginning(path: Path, share: float) -> Iterator[str]:
 
 
 def write_numbers(out: Path, path: Path, tokenizer: Tokenizer, numbers: Mapping[str, int]) -> int:
-    """The tokens of a file by number, as int32, new ones numbered on; how many there are."""
-    length, begins = 0, True
+    """Write the tokens of a file as int32 numbers, numbering new tokens as they occur; returns how many there are."""
+    length, starts_line = 0, True
     with open(out, "wb") as file:
-        for text in texts(path):
-            tokens = tokenizer(text, begins)
-            begins = text.endswith("\n") or (begins and not text)
+        for text in text_chunks(path):
+            tokens = tokenizer(text, starts_line)
+            starts_line = text.endswith("\n") or (starts_line and not text)
             np.fromiter(map(numbers.__getitem__, tokens), np.int32, len(tokens)).tofile(file)
             length += len(tokens)
     return length
 
 
 def read_numbers(path: Path, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Read rather than memory-mapped: Windows removes no file that is mapped."""
+    """The numbers start..stop in chunks; not memory-mapped, since Windows deletes no file that is mapped."""
     with open(path, "rb") as file:
         file.seek(4 * start)
-        for place in range(start, stop, PIECE):
-            yield np.fromfile(file, np.int32, min(PIECE, stop - place))
+        for position in range(start, stop, CHUNK):
+            yield np.fromfile(file, np.int32, min(CHUNK, stop - position))
 
 
-def texts(path: Path) -> Iterator[str]:
-    """A UTF-8 file, plain or compressed (.gz, .zip of one file), in pieces that end with a line, or before a space.
+def text_chunks(path: Path) -> Iterator[str]:
+    """A UTF-8 file, plain or compressed (.gz, .zip of one file), in chunks that end with a line, or before a space.
 
-    Line ends are line feeds in what is yielded; a byte order mark is left out. Raises DataError, with file and line, for
-    bytes that are no text.
+    Line ends become line feeds; a byte order mark is removed. Raises DataError, with file and line, for bytes that are not
+    text.
     """
     line, rest, length = 1, b"", 0
     try:
-        most = room(path)
-        with opened(path) as file:
+        most = max_unpacked_size(path)
+        with open_text(path) as file:
             while True:
-                block = file.read(PIECE)
+                block = file.read(CHUNK)
                 length += len(block)
                 if length > most:
                     raise DataError(f"{path} unpacks to more than {most:,} bytes; bring it unpacked if it is meant")
-                whole = rest + block
-                cut = whole.rfind(b"\n") + 1 or max(whole.rfind(b" "), 0) if block else len(whole)
-                if len(whole) - cut > LONGEST:
+                chunk = rest + block
+                cut = chunk.rfind(b"\n") + 1 or max(chunk.rfind(b" "), 0) if block else len(chunk)
+                if len(chunk) - cut > MAX_WORD:
                     raise DataError(
-                        f"{path}, line {line}, has {LONGEST:,} bytes without white space; bring it in lines"
+                        f"{path}, line {line}, has {MAX_WORD:,} bytes without white space; bring it in lines"
                     )
-                whole, rest = whole[:cut], whole[cut:]
+                chunk, rest = chunk[:cut], chunk[cut:]
                 if line == 1:
-                    whole = whole.removeprefix(b"\xef\xbb\xbf")
-                yield decoded(whole.replace(b"\r\n", b"\n"), path, line)
-                line += whole.count(b"\n")
+                    chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+                yield decode_utf8(chunk.replace(b"\r\n", b"\n"), path, line)
+                line += chunk.count(b"\n")
                 if not block:
                     return
     except (EOFError, zlib.error, OSError, zipfile.BadZipFile) as error:
@@ -197,42 +200,43 @@ def texts(path: Path) -> Iterator[str]:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The lines of such a file, without their ends."""
+    """The lines of such a file, without their line feeds."""
     rest = ""
-    for text in texts(path):
-        *whole, rest = (rest + text).split("\n")
-        yield from whole
+    for text in text_chunks(path):
+        *complete, rest = (rest + text).split("\n")
+        yield from complete
     if rest:
         yield rest
 
 
-def decoded(text: bytes, path: Path, line: int) -> str:
+def decode_utf8(text: bytes, path: Path, line: int) -> str:
+    """Raises DataError with the line number, where `text` starts at `line`, for anything but UTF-8 without NUL bytes."""
     try:
         nul = text.find(b"\0")
         if nul < 0:
             return text.decode("utf-8")
-        place, what = nul, "a NUL byte"
+        position, found = nul, "a NUL byte"
     except UnicodeDecodeError as error:
-        place, what = error.start, "bytes that are not UTF-8"
+        position, found = error.start, "bytes that are not UTF-8"
     if line == 1 and text.startswith(UTF16):
-        what = "UTF-16"
-    line += text.count(b"\n", 0, place)
-    raise DataError(f"{path}, line {line}, holds {what}; bring it as UTF-8 text")
+        found = "UTF-16"
+    line += text.count(b"\n", 0, position)
+    raise DataError(f"{path}, line {line}, holds {found}; bring it as UTF-8 text")
 
 
-def opened(path: Path) -> Any:
-    return opened_member(path) if path.suffix == ".zip" else unpacked(path)
+def open_text(path: Path) -> Any:
+    return open_zip(path) if path.suffix == ".zip" else open_unpacked(path)
 
 
-def opened_member(path: Path) -> Any:
-    """The one file of an archive, read where it lies: no name in an archive becomes a path."""
+def open_zip(path: Path) -> Any:
+    """The one file of an archive, read in place: no name in an archive becomes a path."""
     try:
         archive = zipfile.ZipFile(path)
         entries = archive.infolist()
         if len(entries) != 1:
             raise DataError(f"{path} holds {len(entries)} files; bring an archive of one text")
-        return archive.open(unpackable(entries[0], path))
+        return archive.open(checked_entry(entries[0], path))
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # which one a crafted archive raises is anybody's guess
+    except Exception as error:  # a crafted archive can raise any
         raise DataError(f"{path} is cut off or damaged ({brief(error)}); bring it again") from None

@@ -1,4 +1,4 @@
-"""What is made once of files and settings, and found again under a name made of both."""
+"""A cache on disk of encoded texts, addressed by the content of the files and the settings they were encoded with."""
 
 import hashlib
 import json
@@ -25,21 +25,21 @@ def cache_folder() -> Path:
 
 
 def cached(content: Any, build: Callable[[Path], None], load: Callable[[Path], T | None]) -> T:
-    """What `load` reads of the folder that `build` has filled, in this run or another.
+    """What `load` reads from a cache folder, which `build` fills if `load` returns None.
 
-    The folder is found by its `content`: the hashes of files and the settings, as plain values. Several runs may want it at
-    once: one builds, under another name until it is whole, and the others wait. Raises DataError for a cache that cannot
-    be written.
+    The folder's name is a hash of `content`, plain values: the hashes of the files and the settings. If several processes
+    ask for it at once, one builds it under another name and renames it when it is complete, while the others wait. Raises
+    DataError for a cache that cannot be written.
     """
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     home = cache_folder()
     try:
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / f"{key}.lock"):
-            if (found := load(home / key)) is not None:
-                return found
-            unfinished = home / f"{key}.part"  # of a process that was killed
-            for leftover in (unfinished, home / key):
+            if (loaded := load(home / key)) is not None:
+                return loaded
+            unfinished = home / f"{key}.part"
+            for leftover in (unfinished, home / key):  # of a process that was killed, or damaged
                 shutil.rmtree(leftover, ignore_errors=True)
             unfinished.mkdir()
             try:
@@ -47,10 +47,10 @@ def cached(content: Any, build: Callable[[Path], None], load: Callable[[Path], T
                 filesystem.move(unfinished, home / key)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
-            found = load(home / key)
+            loaded = load(home / key)
     except OSError as error:
         raise DataError(
             f"{home} cannot keep the encoded text ({error.strerror or error}); set DLREF_CACHE to a folder that can"
         ) from None
-    assert found is not None
-    return found
+    assert loaded is not None
+    return loaded

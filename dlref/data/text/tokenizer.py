@@ -1,4 +1,4 @@
-"""Text and its parts: words, characters or pieces of words, and their numbers. The one importer of torchtext."""
+"""Tokenizers for words, characters and subwords, and vocabularies. The only importer of torchtext."""
 
 import base64
 import functools
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from dlref.errors import CheckpointError, ConfigError, DataError
 
-PAD = "<pad>"  # behind the end of a line that is shorter than others of its batch
+PAD = "<pad>"
 UNKNOWN = "<unk>"
-BEGIN = "<bos>"  # of a line that is to be written
-END = "<eos>"  # of a line
-LONGEST_LINE = 1000  # characters: of four bytes each as many as sentencepiece reads of a line
-SPACE = "\u2581"  # stands for a space in subwords
-BYTES = 256  # subwords of one byte each, for characters that training has not seen
+BEGIN = "<bos>"  # the first input of a decoder
+END = "<eos>"  # the end of a line
+MAX_LINE = 1000  # characters: at 4 bytes each still less than the 4,192 bytes that sentencepiece reads of a line
+SPACE = "\u2581"  # how sentencepiece writes a space
+BYTES = 256  # subwords of one byte each, which spell characters that training has not seen
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 Level = Literal["words", "english", "characters", "bpe"]
 
@@ -36,57 +36,56 @@ def english() -> Callable[[str], list[str]]:
 
 
 class Tokenizer:
-    """Cuts text into tokens, and puts them together again.
+    """Splits text into tokens, and joins tokens to text.
 
-    `words` are what white space separates, `english` the words and marks of torchtext's `basic_english`, `characters`
-    single ones, `bpe` pieces of words (Sennrich et al. 2016) by a sentencepiece model, which `learn_bpe` makes. A line
-    of words ends with `<eos>`; a line of characters with a line feed, which is one of them.
+    `words` are separated by white space, `english` are the words and punctuation of torchtext's `basic_english`,
+    `characters` are single ones, and `bpe` are subwords (Sennrich et al. 2016) of a sentencepiece model that `learn_bpe`
+    made. A line of words ends with `<eos>`; a line of characters ends with a line feed, which is one of them.
 
     Subwords lose nothing: `join` gives back any text. Each line is encoded with a space before it, so that its first word
-    has the same subwords as elsewhere; characters that training has not seen become subwords of one byte each.
+    has the same subwords as elsewhere; characters that training has not seen are spelled by subwords of one byte each.
     """
 
     def __init__(self, level: Level, model: bytes | None = None) -> None:
         self.level, self.model = level, model
-        self.cut = {"words": str.split, "english": english() if level == "english" else None, "characters": list}.get(
-            level
-        )
+        splitters = {"words": str.split, "english": english() if level == "english" else None, "characters": list}
+        self.splitter = splitters.get(level)
         if level == "bpe":
             from sentencepiece import SentencePieceProcessor
 
             assert model is not None
             self.processor = SentencePieceProcessor(model_proto=model)
 
-    def __call__(self, text: str, begins: bool = True) -> list[str]:
-        """The tokens of whole lines, the last of which may lack its line feed; the first goes on unless it `begins`."""
-        if self.cut is not None:
-            return self.cut(text if self.level == "characters" else text.replace("\n", f" {END} "))
+    def __call__(self, text: str, starts_line: bool = True) -> list[str]:
+        """The tokens of a chunk of text, which may end within a line, and starts within one unless `starts_line`."""
+        if self.splitter is not None:
+            return self.splitter(text if self.level == "characters" else text.replace("\n", f" {END} "))
         first, *others = text.split("\n")
-        ended = self.subwords(
-            [f" {first}" if begins and first else first, *(f" {line}" if line else "" for line in others)]
+        lines = self.subwords(
+            [f" {first}" if starts_line and first else first, *(f" {line}" if line else "" for line in others)]
         )
-        for tokens in ended[:-1]:
+        for tokens in lines[:-1]:
             tokens.append(END)
-        return [token for tokens in ended for token in tokens]
+        return [token for tokens in lines for token in tokens]
 
     def lines(self, lines: Sequence[str]) -> list[list[str]]:
         """The tokens of each line, without its end."""
-        if self.cut is not None:
-            return [self.cut(line) for line in lines]
+        if self.splitter is not None:
+            return [self.splitter(line) for line in lines]
         return self.subwords([f" {line}" if line else "" for line in lines])
 
     def subwords(self, texts: list[str]) -> list[list[str]]:
-        """The subwords of each text. The character that stands for a space in them is spelled by its bytes."""
-        found: list[list[str]] = self.processor.encode(texts, out_type=str)
+        """The subwords of each text. The character that sentencepiece writes for a space is spelled by its bytes."""
+        encoded: list[list[str]] = self.processor.encode(texts, out_type=str)
         for number, text in enumerate(texts):
             if SPACE in text:
                 first, *others = self.processor.encode(text.split(SPACE), out_type=str)
                 spelled = [f"<0x{byte:02X}>" for byte in SPACE.encode()]
-                found[number] = [*first, *itertools.chain.from_iterable([*spelled, *part] for part in others)]
-        return found
+                encoded[number] = [*first, *itertools.chain.from_iterable([*spelled, *part] for part in others)]
+        return encoded
 
     def join(self, tokens: Iterable[str]) -> str:
-        """Text as people read it."""
+        """The text of these tokens."""
         if self.level == "characters":
             return "".join(tokens)
         if self.level == "bpe":
@@ -96,13 +95,13 @@ class Tokenizer:
         return "\n".join(line.strip() for line in text.split("\n"))
 
     def describe(self) -> dict[str, Any]:
-        """Plain values, from which `described` makes the same."""
+        """Plain values from which `described` makes an equal tokenizer."""
         model = None if self.model is None else base64.b64encode(self.model).decode()
         return {"level": self.level, "model": model}
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> "Tokenizer":
-        """Raises CheckpointError for what is no such description: a file holds it that anybody may have written."""
+        """Raises CheckpointError for any other values, since a checkpoint holds them that anybody may have written."""
         try:
             level, model = description["level"], description["model"]
             if level not in typing.get_args(Level) or (level == "bpe") != bool(model):
@@ -116,7 +115,7 @@ class Tokenizer:
 
 @functools.lru_cache(maxsize=2**16)
 def bytes_of(subword: str) -> bytes:
-    """A subword as UTF-8, which may be a part of a character."""
+    """The UTF-8 bytes of a subword, which may be a part of a character."""
     if BYTE.fullmatch(subword):
         return bytes.fromhex(subword[3:5])
     return b"\n" if subword == END else subword.replace(SPACE, " ").encode(errors="replace")
@@ -129,26 +128,27 @@ def sentencepiece_version() -> str:
 
 
 def learn_bpe(lines: Iterable[str], size: int, specials: Sequence[str] = (UNKNOWN, END)) -> bytes:
-    """A sentencepiece model of `size` - 1 subwords from the first million lines, `specials` and 256 subwords of one byte.
+    """A sentencepiece model of `size` - 1 subwords, the `specials` and 256 subwords of one byte each.
 
-    The text is not normalized, so that it can be decoded without loss. Lines are cut to what sentencepiece reads, which
-    leaves out longer ones. Raises ConfigError for more subwords than the lines yield, or fewer than they have characters.
+    It is trained on the first million lines. The text is not normalized, so that decoding is lossless. Longer lines than
+    sentencepiece reads, which it would leave out, are split. Raises ConfigError for more subwords than the lines yield, or
+    fewer than they have characters.
     """
     import sentencepiece
 
     model = io.BytesIO()
-    cut = (
+    short_lines = (
         f" {part}"
         for line in lines
-        for part in ([line] if len(line) < LONGEST_LINE else textwrap.wrap(line, LONGEST_LINE, break_on_hyphens=False))
+        for part in ([line] if len(line) < MAX_LINE else textwrap.wrap(line, MAX_LINE, break_on_hyphens=False))
     )
-    named: dict[str, Any] = {}
+    special_ids: dict[str, Any] = {}
     for name, token in (("pad", PAD), ("unk", UNKNOWN), ("bos", BEGIN), ("eos", END)):
-        named |= {f"{name}_piece": token, f"{name}_id": specials.index(token) if token in specials else -1}
+        special_ids |= {f"{name}_piece": token, f"{name}_id": specials.index(token) if token in specials else -1}
     extra = BYTES + len(specials) - 1
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=itertools.islice(cut, 1_000_000),
+            sentence_iterator=itertools.islice(short_lines, 1_000_000),
             model_writer=model,
             model_type="bpe",
             vocab_size=size + extra,
@@ -158,7 +158,7 @@ def learn_bpe(lines: Iterable[str], size: int, specials: Sequence[str] = (UNKNOW
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             minloglevel=2,
-            **named,
+            **special_ids,
         )
     except RuntimeError as error:
         most, least = (re.search(pattern, str(error)) for pattern in (r"<= (\d+)", r"required_chars\. \d+ vs (\d+)"))
@@ -169,12 +169,12 @@ def learn_bpe(lines: Iterable[str], size: int, specials: Sequence[str] = (UNKNOW
             if least
             else str(error).strip().splitlines()[-1][-160:]
         )
-        raise ConfigError(f"data.pieces={size} cannot be learned from this text; {advice}") from None
+        raise ConfigError(f"data.bpe_vocab_size={size} cannot be learned from this text; {advice}") from None
     return model.getvalue()
 
 
 class Vocabulary:
-    """Words <-> ids 0 .. len - 1; what is not in it becomes `<unk>`. Methods are named as in torchtext 0.18."""
+    """A mapping of words to ids 0 … len - 1; any other word has the id of `<unk>`. Methods are named as in torchtext 0.18."""
 
     def __init__(self, words: Sequence[str]) -> None:
         """`words` by id; raises DataError unless they are distinct and `<unk>` is among them."""
@@ -190,42 +190,42 @@ class Vocabulary:
     def build(
         cls,
         tokens: Iterable[str] | Mapping[str, int],
-        minimum: int = 1,
+        min_freq: int = 1,
         specials: Sequence[str] = (UNKNOWN,),
-        maximum: int | None = None,
+        max_size: int | None = None,
     ) -> "Vocabulary":
-        """Specials first, then the words seen `minimum` times or more by falling frequency, ties alphabetically.
+        """The specials, then the words that occur at least `min_freq` times by falling frequency, ties alphabetically.
 
-        `tokens` are those of a text, or their counts; `maximum` limits the size, specials included.
+        `tokens` are those of a text, or their counts; `max_size` includes the specials.
         """
         from torchtext.vocab import Vocab
 
-        most = None if maximum is None else max(maximum - len(specials), 0)
+        most = None if max_size is None else max(max_size - len(specials), 0)
         counts = Counter(tokens)
-        return cls(Vocab(counts, max_size=most, min_freq=minimum, specials=list(specials), specials_first=True).itos)
+        return cls(Vocab(counts, max_size=most, min_freq=min_freq, specials=list(specials), specials_first=True).itos)
 
     @classmethod
     def of_text(
         cls,
         tokenizer: Tokenizer,
         counts: Mapping[str, int],
-        minimum: int,
+        min_freq: int,
         specials: Sequence[str],
-        maximum: int | None = None,
+        max_size: int | None = None,
     ) -> "Vocabulary":
         """The vocabulary of a text: for `bpe` all subwords of the model, else `build` from the counts of its tokens.
 
-        Raises ConfigError where no token is seen `minimum` times.
+        Raises ConfigError if no token occurs `min_freq` times.
         """
         if tokenizer.level == "bpe":
             model = tokenizer.processor
             return cls([model.id_to_piece(id) for id in range(model.get_piece_size())])
-        most = max((count for token, count in counts.items() if token not in specials), default=minimum)
-        if most < minimum:
+        most = max((count for token, count in counts.items() if token not in specials), default=min_freq)
+        if most < min_freq:
             raise ConfigError(
-                f"data.minimum is {minimum}, and the most frequent token of the training text has a count of {most}; lower it"
+                f"data.min_freq is {min_freq}, and the most frequent token of the training text has a count of {most}; lower it"
             )
-        return cls.build(counts, minimum, specials, maximum)
+        return cls.build(counts, min_freq, specials, max_size)
 
     def __len__(self) -> int:
         return len(self.words)

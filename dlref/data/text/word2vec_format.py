@@ -1,60 +1,60 @@
-"""Word vectors in the text and binary formats of word2vec.c, which gensim and others read and write too."""
+"""Word vectors in the text and binary formats of word2vec.c, which gensim reads and writes too."""
 
 import codecs
 import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlref.data.safe_io import UTF16, room, unpacked
+from dlref.data.safe_io import UTF16, max_unpacked_size, open_unpacked
 from dlref.errors import DataError, brief
 
-LONGEST = 1000  # bytes of a word
-WIDEST = 100_000  # numbers of a vector
+MAX_WORD = 1000  # bytes
+MAX_WIDTH = 100_000  # dimensions
 
 
 def write_vectors(path: Path, words: Sequence[str], vectors: Tensor) -> None:
-    """Words and their vectors [V, D], in float32, in the format that the file's name tells as in `read_vectors`.
+    """Write words and their vectors [V, D] in float32; the file name selects the format, as in `read_vectors`.
 
-    Raises DataError for a word with white space, which the formats cannot hold, and a place that cannot be written.
+    Raises DataError for a word with white space, which the formats cannot hold, and for a path that cannot be written.
     """
     if wrong := [word for word in words if not word or word.split() != [word]]:
-        raise DataError(f"the word {wrong[0]!r} cannot be written to {path}: its format parts words by white space")
+        raise DataError(f"the word {wrong[0]!r} cannot be written to {path}: its format separates words by white space")
     rows = vectors.detach().cpu().to(torch.float32).numpy()
     try:
         with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
             file.write(f"{len(words)} {rows.shape[1]}\n".encode())
             for word, row in zip(words, rows, strict=True):
-                numbers = row.tobytes() if ".bin" in path.suffixes else " ".join(map(repr, row.tolist())).encode()
-                file.write(word.encode() + b" " + numbers + b"\n")
+                vector = row.tobytes() if ".bin" in path.suffixes else " ".join(map(repr, row.tolist())).encode()
+                file.write(word.encode() + b" " + vector + b"\n")
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+        raise DataError(f"{path} cannot be written ({error.strerror}); choose another path") from None
 
 
 def read_vectors(path: Path) -> tuple[list[str], Tensor]:
-    """Words, and vectors [V, D] in float32. `.bin` is binary, others UTF-8 text; either may be compressed by gzip.
+    """Words, and vectors [V, D] in float32. `.bin` is binary, any other UTF-8 text; either may be compressed by gzip.
 
-    Raises DataError for a file that is missing, cut off or of another format, with the line.
+    Raises DataError, with the line, for a file that is missing, cut off or of another format.
     """
     binary = ".bin" in path.suffixes
     try:
-        most = room(path)
-        with unpacked(path) as file:
-            head = file.readline(LONGEST)
-            if head.startswith(UTF16):
+        most = max_unpacked_size(path)
+        with open_unpacked(path) as file:
+            header = file.readline(MAX_WORD)
+            if header.startswith(UTF16):
                 raise DataError(f"{path} is UTF-16; bring it as UTF-8")
-            head = head.removeprefix(codecs.BOM_UTF8).split()
-            if len(head) != 2 or not all(number.isdigit() for number in head) or not 0 < int(head[1]) <= WIDEST:
+            header = header.removeprefix(codecs.BOM_UTF8).split()
+            if len(header) != 2 or not all(part.isdigit() for part in header) or not 0 < int(header[1]) <= MAX_WIDTH:
                 raise DataError(
-                    f"{path} does not begin with the number of words and of their dimensions, up to {WIDEST:,}; GloVe's "
+                    f"{path} does not begin with the number of words and of their dimensions, up to {MAX_WIDTH:,}; GloVe's "
                     "files lack that line: put it before the first one"
                 )
-            count, width = map(int, head)
+            count, width = map(int, header)
             words: list[str] = []
             rows: list[np.ndarray] = []
             for line in range(2, count + 2):
@@ -75,8 +75,8 @@ def read_vectors(path: Path) -> tuple[list[str], Tensor]:
 Row = tuple[str, np.ndarray] | tuple[Literal[""], None]
 
 
-def read_text(file: Any, width: int) -> Row:
-    line = file.readline(LONGEST + 40 * width).decode()
+def read_text(file: IO[bytes], width: int) -> Row:
+    line = file.readline(MAX_WORD + 40 * width).decode()
     word, *numbers = line.rstrip("\r\n").rstrip(" ").rsplit(" ", width)
     try:
         row = np.array(numbers, np.float32)
@@ -85,11 +85,11 @@ def read_text(file: Any, width: int) -> Row:
     return (word, row) if len(row) == width and np.isfinite(row).all() else ("", None)
 
 
-def read_binary(file: Any, width: int) -> Row:
+def read_binary(file: IO[bytes], width: int) -> Row:
     word = b""
-    while (letter := file.read(1)) != b" ":
-        if not letter or len(word) > LONGEST:
+    while (byte := file.read(1)) != b" ":
+        if not byte or len(word) > MAX_WORD:
             return "", None
-        word += letter.lstrip(b"\n")  # which word2vec.c writes after each vector, and gensim does not
+        word += byte.lstrip(b"\n")  # which word2vec.c writes after each vector, and gensim does not
     row = np.frombuffer(numbers, np.float32) if len(numbers := file.read(4 * width)) == 4 * width else None
     return (word.decode(), row) if row is not None and np.isfinite(row).all() else ("", None)

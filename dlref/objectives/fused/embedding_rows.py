@@ -1,4 +1,4 @@
-"""Rows of a table that are looked up once and whose gradients are put back once, summed where a row occurred twice."""
+"""Embedding lookup in which each distinct row is read once and gets one summed gradient, however often it occurs."""
 
 from typing import Any
 
@@ -10,54 +10,59 @@ from torch import Tensor, nn
 from dlref import operators
 
 
-class LookUp(torch.autograd.Function):
-    """table [V, D], ids [...] -> [..., D] in `dtype`; the gradient is sparse, each row once, in the type of the table."""
+class EmbeddingRows(torch.autograd.Function):
+    """F.embedding(ids, table, sparse=True).to(dtype), with a gradient that has each row once (coalesced).
+
+    table [V, D], ids [...] -> [..., D] in `dtype`; the gradient is in the table's type.
+    """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        found, numbers = distinct(ids.flatten(), len(table))
-        ctx.save_for_backward(found, numbers)
+        distinct_ids, inverse = unique_ids(ids.flatten(), len(table))
+        ctx.save_for_backward(distinct_ids, inverse)
         ctx.shape, ctx.dtype = table.shape, table.dtype
-        # The different rows alone are read from the table, which no cache holds, and converted.
-        return table.index_select(0, found).to(dtype).index_select(0, numbers).view(*ids.shape, -1)
+        # Only distinct rows are read from the table, which exceeds every cache, and converted.
+        return table.index_select(0, distinct_ids).to(dtype).index_select(0, inverse).view(*ids.shape, -1)
 
     @staticmethod
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
-        found, numbers = ctx.saved_tensors
-        sums = sum_rows(numbers, slopes.reshape(len(numbers), -1), len(found)).to(ctx.dtype)
-        gradient = torch.sparse_coo_tensor(found[None], sums, ctx.shape, is_coalesced=True, check_invariants=False)
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
+        distinct_ids, inverse = ctx.saved_tensors
+        sums = sum_rows(inverse, grad_out.reshape(len(inverse), -1), len(distinct_ids)).to(ctx.dtype)
+        gradient = torch.sparse_coo_tensor(
+            distinct_ids[None], sums, ctx.shape, is_coalesced=True, check_invariants=False
+        )
         return gradient, None, None
 
 
 @operators.uncompiled  # a graph has no sparse gradients
-def look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
-    """Rows [..., D] of a table of sparse gradients, under autocast in its type; of another table as it looks up itself."""
+def embed(table: nn.Embedding, ids: Tensor) -> Tensor:
+    """table(ids) [..., D]; of a sparse table by `EmbeddingRows`, in autocast's type where that is on."""
     if not table.sparse:
         return table(ids)
     kind = ids.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.weight.dtype
-    return LookUp.apply(table.weight, ids, dtype)
+    return EmbeddingRows.apply(table.weight, ids, dtype)
 
 
-def distinct(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The different ones [U] of ids [N] below `size`, in order, and of each id which of them it is [N]."""
+def unique_ids(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """torch.unique(ids, return_inverse=True) of ids [N] below `size`: the distinct ones in order, and the index of each."""
     if ids.device.type != "cpu":
         return torch.unique(ids, return_inverse=True)
-    # To note which there are takes a tenth of the time of sorting.
-    there = np.zeros(size, bool)
-    there[ids.numpy()] = True
-    found = np.flatnonzero(there)
-    numbers = np.empty(size, np.int64)
-    numbers[found] = np.arange(len(found))
-    return torch.from_numpy(found), torch.from_numpy(numbers[ids.numpy()])
+    # Marking which ids occur takes a tenth of the time of sorting them.
+    occurs = np.zeros(size, bool)
+    occurs[ids.numpy()] = True
+    distinct_ids = np.flatnonzero(occurs)
+    index = np.empty(size, np.int64)
+    index[distinct_ids] = np.arange(len(distinct_ids))
+    return torch.from_numpy(distinct_ids), torch.from_numpy(index[ids.numpy()])
 
 
-def sum_rows(numbers: Tensor, rows: Tensor, count: int) -> Tensor:  # [count, D]
-    """Rows [N, D] summed by their numbers [N], of which each below `count` occurs."""
-    if numbers.device.type == "cpu":  # NumPy sorts 16 bits by their digits
-        array = numbers.numpy()
+def sum_rows(index: Tensor, rows: Tensor, count: int) -> Tensor:  # [N], [N, D] -> [count, D]
+    """rows.new_zeros(count, D).index_add(0, index, rows), where each index below `count` occurs."""
+    if index.device.type == "cpu":  # NumPy sorts 16-bit integers by radix
+        array = index.numpy()
         order = torch.from_numpy(array.astype(np.uint16 if count <= 2**16 else np.int64).argsort(kind="stable"))
     else:
-        order = numbers.argsort()
-    ends = numbers.bincount(minlength=count).cumsum(0)
+        order = index.argsort()
+    ends = index.bincount(minlength=count).cumsum(0)
     return F.embedding_bag(order, rows, F.pad(ends[:-1], (1, 0)), mode="sum")

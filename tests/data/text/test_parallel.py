@@ -26,13 +26,13 @@ from dlref.data import generator
 from dlref.data.text import parallel_corpora
 from dlref.data.text.addition import Addition
 from dlref.data.text.dates import Dates
-from dlref.data.text.encoded_pairs import Texts
-from dlref.data.text.line_encoder import SPECIALS, Side
-from dlref.data.text.parallel import Pairs, ParallelText, arranged, overlap
+from dlref.data.text.encoded_pairs import TextLines
+from dlref.data.text.line_encoder import SPECIALS, LineEncoder
+from dlref.data.text.parallel import ParallelText, bucketed, overlap
 from dlref.data.text.parallel_corpora import Multi30k, ParallelFiles
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import Shard
+from dlref.interfaces import PairBatch, Shard
 
 NET = nn.Linear(1, 1)
 PAD, UNKNOWN, BEGIN, END = range(4)
@@ -41,10 +41,12 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 class Numbers(ParallelText):
     """Lines of so many words each; the first is the number of the line."""
 
-    def __init__(self, lengths: list[tuple[int, int]], batch_size: int, jitter: float = 0.0, seed: int = 0) -> None:
-        super().__init__(batch_size, jitter, seed)
+    def __init__(
+        self, lengths: list[tuple[int, int]], batch_size: int, bucket_noise: float = 0.0, seed: int = 0
+    ) -> None:
+        super().__init__(batch_size, bucket_noise, seed)
         pairs = [(f"s{n}" + " x" * source, f"t{n}" + " y" * target) for n, (source, target) in enumerate(lengths)]
-        self.take({"train": pairs, "eval": pairs}, "words")
+        self.encode({"train": pairs, "eval": pairs}, "words")
 
 
 def uneven(count: int) -> list[tuple[int, int]]:
@@ -54,7 +56,7 @@ def uneven(count: int) -> list[tuple[int, int]]:
     return [(source, max(1, round(source * draw.lognormvariate(0, 0.2)))) for source in sources]
 
 
-def real(batches: list[Pairs]) -> float:
+def real(batches: list[PairBatch]) -> float:
     """The share of places that are no padding."""
     masks = [mask for batch in batches for mask in (batch.visible, batch.counted)]
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
@@ -63,15 +65,15 @@ def real(batches: list[Pairs]) -> float:
 ALONE = Shard()
 
 
-def one_epoch(data: ParallelText, first: int = 0, shard: Shard = ALONE) -> list[Pairs]:
+def one_epoch(data: ParallelText, first: int = 0, shard: Shard = ALONE) -> list[PairBatch]:
     return list(islice(data.train_batches(NET, shard, first), int(data.batches_per_epoch)))
 
 
-def same(one: Pairs, other: Pairs) -> bool:
+def same(one: PairBatch, other: PairBatch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def read(data: ParallelText, batches: list[Pairs]) -> list[tuple[str, str]]:
+def read(data: ParallelText, batches: list[PairBatch]) -> list[tuple[str, str]]:
     """The lines of batches, by the words alone; every place is checked."""
     lines = []
     for batch in batches:
@@ -91,9 +93,9 @@ def read(data: ParallelText, batches: list[Pairs]) -> list[tuple[str, str]]:
     return lines
 
 
-@pytest.mark.parametrize("jitter", [0.0, 3.0])
-def test_each_pass_has_every_pair_once_in_the_same_number_of_batches(jitter: float) -> None:
-    data = Numbers(uneven(101), 8, jitter)
+@pytest.mark.parametrize("bucket_noise", [0.0, 3.0])
+def test_each_pass_has_every_pair_once_in_the_same_number_of_batches(bucket_noise: float) -> None:
+    data = Numbers(uneven(101), 8, bucket_noise)
     assert data.batches_per_epoch == 13
     epochs = [one_epoch(data, 13 * turn) for turn in range(2)]
     for batches in epochs:
@@ -105,7 +107,7 @@ def test_each_pass_has_every_pair_once_in_the_same_number_of_batches(jitter: flo
     assert orders[0] != orders[1]
     counted = sum(int(batch.counted.sum()) for batch in epochs[0])
     assert data.units_per_batch(1) * 13 == pytest.approx(counted)
-    assert read(data, one_epoch(Numbers(uneven(101), 8, jitter, seed=1))) not in orders
+    assert read(data, one_epoch(Numbers(uneven(101), 8, bucket_noise, seed=1))) not in orders
 
 
 def test_batches_begin_anywhere_and_ranks_share_them() -> None:
@@ -116,7 +118,7 @@ def test_batches_begin_anywhere_and_ranks_share_them() -> None:
         assert [*map(same, later, batches[first:])] == [True] * 5
     ranks = [islice(data.train_batches(NET, Shard(rank, 3), 4), 10) for rank in range(3)]
     for whole, parts in zip(batches[4:14], zip(*ranks, strict=True), strict=True):
-        assert same(Pairs(*map(torch.cat, zip(*parts, strict=True))), whole)
+        assert same(PairBatch(*map(torch.cat, zip(*parts, strict=True))), whole)
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4))
@@ -127,12 +129,12 @@ def test_evaluation_reads_each_pair_once(count: int, size: int, ranks: int) -> N
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=60), st.data())
-def test_any_lengths_are_parted_into_batches_none_of_which_is_empty(
+def test_any_lengths_are_divided_into_batches_none_of_which_is_empty(
     lengths: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     batches = data.draw(st.integers(1, len(lengths)))
-    random, jitter = data.draw(st.sampled_from([(None, 0.0), (generator(1), 0.0), (generator(1), 9.0)]))
-    parts = arranged(torch.tensor(lengths), batches, random, jitter)
+    random, bucket_noise = data.draw(st.sampled_from([(None, 0.0), (generator(1), 0.0), (generator(1), 9.0)]))
+    parts = bucketed(torch.tensor(lengths), batches, random, bucket_noise)
     assert len(parts) == batches
     assert all(len(part) for part in parts)
     assert sorted(torch.cat(parts).tolist()) == list(range(len(lengths)))
@@ -146,7 +148,7 @@ def test_batches_hold_equally_many_tokens_and_little_padding() -> None:
     assert tokens.std() < 0.05 * tokens.mean()
     assert real(batches) > 0.95
     assert real(list(data.batches("eval", NET, Shard()))) > 0.95
-    mixed = one_epoch(Numbers(uneven(12_000), 32, jitter=1000))  # so the order is what does it
+    mixed = one_epoch(Numbers(uneven(12_000), 32, bucket_noise=1000))  # so the order is what does it
     assert real(mixed) < 0.7
 
 
@@ -173,10 +175,10 @@ def files(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("lowercase", [False, True])
 @pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
 def test_a_description_reads_and_writes_as_the_data_do(files: list[Path], level: Level, lowercase: bool) -> None:
-    data = ParallelFiles(files, level=level, pieces=60, lowercase=lowercase)
+    data = ParallelFiles(files, level=level, bpe_vocab_size=60, lowercase=lowercase)
     batch = next(data.batches("test", NET, Shard()))
     for name, side, texts in zip(("source", "target"), (data.source, data.target), (GERMAN, ENGLISH), strict=True):
-        again = Side.described(data.describe()[name])
+        again = LineEncoder.described(data.describe()[name])
         assert again.vocabulary.words[:4] == SPECIALS
         assert all(map(torch.equal, again.encode(texts), side.encode(texts)))
         ids, visible = again.encode(texts)
@@ -198,7 +200,7 @@ def test_a_description_reads_and_writes_as_the_data_do(files: list[Path], level:
 
 @pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
 def test_a_special_token_in_the_text_is_none(files: list[Path], level: Level) -> None:
-    data = ParallelFiles(files, level=level, minimum=1, pieces=80)
+    data = ParallelFiles(files, level=level, min_freq=1, bpe_vocab_size=80)
     for side in (data.source, data.target):
         for row in side.ids([*GERMAN, *ENGLISH, "<pad><bos>", " ".join(SPECIALS)]):
             assert not {PAD, BEGIN, END} & set(row)
@@ -207,16 +209,16 @@ def test_a_special_token_in_the_text_is_none(files: list[Path], level: Level) ->
     assert len(set(data.target.vocabulary.words)) == len(data.target.vocabulary)
 
 
-def former_batches(data: ParallelText, batches: int, seed: int, longest: int | None) -> Iterator[Pairs]:
+def former_batches(data: ParallelText, batches: int, seed: int, max_len: int | None) -> Iterator[PairBatch]:
     """A pass of training as it was when each line was a list of ids: the road that the packed lines are compared with."""
     pairs = []
     for pair in itertools.islice(zip(GERMAN * 20, ENGLISH * 20, strict=True), 72):  # without 5 % each for eval and test
         sides = zip((data.source, data.target), pair, strict=True)
-        ids = [[side.known.get(token, UNKNOWN) for token in side.tokenizer.lines([line])[0]] for side, line in sides]
-        if longest is None or max(map(len, ids)) <= longest:
+        ids = [[side.word_ids.get(token, UNKNOWN) for token in side.tokenizer.lines([line])[0]] for side, line in sides]
+        if max_len is None or max(map(len, ids)) <= max_len:
             pairs.append(ids)
     lengths = torch.tensor([[len(source) + 1, len(target) + 1] for source, target in pairs])
-    for rows in arranged(lengths, batches, generator(seed, 4, 0), data.jitter):
+    for rows in bucketed(lengths, batches, generator(seed, 4, 0), data.bucket_noise):
         chosen = [pairs[row] for row in rows.tolist()]
         source, tokens, targets = (
             nn.utils.rnn.pad_sequence([torch.tensor(line) for line in lines], batch_first=True, padding_value=PAD)
@@ -226,20 +228,22 @@ def former_batches(data: ParallelText, batches: int, seed: int, longest: int | N
                 [[*target, END] for _, target in chosen],
             )
         )
-        yield Pairs(source, source != PAD, tokens, targets, targets != PAD)
+        yield PairBatch(source, source != PAD, tokens, targets, targets != PAD)
 
 
-@pytest.mark.parametrize("longest", [None, 8])
+@pytest.mark.parametrize("max_len", [None, 8])
 @pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
 def test_packed_lines_make_the_batches_that_lists_of_ids_made(
-    files: list[Path], level: Level, longest: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    files: list[Path], level: Level, max_len: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if longest and level == "characters":
-        longest = 20
+    if max_len and level == "characters":
+        max_len = 20
     monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
     for _ in range(2):  # encoded, and found again
-        data = ParallelFiles(files, level=level, pieces=60, longest=longest, batch_size=7, jitter=2.0, seed=3)
-        former = list(former_batches(data, int(data.batches_per_epoch), 3, longest))
+        data = ParallelFiles(
+            files, level=level, bpe_vocab_size=60, max_len=max_len, batch_size=7, bucket_noise=2.0, seed=3
+        )
+        former = list(former_batches(data, int(data.batches_per_epoch), 3, max_len))
         assert all(map(same, one_epoch(data), former))
         assert len(former) == data.batches_per_epoch
         monkeypatch.setattr(parallel_corpora, "encode_pairs", None)
@@ -259,7 +263,7 @@ def test_pairs_are_encoded_once_and_again_where_the_cache_or_a_library_is_not_wh
 
     monkeypatch.setattr(parallel_corpora, "encode_pairs", counted)
     with ThreadPoolExecutor(3) as pool:
-        several = list(pool.map(lambda _: ParallelFiles(files, pieces=60), range(3)))
+        several = list(pool.map(lambda _: ParallelFiles(files, bpe_vocab_size=60), range(3)))
     assert len(made) == 1
     assert all(data.describe() == several[0].describe() for data in several)
     assert len({message for message in caplog.messages if "also occur in train" in message}) == 1
@@ -268,26 +272,26 @@ def test_pairs_are_encoded_once_and_again_where_the_cache_or_a_library_is_not_wh
     for array in (tmp_path / "cache").glob("*/train.source.ids.npy"):  # cut off, as by a full disk
         os.truncate(array, 200)
     wanted = list(several[0].batches("eval", NET, Shard()))
-    assert all(map(same, ParallelFiles(files, pieces=60).batches("eval", NET, Shard()), wanted))
+    assert all(map(same, ParallelFiles(files, bpe_vocab_size=60).batches("eval", NET, Shard()), wanted))
     assert len(made) == 2
     for change in (
-        {"pieces": 61},
-        {"pieces": 60, "lowercase": True},
-        {"pieces": 60, "longest": 9},
-        {"pieces": 60, "eval_share": 0.1},
+        {"bpe_vocab_size": 61},
+        {"bpe_vocab_size": 60, "lowercase": True},
+        {"bpe_vocab_size": 60, "max_len": 9},
+        {"bpe_vocab_size": 60, "eval_share": 0.1},
     ):
         ParallelFiles(files, **change)  # type: ignore[arg-type]
     assert len(made) == 6
     monkeypatch.setattr("sentencepiece.__version__", "another")
-    ParallelFiles(files, pieces=60)
+    ParallelFiles(files, bpe_vocab_size=60)
     assert len(made) == 7
     written(tmp_path, "a.de", GERMAN[1:] * 20 + GERMAN[:1] * 20)
-    ParallelFiles(files, pieces=60)
+    ParallelFiles(files, bpe_vocab_size=60)
     assert len(made) == 8
 
 
 def test_pairs_lie_in_memory_as_a_few_arrays(files: list[Path]) -> None:
-    for data in (ParallelFiles(files, pieces=60), Numbers(uneven(9), 2)):
+    for data in (ParallelFiles(files, bpe_vocab_size=60), Numbers(uneven(9), 2)):
         for split in filter(data.has, ("train", "eval", "test")):
             held = data.split(split)
             assert all(isinstance(part, np.ndarray) for texts in held.texts for part in (texts.utf8, texts.ends))
@@ -297,7 +301,7 @@ def test_pairs_lie_in_memory_as_a_few_arrays(files: list[Path]) -> None:
 @limited(max_examples=30)
 @given(st.lists(st.text(max_size=5), max_size=9), st.data())
 def test_packed_texts_are_the_lines_that_went_in(lines: list[str], data: st.DataObject) -> None:
-    texts = Texts.of(lines)
+    texts = TextLines.of(lines)
     assert list(texts) == lines
     assert len(texts) == len(lines)
     place = data.draw(st.slices(len(lines)))
@@ -313,12 +317,12 @@ def test_empty_lines_are_left_out_of_training_and_kept_elsewhere(
     one = written(tmp_path, "a", ["a b c", "", "c", "d e f g", "a"])
     other = written(tmp_path, "b", ["A", "B", "   ", "D", "E F"])
     with caplog.at_level(logging.INFO, "dlref"):
-        data = ParallelFiles([one, other], [one, other], level="words", minimum=1, longest=3)
+        data = ParallelFiles([one, other], [one, other], level="words", min_freq=1, max_len=3)
     assert data.texts("train") == [("a b c", "A"), ("a", "E F")]
     assert data.texts("eval") == [("a b c", "A"), ("", "B"), ("c", ""), ("d e f g", "D"), ("a", "E F")]
     said = "\n".join(caplog.messages)
-    assert "2 of 5 training pairs have an empty side" in said
-    assert "1 of 3 training pairs are longer than data.longest=3" in said
+    assert "2 of 5 training pairs have an empty line" in said
+    assert "1 of 3 training pairs are longer than data.max_len=3" in said
     assert "40.00% of those of eval also occur in train" in said
     (batch,) = data.batches("eval", NET, Shard())
     assert sorted(batch.visible.sum(1).tolist()) == [1, 2, 2, 4, 5]
@@ -329,10 +333,10 @@ def test_empty_lines_are_left_out_of_training_and_kept_elsewhere(
 
 def test_parts_for_evaluation_are_the_last_lines(tmp_path: Path) -> None:
     paths = [written(tmp_path, name, [f"{name}{n}" for n in range(20)]) for name in "ab"]
-    data = ParallelFiles(paths, level="words", minimum=1, eval_share=0.2, test_share=0.1)
+    data = ParallelFiles(paths, level="words", min_freq=1, eval_share=0.2, test_share=0.1)
     parts = [[(f"a{n}", f"b{n}") for n in part] for part in (range(14), range(14, 18), range(18, 20))]
     assert [data.texts(split) for split in ("train", "eval", "test")] == parts
-    data = ParallelFiles(paths, test=paths, level="words", minimum=1, eval_share=0.2, test_share=0.1)
+    data = ParallelFiles(paths, test=paths, level="words", min_freq=1, eval_share=0.2, test_share=0.1)
     assert [len(data.texts(split)) for split in ("train", "eval", "test")] == [16, 4, 20]
 
 
@@ -355,13 +359,18 @@ def test_fault_17_two_files_that_do_not_belong_together(tmp_path: Path, content:
 
 
 def test_impossible_settings_are_refused(files: list[Path]) -> None:
-    impossible: list[Any] = [{"eval_share": 0.6, "test_share": 0.5}, {"minimum": 0, "level": "words"}, {"pieces": 9000},
-                  {"batch_size": 0}, {"eval": files[:1]}]  # fmt: skip
+    impossible: list[Any] = [
+        {"eval_share": 0.6, "test_share": 0.5},
+        {"min_freq": 0, "level": "words"},
+        {"bpe_vocab_size": 9000},
+        {"batch_size": 0},
+        {"eval": files[:1]},
+    ]
     for settings in impossible:
         with pytest.raises(ConfigError):
             ParallelFiles(files, **settings)
-    with pytest.raises(DataError, match=r"longer than data\.longest=1"):
-        ParallelFiles(files, level="words", longest=1)
+    with pytest.raises(DataError, match=r"longer than data\.max_len=1"):
+        ParallelFiles(files, level="words", max_len=1)
     with pytest.raises(ConfigError, match="both de"):
         Multi30k(source="de", target="de")
     sizes: list[Any] = [{"size": 10**6}, {"size": 100, "eval_size": 60, "test_size": 60}]
@@ -408,7 +417,7 @@ def test_as_many_dates_can_be_had_as_there_are_and_no_more(monkeypatch: pytest.M
     ways = 365 * 10 - 31 * 3  # a day in May has three ways less: its long name is its short one
     data = Dates(size=ways, eval_size=1, test_size=1)
     assert len({pair for split in ("train", "eval", "test") for pair in data.texts(split)}) == ways
-    with pytest.raises(ConfigError, match=f"there are {ways:,} different ones"):
+    with pytest.raises(ConfigError, match=f"there are {ways:,} distinct ones"):
         Dates(size=ways + 1)
 
 

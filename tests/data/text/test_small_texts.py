@@ -20,7 +20,7 @@ WINDOWS = [
 ]
 NGRAM = ["model=ngram", "data=text"]
 COUNTS = ["model=ppmi_svd", "data=text", "network.width=2", "data.batch_size=1"]
-WORD2VEC = ["model=word2vec", "data=text", "network.width=4", "objective.block=8", "objective.shared=4"]
+WORD2VEC = ["model=word2vec", "data=text", "network.width=4", "objective.block_size=8", "objective.shared_negatives=4"]
 HELP = ["data=python_docs", "network.width=4"]
 WORDS = "one two three two one four\n"
 TOO_FEW = ", too few to keep some of them for test and eval; bring a longer text, or name data.eval and data.test"
@@ -31,28 +31,28 @@ SMALL: dict[str, tuple[list[str], str | None, int, str]] = {
     "blank lines": (LSTM, "\n  \n\n" * 20, 3, NO_TEXT),
     "blank lines of characters": ([*LSTM, "data.level=characters"], "\n  \n\n" * 20, 3, NO_TEXT),
     "blank lines of English": ([*LSTM, "data.level=english"], "\n  \n\n" * 20, 3, NO_TEXT),
-    "blank lines of pieces": ([*LSTM, "data.level=bpe"], "\n  \n\n" * 20, 3, NO_TEXT),
+    "blank lines of subwords": ([*LSTM, "data.level=bpe"], "\n  \n\n" * 20, 3, NO_TEXT),
     "one word": (LSTM, "word", 3, f"has 1 token{TOO_FEW}"),
     "one line": (LSTM, "word\n", 3, f"has 2 tokens{TOO_FEW}"),
     "one letter": ([*LSTM, "data.level=characters"], "w", 3, f"has 1 token{TOO_FEW}"),
     "a few words": (LSTM, WORDS, 3, f"has 7 tokens{TOO_FEW}"),
-    "columns": ([*LSTM, "data.batch_size=70"], WORDS * 9, 3, "do not fill 70 columns; lower data.batch_size or bring"),
-    "windows": ([*WINDOWS, "data.order=shuffled"], WORDS * 9, 3, "lower data.batch_size or length, or bring more text"),
-    "rare words": ([*LSTM, "data.minimum=37"], WORDS * 20, 2, "data.minimum is 37, and the most frequent token"),
-    "rare words of the help": (["model=lstm_lm", *HELP, "data.minimum=99999"], None, 2, "has a count of {}; lower it"),
-    "rare words, windows": ([*WINDOWS, "data.minimum=99"], WORDS * 20, 2, "data.minimum is 99, and the most"),
-    "rare words, counted": ([*NGRAM, "data.minimum=99"], WORDS * 20, 2, "data.minimum is 99, and the most"),
-    "rare words, vectors": ([*WORD2VEC, "data.minimum=99"], WORDS * 20, 2, "data.minimum is 99, and the most"),
-    "pieces": ([*LSTM, "data.level=bpe"], WORDS * 20, 2, "data.pieces=8000 cannot be learned from this text; choose"),
+    "streams": ([*LSTM, "data.batch_size=70"], WORDS * 9, 3, "do not fill 70 streams; lower data.batch_size or bring"),
+    "windows": ([*WINDOWS, "data.order=shuffled"], WORDS * 9, 3, "lower data.batch_size or seq_len, or bring more text"),
+    "rare words": ([*LSTM, "data.min_freq=37"], WORDS * 20, 2, "data.min_freq is 37, and the most frequent token"),
+    "rare words of the help": (["model=lstm_lm", *HELP, "data.min_freq=99999"], None, 2, "has a count of {}; lower it"),
+    "rare words, windows": ([*WINDOWS, "data.min_freq=99"], WORDS * 20, 2, "data.min_freq is 99, and the most"),
+    "rare words, counted": ([*NGRAM, "data.min_freq=99"], WORDS * 20, 2, "data.min_freq is 99, and the most"),
+    "rare words, vectors": ([*WORD2VEC, "data.min_freq=99"], WORDS * 20, 2, "data.min_freq is 99, and the most"),
+    "subwords": ([*LSTM, "data.level=bpe"], WORDS * 20, 2, "data.bpe_vocab_size=8000 cannot be learned from this text; choose"),
     "order": ([*NGRAM, "network.order=99", "data.batch_size=1"], WORDS * 9, 2, "network.order is 99, and the text"),
     "width": ([*COUNTS, "network.width=99"], WORDS * 20, 2, "network.width is 99, and the text has 6 different words"),
-    "one repeated word, counted": (COUNTS, "word " * 200, 3, "no two words of the training text stand together more"),
+    "one repeated word, counted": (COUNTS, "word " * 200, 3, "no two words of the training text occur together more"),
     "one repeated word": (WORD2VEC, "word " * 900, 3, ONE_WORD.format(1)),
     "one repeated word, by its window": ([*WORD2VEC, "objective=cbow"], "word\n" * 900, 3, ONE_WORD.format(1)),
     "a wide window": ([*WORD2VEC, "objective.window=5000"], WORDS * 30, 2, "objective.window is 5000, and the training"),
     "a training part of blank lines": (LSTM, "\n" * 99 + WORDS, 3, NO_TEXT),
-    "a training part of blank lines, pieces": ([*LSTM, "data.level=bpe"], "\n" * 999 + WORDS, 3, NO_TEXT),
-    "unknown words": ([*WORD2VEC, "data.maximum=3"], WORDS * 90, 3, ONE_WORD.format(1)),
+    "a training part of blank lines, subwords": ([*LSTM, "data.level=bpe"], "\n" * 999 + WORDS, 3, NO_TEXT),
+    "unknown words": ([*WORD2VEC, "data.max_vocab_size=3"], WORDS * 90, 3, ONE_WORD.format(1)),
 }  # fmt: skip
 
 
@@ -69,9 +69,9 @@ def test_what_is_too_small_is_said_with_what_to_set(name: str, train: Train, tmp
 
 
 FITS: dict[str, tuple[list[str], Any]] = {
-    "a text shorter than a piece": ([*LSTM, "data.batch_size=1", "data.length=999"], WORDS * 9),
+    "a text shorter than a segment": ([*LSTM, "data.batch_size=1", "data.seq_len=999"], WORDS * 9),
     "a text shorter than the window": (
-        [*WINDOWS, "data.batch_size=1", "data.length=999", "data.order=fixed"],
+        [*WINDOWS, "data.batch_size=1", "data.seq_len=999", "data.order=fixed"],
         WORDS * 9,
     ),
     "one word again and again": ([*LSTM, "data.batch_size=2"], "word " * 99),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dlref.data.text import text_files
 from dlref.data.text.corpora import PennTreebank, Text8, TextFiles, TinyShakespeare
-from dlref.data.text.text_files import encode, lines_of, texts
+from dlref.data.text.text_files import encode, lines_of, text_chunks
 from dlref.data.text.tokenizer import Level
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import Shard
@@ -39,7 +39,7 @@ def tokens(data: TextFiles, split: str) -> list[str]:
 
 def test_a_text_is_words_and_line_ends_by_split(tmp_path: Path) -> None:
     train = written(tmp_path, "a.txt", "the cat the dog\nthe cow\n")
-    data = TextFiles(train, eval=written(tmp_path, "b.txt", "a cat\n"), minimum=2)
+    data = TextFiles(train, eval=written(tmp_path, "b.txt", "a cat\n"), min_freq=2)
     assert data.vocabulary.words == ["<unk>", "<eos>", "the"]
     assert tokens(data, "train") == ["the", "<unk>", "the", "<unk>", "<eos>", "the", "<unk>", "<eos>"]
     assert tokens(data, "eval") == ["<unk>", "<unk>", "<eos>"]
@@ -49,10 +49,10 @@ def test_a_text_is_words_and_line_ends_by_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", [1, 3, 7, 2**22])
 def test_pieces_of_any_size_are_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """Also where a piece ends within a letter of two bytes, or between the two bytes of a line end."""
-    monkeypatch.setattr(text_files, "PIECE", block)
+    monkeypatch.setattr(text_files, "CHUNK", block)
     content = "\ufeffein Mädchen\r\n\r\nläuft  schön\nweiter"
     path = written(tmp_path, "a.txt", content)
-    assert "".join(texts(path)) == "ein Mädchen\n\nläuft  schön\nweiter"
+    assert "".join(text_chunks(path)) == "ein Mädchen\n\nläuft  schön\nweiter"
     data = TextFiles(path, eval=path)
     line = "ein Mädchen <eos> <eos> läuft schön <eos> weiter"
     assert tokens(data, "train") == line.split()
@@ -74,7 +74,7 @@ def test_compressed_files_hold_the_same_text(tmp_path: Path) -> None:
         archive.writestr("../../a", content)  # a name that no path is made of
     unnamed = written(tmp_path, "b.txt", gzip.compress(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode()))
     for path in (packed, tmp_path / "a.zip", unnamed):
-        assert list(texts(path)) == list(texts(plain))
+        assert list(text_chunks(path)) == list(text_chunks(plain))
         assert list(lines_of(path)) == content.splitlines()
 
 
@@ -148,7 +148,7 @@ def test_fault_14_an_archive_of_several_files_is_refused(tmp_path: Path) -> None
         archive.writestr("a", "a")
         archive.writestr("/etc/b", "b")
     with pytest.raises(DataError, match="2 files"):
-        list(texts(tmp_path / "a.zip"))
+        list(text_chunks(tmp_path / "a.zip"))
 
 
 @pytest.mark.faults
@@ -161,7 +161,7 @@ def test_fault_11_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkey
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "a.txt", "one two\n" * 9)
-    for settings in ({"minimum": 0}, {"maximum": 1}, {"eval_share": 0.6, "test_share": 0.5}):
+    for settings in ({"min_freq": 0}, {"max_vocab_size": 1}, {"eval_share": 0.6, "test_share": 0.5}):
         with pytest.raises(ConfigError):
             TextFiles(path, **settings)  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def test_text8_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.Monk
 def test_pieces_of_words_are_learned_from_the_training_part_also_of_long_lines(tmp_path: Path) -> None:
     line = " ".join(f"word{i % 7}" for i in range(3000))  # longer than sentencepiece reads
     path = written(tmp_path, "a.txt", f"{line}\n{line}\n" + "zzzz " * 600)
-    data = TextFiles(path, level="bpe", pieces=18, eval_share=0.05, test_share=0.05)
+    data = TextFiles(path, level="bpe", bpe_vocab_size=18, eval_share=0.05, test_share=0.05)
     assert not any("z" in piece for piece in data.vocabulary.words)
     assert data.tokenizer.join(tokens(data, "train")[:2000]).startswith("word0 word1 word2 word3")
 
@@ -200,10 +200,12 @@ def test_pieces_of_words_lose_nothing_in_any_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_cache: Path, block: int
 ) -> None:
     """Also of a long line, which is read in parts, and of letters that occur at the end alone."""
-    monkeypatch.setattr(text_files, "PIECE", block)
+    monkeypatch.setattr(text_files, "CHUNK", block)
     monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
     text = "the  cat sat on the mat\n" * 30 + "and the dog did not " * 30 + "\n\nQuiz & ☃ ▁ ³\n"
-    data = TextFiles(written(tmp_path, "a.txt", text), level="bpe", pieces=40, minimum=9, maximum=30, eval_share=0.1)
+    data = TextFiles(
+        written(tmp_path, "a.txt", text), level="bpe", bpe_vocab_size=40, min_freq=9, max_vocab_size=30, eval_share=0.1
+    )
     found = [token for split in ("train", "eval", "test") for token in tokens(data, split)]
     assert data.tokenizer.join(found) == text
     assert "<unk>" not in found
@@ -215,7 +217,7 @@ def test_pieces_of_words_lose_nothing_in_any_split(
 def test_nats_per_word_and_per_character_are_those_of_the_whole_text(tmp_path: Path, level: Level) -> None:
     text = "a cat  sat on a mat\n\nnaïve dogs did not\n" * 9
     path = written(tmp_path, "a.txt", text)
-    data = TextFiles(path, eval=path, level=level, pieces=40)
+    data = TextFiles(path, eval=path, level=level, bpe_vocab_size=40)
     torch.manual_seed(0)
     net = RecurrentLM(len(data.vocabulary), width=5, layers=1).double().eval()
     objective, cpu = LanguageModelling(net), torch.device("cpu")
@@ -250,10 +252,10 @@ def test_a_test_file_alone_leaves_eval_to_be_cut(tmp_path: Path) -> None:
 
 @pytest.mark.faults
 def test_fault_17_an_endless_word_and_a_folder_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_files, "PIECE", 10)
-    monkeypatch.setattr(text_files, "LONGEST", 100)
+    monkeypatch.setattr(text_files, "CHUNK", 10)
+    monkeypatch.setattr(text_files, "MAX_WORD", 100)
     with pytest.raises(DataError, match="100 bytes without white space"):
-        list(texts(written(tmp_path, "a.txt", "two\nlines\n" + "x" * 1000)))
+        list(text_chunks(written(tmp_path, "a.txt", "two\nlines\n" + "x" * 1000)))
     with pytest.raises(DataError, match="cannot be read"):
         TextFiles(tmp_path)
 

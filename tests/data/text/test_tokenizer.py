@@ -17,15 +17,15 @@ WORDS = st.lists(st.sampled_from(["<unk>", "a", "b", "the", "<eos>", "", " "]), 
 @pytest.mark.faults
 @given(WORDS, WORDS, st.integers(1, 3), st.none() | st.integers(2, 4))
 def test_fault_18_a_vocabulary_takes_any_text_and_keeps_its_size(
-    text: list[str], later: list[str], minimum: int, maximum: int | None
+    text: list[str], later: list[str], min_freq: int, max_size: int | None
 ) -> None:
-    vocabulary = Vocabulary.build(text, minimum, maximum=maximum)
+    vocabulary = Vocabulary.build(text, min_freq, max_size=max_size)
     size = len(vocabulary)
     ids = vocabulary.lookup_indices(later)
     assert len(vocabulary) == size  # asking for unknown words adds none
-    assert size <= (maximum or size)
-    known = {word for word in text if text.count(word) >= minimum} | {"<unk>"}
-    if maximum is None or len(known) <= maximum:
+    assert size <= (max_size or size)
+    known = {word for word in text if text.count(word) >= min_freq} | {"<unk>"}
+    if max_size is None or len(known) <= max_size:
         assert set(vocabulary.get_itos()) == known
     kept = vocabulary.get_stoi()
     assert set(kept) <= known
@@ -35,9 +35,9 @@ def test_fault_18_a_vocabulary_takes_any_text_and_keeps_its_size(
 
 
 def test_words_are_ordered_by_frequency_then_alphabet_after_the_specials() -> None:
-    vocabulary = Vocabulary.build(["b", "b", "a", "a", "c", "d", "d", "d"], minimum=2, specials=["<pad>", "<unk>"])
+    vocabulary = Vocabulary.build(["b", "b", "a", "a", "c", "d", "d", "d"], min_freq=2, specials=["<pad>", "<unk>"])
     assert vocabulary.get_itos() == ["<pad>", "<unk>", "d", "a", "b"]
-    assert Vocabulary.build({"b": 2, "a": 2, "d": 3}, maximum=3).get_itos() == ["<unk>", "d", "a"]
+    assert Vocabulary.build({"b": 2, "a": 2, "d": 3}, max_size=3).get_itos() == ["<unk>", "d", "a"]
 
 
 def test_a_vocabulary_of_doubles_or_without_unknown_is_refused() -> None:
@@ -106,7 +106,9 @@ def test_pieces_of_any_text_are_in_the_vocabulary_and_give_it_back(model: str, t
         assert tokens.count("<eos>") == whole.count("\n")
         lines = whole.split("\n")
         assert [tokenizer.join(line) for line in tokenizer.lines(lines)] == lines
-    assert tokenizer.join([*tokenizer(text), *tokenizer(more, begins=text.endswith("\n") or not text)]) == text + more
+    assert (
+        tokenizer.join([*tokenizer(text), *tokenizer(more, starts_line=text.endswith("\n") or not text)]) == text + more
+    )
 
 
 def test_pieces_are_learned_beside_the_bytes_and_none_is_a_special_token() -> None:
@@ -120,7 +122,7 @@ def test_pieces_are_learned_beside_the_bytes_and_none_is_a_special_token() -> No
 
 @pytest.mark.parametrize(("size", "advice"), [(5000, "choose {} or fewer"), (3, "choose {} or more")])
 def test_the_number_of_pieces_that_is_advised_can_be_learned(size: int, advice: str) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.pieces={size} ") as refused:
+    with pytest.raises(ConfigError, match=rf"data\.bpe_vocab_size={size} ") as refused:
         learn_bpe(PLAIN, size)
     number = int(re.findall(r"choose (\d+)", str(refused.value))[0])
     assert str(refused.value).endswith(advice.format(number))
@@ -130,5 +132,5 @@ def test_the_number_of_pieces_that_is_advised_can_be_learned(size: int, advice: 
 
 
 def test_more_pieces_than_a_text_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"data\.pieces=5000"):
+    with pytest.raises(ConfigError, match=r"data\.bpe_vocab_size=5000"):
         learn_bpe(iter(["a few words"]), 5000)
