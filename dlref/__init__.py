@@ -13,7 +13,7 @@ def load(run: "str | Path", plugins: "Sequence[str]" = ()) -> "nn.Module":
     """The trained network of a run or checkpoint, in evaluation mode, on the CPU, in float64 if it was trained in it.
 
     `plugins` names imported modules of your own that the network may come from.
-    Its attribute `description` holds what using it needs: vocabulary, normalisation, names of classes.
+    Its attribute `description` holds what using it needs: vocabulary, normalization, names of classes.
     Raises CheckpointError for anything but a whole checkpoint.
     """
     from dlref.build import make_network, weights_dtype  # imported here, so that `dlref --help` need not wait for torch

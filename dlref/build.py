@@ -59,14 +59,14 @@ def build_trainer(
 ) -> tuple[torch.optim.Optimizer, Schedule, Trainer]:
     """Optimizer, schedule and trainer for an objective."""
     for group in ("optimizer", "schedule"):
-        check_section(group, config[group], group, plugins)
+        check_section(group, config.get(group), group, plugins)
     decay = config["optimizer"].get("weight_decay", 0)
     trained: list[Any] = [p for p in objective.parameters() if p.requires_grad]
     limits: dict[str, Any] = {}
     if not trained:  # the network is fitted in closed form: one step, and an optimizer wants something to hold
         trained = [torch.zeros((), requires_grad=True)]
         limits = {"max_steps": 1, "max_epochs": None, "max_seconds": None}
-    # Biases and the gains of norms stay out of weight decay, as in the papers that use it.
+    # Biases and the scales of norms are not decayed, as in the papers that use it.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -84,7 +84,7 @@ def build_trainer(
 
 
 def tables(net: nn.Module) -> list[torch.Tensor]:
-    """Weight matrices with a row for each token or class, embeddings and output layer, which some optimizers treat apart."""
+    """Embeddings and output layer, with a row of weights for each token or class, which some optimizers treat differently."""
     looked_up = [layer.weight for layer in net.modules() if isinstance(layer, nn.Embedding)]
     return looked_up + ([net.out.weight] if isinstance(net, HasOutputLayer) else [])
 

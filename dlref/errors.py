@@ -51,11 +51,11 @@ class LostRankError(ResourceError):
 
 
 def brief(said: object, most: int = 160) -> str:
-    """What an error says, or somebody has typed, on one line of so many letters, whatever a broken file has put into it."""
+    """A message or typed text on one line of at most so many printable characters, whatever a broken file has put into it."""
     text = " ".join(str(said)[: 2 * most].split())
     if not text and isinstance(said, Exception):
         text = type(said).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    return "".join(character if character.isprintable() else "?" for character in text[:most])
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

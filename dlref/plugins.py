@@ -30,11 +30,11 @@ def sources(name: str) -> list[Path]:
         new = [file for file in files if file not in found and file.is_file()]
         found += new
         if not start.is_dir():
-            waiting += [other for file in new for other in beside(file, start.parent)]
+            waiting += [other for file in new for other in imported_from(file, start.parent)]
     return sorted(found)
 
 
-def beside(file: Path, folder: Path) -> Iterator[Path]:
+def imported_from(file: Path, folder: Path) -> Iterator[Path]:
     """The files and packages of a folder that a file imports."""
     try:
         tree = ast.parse(file.read_bytes())

@@ -44,8 +44,8 @@ def require_text(overrides: Sequence[str]) -> None:
     """Raise ConfigError for control characters, and for undecodable bytes in a key; a path may have such bytes."""
     for override in overrides:
         require_decoded(override.partition("=")[0])
-        if {unicodedata.category(letter) for letter in override} & {"Cc", "Zl", "Zp"}:
-            raise ConfigError(f"{override!r:.200} is not key=value in letters that can be printed")
+        if {unicodedata.category(character) for character in override} & {"Cc", "Zl", "Zp"}:
+            raise ConfigError(f"{override!r:.200} is not key=value in characters that can be printed")
 
 
 def is_hydras(override: str) -> bool:
@@ -239,7 +239,7 @@ def load_plugins(files: Sequence[str]) -> list[str]:
 
 
 def import_plugin(file: str, name: str, path: Path, is_package: bool) -> None:
-    """Run the module; what lies beside it may be imported by its name, if no other module has it."""
+    """Run the module; modules of its folder may be imported by name, if no other module has it."""
     inner = [str(path.parent)] if is_package else None
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=inner)
     assert spec is not None

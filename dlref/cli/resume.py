@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, which of its settings may be used, and whether it is still the same training."""
+"""Resuming a run: from which checkpoint, with which of its settings, and whether it is still the same training."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ INTERPOLATED = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # what OmegaConf resolves
 class Start(NamedTuple):
     """Where a training begins."""
 
-    checkpoint: Any = None  # to go on from
+    checkpoint: Any = None  # to resume from
     folder: Path | None = None  # of the run that it is of
     seen: Sequence[str] = ()  # the checkpoints that there were
 
@@ -54,7 +54,7 @@ def to_resume(typed: Mapping[str, str | None]) -> Start:
         return Start()
     if wish == "auto":
         if named is None:
-            raise ConfigError("resume=auto goes on in run_dir, which is not set; add run_dir=DIR")
+            raise ConfigError("resume=auto resumes the run in run_dir, which is not set; add run_dir=DIR")
         folder = Path(os.path.expanduser(named))
     else:
         folder = followed(Path(os.path.expanduser(wish)))
@@ -62,7 +62,7 @@ def to_resume(typed: Mapping[str, str | None]) -> Start:
         home = folder.resolve().parents[1] if one else folder
         if named is not None and Path(os.path.expanduser(named)).resolve() != home.resolve():
             raise ConfigError(
-                f"resume={wish} goes on in that run's own directory, not in run_dir={named}; leave run_dir out, or copy the "
+                f"resume={wish} continues in that run's own directory, not in run_dir={named}; leave run_dir out, or copy the "
                 "run there and resume the copy"
             )
         if one:
@@ -78,7 +78,7 @@ def to_resume(typed: Mapping[str, str | None]) -> Start:
     found = Checkpoints(folder / "checkpoints").newest("step")
     if found is None and (wish != "auto" or seen):
         require_unused(folder)
-        raise CheckpointError(f"{folder} has no whole checkpoint to go on from; begin anew in another run_dir")
+        raise CheckpointError(f"{folder} has no whole checkpoint to resume from; start a new run in another run_dir")
     return Start(found, folder, seen)
 
 
@@ -221,7 +221,7 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
     try:
         shown, shared = checkpoint.read("weights.pt"), checkpoint.read("training.pt")
         own = checkpoint.read(f"rank-{trainer.shard.rank}.pt")
-        if other_data:  # which begin anew
+        if other_data:  # which start again
             own |= {"carried": {}, "data": None}
         restore(trainer, shown, shared, own, str(checkpoint.path))
     except CheckpointError as error:
@@ -230,7 +230,7 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
         reason = f"{type(error).__name__}: {first_line(error)[:120]}"
         raise CheckpointError(
             f"{checkpoint.path} does not hold what this dlref resumes from ({reason}){changed}; "
-            f"{checkpoint.use_its_dlref}begin anew"
+            f"{checkpoint.use_its_dlref}start a new run"
         ) from error
     then = checkpoint.manifest["config"]["trainer"].get("monitor")
     if then != trainer.monitor and trainer.progress.best is not None:
@@ -238,19 +238,19 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
             typed = [in_shell(f"trainer.monitor={name or 'null'}") for name in (then, trainer.monitor)]
             raise CheckpointError(
                 f"{checkpoint.path} kept the best weights by trainer.monitor '{then}', and the config now has "
-                f"'{trainer.monitor}'; add {typed[0]} to resume with it, or {typed[1]} to begin the best anew"
+                f"'{trainer.monitor}'; add {typed[0]} to resume with it, or {typed[1]} to start again with the best"
             )
         # Its best value is of another metric, which nothing may ever surpass.
         trainer.progress.best, trainer.progress.since_best = None, 0
-        logger.info("what is best begins anew, with %s instead of %s", trainer.monitor, then)
+        logger.info("what is best starts again, with %s instead of %s", trainer.monitor, then)
 
 
 def has_other_data(
     checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[str, Any], paths: set[str]
 ) -> bool:
-    """Refuse to go on as something else; say what was changed on purpose, and what may cost the last bits.
+    """Whether the run resumes with other data, which then start again.
 
-    Whether it goes on with other data, which then begin anew.
+    Refuses to resume something else. Logs what was changed on purpose, and what may change the last bits of the results.
     """
     from dlref.training import gradient_norm
     from dlref.training.run import warn_of_other_plugins
@@ -282,13 +282,13 @@ def has_other_data(
     if data_changes and not trainer.allow_other_data:
         raise CheckpointError(
             f"{checkpoint.path} was trained on other data ({', '.join(data_changes)}); add trainer.allow_other_data=true to "
-            "go on with these"
+            "resume with these"
         )
     for key, change in changes.items():
         logger.info("resuming with %s: %s", key, change)
     if data_changes:
         logger.info(
-            "the data begin anew: nothing that was carried or stored of the others is taken over, but what was fitted to them "
+            "the data start again: nothing that was carried or stored of the others is kept, but what was fitted to them "
             "before training (counts of words, principal components) stays"
         )
     warn_of_other_plugins(manifest, list(facts["plugins"]))

@@ -1,6 +1,6 @@
 """Checkpoints that describe themselves, appear whole or not at all, and are read as data, never as code.
 
-A run keeps `checkpoints/step-N/` (weights and what training needs to go on) for its last two saves, and
+A run keeps `checkpoints/step-N/` (weights and what training needs to resume) for its last two saves, and
 `checkpoints/best-N/` (weights alone); the pointers `last` and `best` name the newest of each. A pointer is a symbolic
 link or, where the system allows none, a file with the name of the checkpoint; a program that copies a run may also have
 made a folder of it.
@@ -37,7 +37,7 @@ PLAIN = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "
 PLAIN |= {"collections OrderedDict", "collections Counter", "builtins set", "builtins complex"}
 PLAIN |= {"__builtin__ set", "__builtin__ complex"}  # as pickle spells them for Python 2
 POINTERS = {"step": "last", "best": "best"}  # kind of checkpoint -> name of the pointer to the newest one
-KEPT = 2  # a broken newest checkpoint leaves one to go on from
+KEPT = 2  # a broken newest checkpoint leaves one to resume from
 logger = logging.getLogger("dlref")
 
 
@@ -306,7 +306,7 @@ class Checkpoints:
         self.forget_old()
 
     def forget_old(self) -> None:
-        """Keep the newest ones, and the best ones as of each: a run that goes on from there may find no better."""
+        """Keep the newest ones, and the best ones as of each: a run that resumes from there may find no better."""
         steps, bests = self.numbered("step"), self.numbered("best")
         kept = steps[-KEPT:]
         kept += bests[-1:] + [best for step in kept for best in [b for b in bests if number(b) <= number(step)][-1:]]

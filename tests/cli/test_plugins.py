@@ -215,9 +215,9 @@ def changed(file: Path) -> None:
 
 
 def test_other_source_is_warned_of(train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    file, beside = tmp_path / "hashed.py", tmp_path / "helping.py"
+    file, helper = tmp_path / "hashed.py", tmp_path / "helping.py"
     file.write_text("import helping\n" + NET)
-    beside.write_text("import json\n")
+    helper.write_text("import json\n")
     (tmp_path / "unused.py").write_text("")
     typed, run = f"plugins={file}", tmp_path / "run"
     assert train(*USE, typed, "network._target_=hashed.Net", f"run_dir={run}")[0] == 0
@@ -239,7 +239,7 @@ def test_other_source_is_warned_of(train: Train, tmp_path: Path, caplog: pytest.
     ]
     changed(tmp_path / "unused.py")
     assert [warned(use) for use in uses] == [False] * 3
-    changed(beside)
+    changed(helper)
     assert [warned(use) for use in uses] == [True] * 3
     assert not warned(uses[0])  # the resumed run has saved with the new source
     changed(file)

@@ -124,7 +124,7 @@ def test_fault_06_data_of_another_seed_are_refused_unless_they_are_meant(model: 
     assert "trainer.allow_other_data=true" in refusal(said)
     code, said = train(f"resume={run}", "seed=3", "trainer.max_steps=6", "trainer.allow_other_data=true")
     assert code == 0
-    assert "the data begin anew" in said
+    assert "the data start again" in said
     assert everything(run)["training.pt"]["progress"]["step"] == 6
 
 

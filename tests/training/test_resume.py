@@ -327,7 +327,7 @@ def test_a_monitor_that_only_the_configs_have_changed_is_refused(
     for typed in re.findall(r"'(trainer.monitor=.*?)'", said):
         code, said = train(f"resume={run}", typed, "trainer.max_steps=5", *folder)
         assert code == 0, said
-        assert ("what is best begins anew" in said) == (typed == "trainer.monitor=eval/loss min")
+        assert ("what is best starts again" in said) == (typed == "trainer.monitor=eval/loss min")
         assert everything(run)["training.pt"]["progress"]["best"] >= best
 
 
@@ -336,7 +336,7 @@ def test_with_another_monitor_what_is_best_begins_anew(train: Callable[..., tupl
     assert train(*settings, "trainer.monitor=eval/accuracy max", "trainer.max_steps=4")[0] == 0
     code, said = train(f"resume={run}", "trainer.monitor=eval/loss min", "trainer.max_steps=20")
     assert code == 0
-    assert "what is best begins anew" in said
+    assert "what is best starts again" in said
     losses = {line["step"]: line["loss"] for line in logged(run) if line["split"] == "eval" and line["step"] > 4}
     best = Checkpoints(run / "checkpoints").newest("best")
     assert best is not None
