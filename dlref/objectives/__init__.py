@@ -1,4 +1,4 @@
-"""Objectives: each owns a network and turns a batch into totals and counts."""
+"""Base classes of objectives: each owns a network and maps a batch to totals and counts."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,16 +11,14 @@ from dlref.metrics import Totals, perplexity
 
 
 class Objective(nn.Module):
-    """What training minimises, and what people read of it.
+    """The loss that training minimizes, and the metrics of training and evaluation.
 
-    `forward(batch)` returns totals, among them `loss`, whose total over its count is minimised. In evaluation mode it
-    may return others. State that one batch hands to the next (truncated back-propagation) is this rank's own: it
-    belongs into `get_extra_state`, which a checkpoint keeps apart from the weights.
+    `forward(batch)` returns totals, among them `loss`, whose total over its count is minimized; in evaluation mode it may
+    return others. State that is carried from batch to batch (truncated back-propagation) is this rank's own and belongs into
+    `get_extra_state`, which checkpoints store separately from the weights.
     """
 
-    nll_unit: str | None = (
-        None  # what `nll` is a mean over: token, sample, label; None for a loss that is no likelihood
-    )
+    nll_unit: str | None = None  # `nll` is a mean over this: token, sample, label; None without a likelihood
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -30,13 +28,13 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def fit(self, batches: Iterable[Any]) -> None:
-        """What is computed in closed form from one pass over the training data, before the first step.
+        """Compute what has a closed form, before the first step, from the training batches of one epoch.
 
-        The batches of one epoch; of a text (`interfaces.TokenizedText`) its consecutive parts, tensors of ids [N].
+        For a text (`interfaces.TokenizedText`) these are its consecutive parts, tensors of ids [N].
         """
 
     def after_step(self) -> None:
-        """The weights have just been updated."""
+        """Called after each update of the weights."""
 
     def summarize(self, totals: Totals) -> dict[str, float]:
         """Metrics by name: the means of the totals, and the perplexity of an `nll` per token.
