@@ -35,12 +35,12 @@ USE = ["model=mlp", "~network.widths", "~reports", "trainer.max_steps=2"]
 
 
 @pytest.fixture(autouse=True)
-def fresh_modules() -> Iterator[None]:
+def fresh_modules(tmp_path: Path) -> Iterator[None]:
     """Each test has plug-ins of the same names."""
-    before, path, loaded = set(sys.modules), list(sys.path), set(plugins.loaded)
+    path, loaded = list(sys.path), set(plugins.loaded)
     yield
-    for name in set(sys.modules) - before:
-        if not name.startswith(("dlref", "torch", "matplotlib")):
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
     sys.path[:] = path
     plugins.loaded.clear()
