@@ -233,11 +233,12 @@ def check_section(path: str, section: Any, group: str, plugins: Sequence[str]) -
 def check_arguments(path: str, given: Mapping[str, Any], cls: type, supplied: Collection[str] = ()) -> None:
     parameters = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in supplied}
     hints, own, is_ours = type_hints(cls), defaults(cls), within(cls.__module__, HOMES)
-    for name, value in given.items():
+    for name in given:  # before a value that is missing, which may be the one of this setting
         if name not in parameters:
             meant = did_you_mean(str(name), parameters, f"{path}.")
             refusal = UnknownNameError if is_ours else ConfigError
             raise refusal(f"{path}.{brief(name)} is not a setting of {cls.__name__}{meant}")
+    for name, value in given.items():
         if name not in own or repr(value) != repr(
             own[name]
         ):  # a plug-in may have a default that its type does not allow
