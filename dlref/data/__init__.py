@@ -1,10 +1,10 @@
-"""Data: where batches come from. A data set tells a network its sizes and knows nothing of models or training."""
+"""Data sets, which yield batches and determine the sizes of a network; independent of models and training."""
 
 import torch
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """A random generator that is a function of whole numbers (seed, pass, rank …) and unrelated for different ones."""
+    """A random generator seeded by a hash of integers (seed, epoch, rank …)."""
     state = 0
     for number in numbers:  # a step of splitmix64 for each number
         state = (state + int(number) + 0x9E3779B97F4A7C15) % 2**64
