@@ -17,7 +17,7 @@ from dlref.objectives.kneser_ney import KneserNey
 from dlref.objectives.ppmi_svd import PPMISVD, co_occurrence
 from dlref.objectives.word2vec import SkipGram
 
-WORDS = [2, 4, 2, 3, 4, 4, 2, 3, 3, 5]  # word 5 stands only last
+WORDS = [2, 4, 2, 3, 4, 4, 2, 3, 3, 5]  # word 5 is only the last one
 CPU = torch.device("cpu")
 
 
@@ -47,11 +47,11 @@ def test_every_word_is_counted_once(data: MarkovChain) -> None:
 
 
 def test_n_grams_reach_over_all_of_the_text(data: MarkovChain) -> None:
-    """Of one word: counts 3, 3, 3 and 1 of 10, less ½, 1 and 1½ (no word stands twice), which all 6 words share."""
+    """Unigram counts are 3, 3, 3 and 1 of 10; 1½ or ½ of each (no count is 2) is discounted and spread over all 6 words."""
     net = NGram(6, order=1)
     KneserNey(net).fit(training_set(data, net, CPU))
-    given_up = (3 * 1.5 + 0.5) / 10 / 6
-    expected = torch.tensor([0, 0, 1.5 / 10, 1.5 / 10, 1.5 / 10, 0.5 / 10]) + given_up
+    discounted = (3 * 1.5 + 0.5) / 10 / 6
+    expected = torch.tensor([0, 0, 1.5 / 10, 1.5 / 10, 1.5 / 10, 0.5 / 10]) + discounted
     torch.testing.assert_close(net.unigrams, expected)
     longest = NGram(6, order=10)
     KneserNey(longest).fit(training_set(data, longest, CPU))  # refused if the text were cut anywhere

@@ -1,4 +1,4 @@
-"""Kneser-Ney smoothing by hand on six words, on texts of any kind, and from fitting to evaluating."""
+"""Kneser-Ney smoothing equals a calculation by hand, and is normalized for any text."""
 
 import itertools
 import json
@@ -27,28 +27,28 @@ def fitted(text: list[int], words: int, order: int, discounts: Discounts, length
 
 
 def test_a_bigram_model_of_six_words_by_hand() -> None:
-    """The text is a b a c a b, and there is a word d that it lacks."""
+    """The text is a b a c a b; word d does not occur."""
     # Pairs: a b twice; b a, a c, c a once. So n1 = 3, n2 = 1.
     d_pairs = Fraction(3, 3 + 2 * 1)
-    # Words by what they come after: a after b and c; b and c after a alone. So n1 = 2, n2 = 1, and 4 in all.
+    # Continuation counts: a occurs after b and c; b and c after a only. So n1 = 2, n2 = 1, and 4 in all.
     d_words = Fraction(2, 2 + 2 * 1)
-    to_all = 3 * d_words / 4 / 4  # what three words give up goes to four
-    alone = [(2 - d_words) / 4 + to_all, (1 - d_words) / 4 + to_all, (1 - d_words) / 4 + to_all, to_all]
-    after_a = [2 * d_pairs / 3 * p for p in alone]  # b and c follow, three times
+    uniform = 3 * d_words / 4 / 4  # the discounts of three words are spread over four
+    unigrams = [(2 - d_words) / 4 + uniform, (1 - d_words) / 4 + uniform, (1 - d_words) / 4 + uniform, uniform]
+    after_a = [2 * d_pairs / 3 * p for p in unigrams]  # b and c follow, three times
     after_a[1] += (2 - d_pairs) / 3
     after_a[2] += (1 - d_pairs) / 3
-    after_b = [d_pairs * p for p in alone]  # a follows, once
+    after_b = [d_pairs * p for p in unigrams]  # a follows, once
     after_b[0] += 1 - d_pairs
     assert after_a == [Fraction(k, 240) for k in (45, 133, 53, 9)]
     net = fitted([0, 1, 0, 2, 0, 1], 4, 2, "one")
-    expected = torch.tensor([[float(p) for p in after] for after in (after_a, after_b, after_b, alone)])
+    expected = torch.tensor([[float(p) for p in after] for after in (after_a, after_b, after_b, unigrams)])
     torch.testing.assert_close(net(torch.tensor([[0], [1], [2], [3]]))[0][:, 0].exp(), expected.double())
 
 
 def test_without_a_context_words_are_counted() -> None:
-    """Of 0 0 0 1 1 2: all n1 to n3 are 1, so Y = 1/3 and D is 1/3, 1 and 3; word 3 is not there."""
-    given_up = Fraction(1, 3) + 1 + 3
-    expected = [given_up / 6 / 4 + count / 6 for count in (0, 2 - 1, 1 - Fraction(1, 3), 0)]
+    """Of 0 0 0 1 1 2: all n1 to n3 are 1, so Y = 1/3 and D is 1/3, 1 and 3; word 3 does not occur."""
+    discounted = Fraction(1, 3) + 1 + 3
+    expected = [discounted / 6 / 4 + count / 6 for count in (0, 2 - 1, 1 - Fraction(1, 3), 0)]
     net = fitted([0, 1, 0, 2, 0, 1], 4, 1, "three")
     torch.testing.assert_close(net.unigrams, torch.tensor([float(p) for p in expected]).double())
 
@@ -66,9 +66,9 @@ def test_every_word_has_a_probability_after_any_context_and_they_sum_to_1(
     text: list[int], order: int, discounts: Discounts, length: int
 ) -> None:
     net = fitted(text, 5, order, discounts, length)
-    chances = net(torch.tensor(list(itertools.product(range(5), repeat=3))))[0].exp()
-    assert (chances > 0).all()
-    torch.testing.assert_close(chances.sum(-1), torch.ones(125, 3).double())
+    probabilities = net(torch.tensor(list(itertools.product(range(5), repeat=3))))[0].exp()
+    assert (probabilities > 0).all()
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(125, 3).double())
     whole = fitted(text, 5, order, discounts)
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), whole.buffers(), strict=True))  # however it was cut
 

@@ -85,14 +85,14 @@ def test_a_loss_that_is_the_nll_is_named_once(nats: float) -> None:
     assert str(metrics["loss"]) == str(nats)
 
 
-def test_pieces_with_carried_state_are_the_whole_text_at_once() -> None:
+def test_segments_with_carried_state_equal_the_whole_text() -> None:
     net = RecurrentLM(vocab_size=11, width=6, layers=2)
     text = torch.randint(11, (3, 13))
     objective = LanguageModelling(net)
-    pieces = [
+    segments = [
         TokenBatch(text[:, s : s + 5][:, : -1 if s + 5 > 12 else 5], text[:, s + 1 : s + 6], s == 0) for s in (0, 5, 10)
     ]
-    parts = [objective(piece) for piece in pieces]
+    parts = [objective(segment) for segment in segments]
     whole = LanguageModelling(net)(TokenBatch(text[:, :-1], text[:, 1:], True))
     assert sum(part["nll"].count for part in parts) == whole["nll"].count == 3 * 12
     assert sum(part["nll"].total.item() for part in parts) == pytest.approx(whole["nll"].total.item(), rel=1e-12)
@@ -100,20 +100,20 @@ def test_pieces_with_carried_state_are_the_whole_text_at_once() -> None:
 
 def test_a_new_pass_and_an_evaluation_carry_nothing_over() -> None:
     objective = LanguageModelling(RecurrentLM(vocab_size=11, width=6))
-    piece = TokenBatch(torch.randint(11, (3, 4)), torch.randint(11, (3, 4)), True)
-    first = objective(piece)["nll"].total.item()
-    assert objective(piece)["nll"].total.item() == first
-    after = objective(piece._replace(reset_state=False))["nll"].total.item()
+    batch = TokenBatch(torch.randint(11, (3, 4)), torch.randint(11, (3, 4)), True)
+    first = objective(batch)["nll"].total.item()
+    assert objective(batch)["nll"].total.item() == first
+    after = objective(batch._replace(reset_state=False))["nll"].total.item()
     assert after != first
     state = objective.get_extra_state()
     objective.eval()
-    objective(piece)
+    objective(batch)
     objective.train()
     assert all(torch.equal(a, b) for a, b in zip(state, objective.get_extra_state(), strict=True))
 
 
-def test_the_gradient_stops_at_the_seam_of_two_pieces() -> None:
-    """Truncated back-propagation: that of the second piece is the same whatever graph the state once had."""
+def test_the_gradient_stops_between_two_segments() -> None:
+    """Truncated back-propagation: the gradient of the second segment does not depend on the graph of its initial state."""
     net = RecurrentLM(vocab_size=11, width=6)
     text = torch.randint(11, (3, 9))
     objective = LanguageModelling(net)
@@ -128,21 +128,21 @@ def test_the_gradient_stops_at_the_seam_of_two_pieces() -> None:
     torch.testing.assert_close(gradient, net.embed.weight.grad)
 
 
-def test_slopes_formed_at_once_are_those_of_the_scores() -> None:
-    """Training, which forms them with the loss, and evaluation, which takes the cross-entropy of scores."""
+def test_the_fused_loss_has_the_gradients_of_the_plain_one() -> None:
+    """Training uses LinearCrossEntropy, and evaluation the cross-entropy of logits."""
     objective = LanguageModelling(RecurrentLM(vocab_size=11, width=6, layers=2, cell="gru", hidden=5))
     text = torch.randint(11, (3, 9))
-    piece = TokenBatch(text[:, :-1], text[:, 1:], True)
+    batch = TokenBatch(text[:, :-1], text[:, 1:], True)
     found = []
     for mode in (True, False):
-        totals = objective.train(mode)(piece)
+        totals = objective.train(mode)(batch)
         totals["loss"].total.backward(torch.tensor(0.25))
         found.append((totals["nll"].total, totals["accuracy"].total, [p.grad for p in objective.parameters()]))
         objective.zero_grad()
     torch.testing.assert_close(*found)
 
 
-def test_a_chance_too_small_for_its_type_is_no_infinite_loss() -> None:
+def test_a_probability_that_underflows_is_no_infinite_loss() -> None:
     net = RecurrentLM(vocab_size=5, width=2, tied=False)
     with torch.no_grad():
         net.out.bias.copy_(torch.tensor([2000.0, 0, 0, 0, 0]))
@@ -152,7 +152,7 @@ def test_a_chance_too_small_for_its_type_is_no_infinite_loss() -> None:
     torch.testing.assert_close(net.out.bias.grad, torch.tensor([3.0, -3.0, 0, 0, 0]))
 
 
-def test_activation_regularisation_is_in_the_loss_and_not_in_the_nll() -> None:
+def test_activation_regularization_is_in_the_loss_and_not_in_the_nll() -> None:
     """Merity et al. 2017, equations 1 and 2, token by token; nothing is dropped, so both are of the same h."""
     net, text = RecurrentLM(vocab_size=11, width=6), torch.randint(11, (3, 9))
     totals = LanguageModelling(net, ar=0.7, tar=0.3)(TokenBatch(text[:, :-1], text[:, 1:], True))
@@ -433,7 +433,7 @@ def test_targets_of_batches_that_were_drawn_together_are_those_of_each_alone() -
     assert 15 <= reused < 25
 
 
-def test_a_chance_near_1_is_told_from_1_in_half_precision() -> None:
+def test_a_probability_near_1_differs_from_1_in_half_precision() -> None:
     """Of a small vocabulary: bfloat16 has nothing between 0.996 and 1."""
     x, weight, targets = torch.full((3, 1), 7.5), torch.tensor([[1.0], [0.0]]), torch.zeros(3, dtype=torch.int64)
     x.requires_grad_()

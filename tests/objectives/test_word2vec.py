@@ -1,4 +1,4 @@
-"""Which words word2vec looks at, and that its rows are those of the plain way."""
+"""word2vec: windows, subsampling and negative samples, and that the fused loss equals the plain one."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -33,12 +33,12 @@ def made(kind: type[Word2Vec] = SkipGram, sparse: bool = True, **typed: Any) -> 
     return kind(net, **(plain | typed))
 
 
-def pieces(text: Tensor, length: int) -> list[TokenBatch]:
+def segments(text: Tensor, length: int) -> list[TokenBatch]:
     return [TokenBatch(text[:, s : s + length], text, s == 0) for s in range(0, text.shape[1], length)]
 
 
 def pairs_of(objective: Word2Vec, batches: list[TokenBatch]) -> Counter[tuple[int, int]]:
-    """Words and their contexts, as often as they are paired."""
+    """How often each word is paired with each context word."""
     found: Counter[tuple[int, int]] = Counter()
     for batch in batches:
         windows = objective.windows(batch)
@@ -56,17 +56,17 @@ TEXTS = st.integers(1, 3).flatmap(
 
 @settings(max_examples=40)
 @given(TEXTS, st.integers(1, 9), st.integers(1, 3))
-def test_every_pair_of_a_sentence_is_seen_once_however_a_text_is_cut(
+def test_every_pair_of_a_sentence_occurs_once_however_the_text_is_batched(
     columns: list[list[int]], length: int, window: int
 ) -> None:
-    """Words 0 are left out, and sentences end with word 1; what is missing at last, the next batch would bring."""
+    """Word 0 is left out and word 1 ends a sentence; the words appended complete the last windows."""
     text = torch.tensor(columns).T
     objective = made(window=window)
     objective.fit([text.flatten()])
     after = torch.full((len(text), 1), END).expand(-1, 1)
     behind = torch.cat([text, after, torch.arange(2, 2 + window).expand(len(text), -1)], 1)
     objective.counts += 1  # those of the words behind too
-    found = pairs_of(objective, pieces(behind, length))
+    found = pairs_of(objective, segments(behind, length))
     wanted: Counter[tuple[int, int]] = Counter()
     for row in text.tolist():
         sentence: list[int] = []
@@ -103,22 +103,22 @@ def test_windows_are_the_same_with_and_without_a_table(window: int, monkeypatch:
 
 
 @pytest.mark.parametrize("min_window", [1, 3, 5])
-def test_windows_are_drawn_from_the_shortest_to_the_window_alike(min_window: int) -> None:
+def test_window_sizes_are_uniform_from_the_smallest_to_the_largest(min_window: int) -> None:
     text = torch.arange(6000).remainder(7)[None] + 2
     objective = made(window=5, dynamic_window=True, min_window=min_window)
     objective.fit([text.flatten()])
     windows = objective.windows(TokenBatch(text, text, True))
     reach = windows.pairs[windows.counts[..., 0] > 0][:, 6:].sum(1)  # after each word; before the first stands nobody
-    drawn = Counter(reach.tolist())
-    assert sorted(drawn) == list(range(min_window, 6))
-    assert all(times == pytest.approx(len(reach) / len(drawn), rel=0.15) for times in drawn.values())
+    sizes = Counter(reach.tolist())
+    assert sorted(sizes) == list(range(min_window, 6))
+    assert all(times == pytest.approx(len(reach) / len(sizes), rel=0.15) for times in sizes.values())
 
 
 def test_training_and_evaluation_carry_their_own_words() -> None:
     text = torch.arange(2, 9)[None]
     objective = made()
     objective.fit([text.flatten()])
-    one = pieces(text, 3)
+    one = segments(text, 3)
     alone = [objective.windows(batch) for batch in one]
     objective.eval()
     for training, batch in ((True, one[0]), (False, one[0]), (True, one[1]), (False, one[1])):
@@ -126,7 +126,7 @@ def test_training_and_evaluation_carry_their_own_words() -> None:
         assert torch.equal(objective.windows(batch).pairs, alone[0 if batch is one[0] else 1].pairs)
 
 
-def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
+def test_frequent_words_are_subsampled_as_by_word2vec_c() -> None:
     text = torch.cat([torch.full((1, 9000), 2), torch.full((1, 1000), 3), torch.full((1, 200), END)], 1)
     objective = made(subsample=1e-2, window=1)
     objective.fit([text.flatten()])
@@ -134,12 +134,12 @@ def test_frequent_words_are_dropped_as_often_as_they_should_be() -> None:
     kept = sum(
         torch.bincount(objective.windows(TokenBatch(text, text, True)).words.flatten(), minlength=9) for _ in range(20)
     )
-    for word, share in ((2, 0.9), (3, 0.1)):
-        wanted = (1e-2 / share) ** 0.5 + 1e-2 / share  # word2vec.c; of a text without its sentence ends
-        assert kept[word] / 20 / (10_000 * share) == pytest.approx(wanted, rel=0.1)
+    for word, frequency in ((2, 0.9), (3, 0.1)):
+        wanted = (1e-2 / frequency) ** 0.5 + 1e-2 / frequency  # word2vec.c; of a text without its sentence ends
+        assert kept[word] / 20 / (10_000 * frequency) == pytest.approx(wanted, rel=0.1)
 
 
-def test_noise_follows_the_power_of_frequency() -> None:
+def test_negatives_follow_the_power_of_frequency() -> None:
     text = torch.tensor([[2] * 16 + [3] * 1 + [0] * 50])
     objective = made(shared_negatives=64)
     objective.fit([text.flatten()])
@@ -151,7 +151,7 @@ def test_noise_follows_the_power_of_frequency() -> None:
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40))
-def test_rows_of_one_word_are_summed(ids: list[int]) -> None:
+def test_gradients_of_one_word_are_summed(ids: list[int]) -> None:
     table, where = nn.Embedding(7, 3, sparse=True).double(), torch.tensor(ids)
     rows = torch.randn(len(ids), 3, dtype=torch.float64)
     found = embed(table, where)
@@ -172,7 +172,7 @@ def test_sparse_rows_train_as_dense_ones(kind: type[Word2Vec]) -> None:
         objective = made(kind, sparse)
         objective.fit([text.flatten()])
         optimizer = torch.optim.SGD(objective.parameters(), lr=0.5)
-        for batch in pieces(text, 10):
+        for batch in segments(text, 10):
             optimizer.zero_grad()
             torch.as_tensor(objective(batch)["loss"].total).backward()
             assert objective.net.input.weight.grad.is_sparse == sparse
@@ -186,7 +186,7 @@ def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
     batch = TokenBatch(text, text, True)
     words = text[0].tolist()
     near = [[words[j] for j in range(max(i - 2, 0), i + 3) if j != i] for i in range(len(words) - 2)]
-    judged: dict[type[Word2Vec], Callable[[Any], Tensor]] = {
+    plain_losses: dict[type[Word2Vec], Callable[[Any], Tensor]] = {
         SkipGram: lambda net: sum(
             F.cross_entropy(net.output.weight @ net.input.weight[words[i]], torch.tensor(word))
             for i, context in enumerate(near)
@@ -197,13 +197,13 @@ def test_the_full_softmax_is_cross_entropy_of_each_pair() -> None:
             for i, context in enumerate(near)
         ),
     }
-    for kind, plain in judged.items():
+    for kind, plain in plain_losses.items():
         objective = made(kind, sparse=False, negatives=None)
         objective.fit([batch.tokens.flatten()])
         torch.testing.assert_close(objective(batch)["loss"].total, plain(objective.net))
 
 
-def test_what_does_not_suit_is_refused() -> None:
+def test_impossible_settings_and_other_networks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"network\.sparse=false"):
         made(negatives=None)
     refused: tuple[tuple[dict[str, Any], str], ...] = (
@@ -220,12 +220,12 @@ def test_what_does_not_suit_is_refused() -> None:
             kind(MLP(2, 2, [3]))
 
 
-@pytest.mark.parametrize("score", [-40.0, 0.0, 12.0, 40.0])
-def test_the_loss_of_noise_stays_exact_where_its_chance_rounds_to_0(score: float) -> None:
-    """Also in float32: a pair of score 0, and negatives of this score that count as 2."""
-    outputs = torch.tensor([[[0.0], [score]]])
+@pytest.mark.parametrize("logit", [-40.0, 0.0, 12.0, 40.0])
+def test_the_loss_of_negatives_is_exact_where_their_probability_rounds_to_0(logit: float) -> None:
+    """In float32: a pair with logit 0, and a negative with this logit and weight 2."""
+    outputs = torch.tensor([[[0.0], [logit]]])
     loss = BandedNegativeSampling.apply(
         torch.ones(1, 1, 1), outputs, torch.ones(1, 1, 1, dtype=torch.bool), torch.full((1, 1, 1), 2.0)
     )
-    expected = F.softplus(torch.tensor(0.0)) + 2 * F.softplus(torch.tensor(score))
+    expected = F.softplus(torch.tensor(0.0)) + 2 * F.softplus(torch.tensor(logit))
     torch.testing.assert_close(loss, expected)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dlref.equations import ngram
 from dlref.models.ngram import NGram
-from dlref.objectives.kneser_ney import Discounts, KneserNey, count, discounts_of
+from dlref.objectives.kneser_ney import Discounts, KneserNey, count_ngrams, discounts_of
 from tests.proofs.harness import proves
 
 # 6 words, of which 0 is not in the text.
@@ -20,7 +20,7 @@ KINDS: tuple[Discounts, ...] = ("one", "three")
 
 def counted(order: int) -> list[ngram.Counts]:
     """Counts of n-grams of 1, 2 … words by the fast path, with the words instead of keys."""
-    keys, pairs, counts = count(torch.nn.functional.pad(TEXT, (1, 0), value=-1), order, WORDS)
+    keys, pairs, counts = count_ngrams(torch.nn.functional.pad(TEXT, (1, 0), value=-1), order, WORDS)
 
     def words_of(number: int) -> tuple[int, ...]:
         """The words of a context, the newest last, by its index plus 1."""

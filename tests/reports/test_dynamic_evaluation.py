@@ -1,4 +1,4 @@
-"""A model that goes on learning while it is evaluated, beside the same by torch's own optimizer."""
+"""Dynamic evaluation equals training with torch's SGD on the text while predicting it."""
 
 import math
 
@@ -23,21 +23,21 @@ def net(data: MarkovChain) -> RecurrentLM:
     return RecurrentLM(len(data.vocabulary), 6, dropout=0.5).double().eval()
 
 
-def test_each_piece_is_foretold_and_then_learned_from(net: RecurrentLM, data: MarkovChain) -> None:
+def test_each_segment_is_predicted_before_it_is_trained_on(net: RecurrentLM, data: MarkovChain) -> None:
     start = [p.detach().clone() for p in net.parameters()]
     found = DynamicEvaluation(lr=0.3, decay=0.1, seq_len=15, clip_norm=0.2)(net, data, "test")["dynamic_perplexity"]
     assert all(torch.equal(*pair) for pair in zip(net.parameters(), start, strict=True))
     text, nats, state = data.split("test"), 0.0, None
     sgd = torch.optim.SGD(net.parameters(), lr=0.3)
-    for piece in range(0, len(text) - 1, 15):
-        words = text[piece : piece + 16]
+    for position in range(0, len(text) - 1, 15):
+        words = text[position : position + 16]
         logits, state = net(words[None, :-1], state)
         loss = F.cross_entropy(logits[0], words[1:], reduction="sum")
         nats, state = nats + loss.item(), tuple(part.detach() for part in state)
         sgd.zero_grad()
         (loss / 15).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 0.2)
-        with torch.no_grad():  # back towards the trained weights, then along the gradient
+        with torch.no_grad():  # decay towards the trained weights, then a gradient step
             for p, first in zip(net.parameters(), start, strict=True):
                 p.copy_(0.9 * p + 0.1 * first)
         sgd.step()

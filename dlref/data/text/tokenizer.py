@@ -25,7 +25,7 @@ Level = Literal["words", "english", "characters", "bpe"]
 
 
 def english() -> Callable[[str], list[str]]:
-    """torchtext's `basic_english`: lower-cased words and punctuation marks."""
+    """torchtext's `basic_english`: lower-cased words and punctuation."""
     try:
         from torchtext.data.utils import get_tokenizer
     except (ImportError, OSError) as error:  # 0.18 fails on symbols that torch no longer has

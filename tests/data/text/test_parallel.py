@@ -39,7 +39,7 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 
 
 class Numbers(ParallelText):
-    """Lines of so many words each; the first is the number of the line."""
+    """Lines of given lengths in words; the first word of each is the number of the line."""
 
     def __init__(
         self, lengths: list[tuple[int, int]], batch_size: int, bucket_noise: float = 0.0, seed: int = 0
@@ -50,14 +50,14 @@ class Numbers(ParallelText):
 
 
 def uneven(count: int) -> list[tuple[int, int]]:
-    """Lengths that go together about as those of sentences and their translations do."""
+    """Lengths that correlate about as those of sentences and their translations."""
     draw = random.Random(0)
     sources = [int(draw.lognormvariate(2.5, 0.4)) for _ in range(count)]
     return [(source, max(1, round(source * draw.lognormvariate(0, 0.2)))) for source in sources]
 
 
-def real(batches: list[PairBatch]) -> float:
-    """The share of places that are no padding."""
+def unpadded(batches: list[PairBatch]) -> float:
+    """The fraction of positions that are not padding."""
     masks = [mask for batch in batches for mask in (batch.visible, batch.counted)]
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
@@ -74,7 +74,7 @@ def same(one: PairBatch, other: PairBatch) -> bool:
 
 
 def read(data: ParallelText, batches: list[PairBatch]) -> list[tuple[str, str]]:
-    """The lines of batches, by the words alone; every place is checked."""
+    """The lines of batches, from their ids; every position is checked."""
     lines = []
     for batch in batches:
         for row in range(len(batch.source)):
@@ -94,7 +94,7 @@ def read(data: ParallelText, batches: list[PairBatch]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("bucket_noise", [0.0, 3.0])
-def test_each_pass_has_every_pair_once_in_the_same_number_of_batches(bucket_noise: float) -> None:
+def test_each_epoch_has_every_pair_once_in_the_same_number_of_batches(bucket_noise: float) -> None:
     data = Numbers(uneven(101), 8, bucket_noise)
     assert data.batches_per_epoch == 13
     epochs = [one_epoch(data, 13 * turn) for turn in range(2)]
@@ -110,7 +110,7 @@ def test_each_pass_has_every_pair_once_in_the_same_number_of_batches(bucket_nois
     assert read(data, one_epoch(Numbers(uneven(101), 8, bucket_noise, seed=1))) not in orders
 
 
-def test_batches_begin_anywhere_and_ranks_share_them() -> None:
+def test_training_starts_at_any_batch_and_ranks_split_it() -> None:
     data = Numbers(uneven(50), 6, 1.0)
     batches = list(islice(data.train_batches(NET, Shard(), 0), 24))
     for first in (1, 7, 8, 17):
@@ -146,10 +146,10 @@ def test_batches_hold_equally_many_tokens_and_little_padding() -> None:
     batches = one_epoch(data)
     tokens = torch.tensor([float(batch.visible.sum() + batch.counted.sum()) for batch in batches])
     assert tokens.std() < 0.05 * tokens.mean()
-    assert real(batches) > 0.95
-    assert real(list(data.batches("eval", NET, Shard()))) > 0.95
+    assert unpadded(batches) > 0.95
+    assert unpadded(list(data.batches("eval", NET, Shard()))) > 0.95
     mixed = one_epoch(Numbers(uneven(12_000), 32, bucket_noise=1000))  # so the order is what does it
-    assert real(mixed) < 0.7
+    assert unpadded(mixed) < 0.7
 
 
 def written(folder: Path, name: str, lines: list[str] | bytes) -> Path:
@@ -174,7 +174,9 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("lowercase", [False, True])
 @pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
-def test_a_description_reads_and_writes_as_the_data_do(files: list[Path], level: Level, lowercase: bool) -> None:
+def test_a_described_encoder_encodes_and_decodes_as_that_of_the_data(
+    files: list[Path], level: Level, lowercase: bool
+) -> None:
     data = ParallelFiles(files, level=level, bpe_vocab_size=60, lowercase=lowercase)
     batch = next(data.batches("test", NET, Shard()))
     for name, side, texts in zip(("source", "target"), (data.source, data.target), (GERMAN, ENGLISH), strict=True):
@@ -209,8 +211,8 @@ def test_a_special_token_in_the_text_is_none(files: list[Path], level: Level) ->
     assert len(set(data.target.vocabulary.words)) == len(data.target.vocabulary)
 
 
-def former_batches(data: ParallelText, batches: int, seed: int, max_len: int | None) -> Iterator[PairBatch]:
-    """A pass of training as it was when each line was a list of ids: the road that the packed lines are compared with."""
+def batches_of_lists(data: ParallelText, batches: int, seed: int, max_len: int | None) -> Iterator[PairBatch]:
+    """An epoch of batches made from lists of ids, one for each line."""
     pairs = []
     for pair in itertools.islice(zip(GERMAN * 20, ENGLISH * 20, strict=True), 72):  # without 5 % each for eval and test
         sides = zip((data.source, data.target), pair, strict=True)
@@ -233,7 +235,7 @@ def former_batches(data: ParallelText, batches: int, seed: int, max_len: int | N
 
 @pytest.mark.parametrize("max_len", [None, 8])
 @pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
-def test_packed_lines_make_the_batches_that_lists_of_ids_made(
+def test_packed_lines_make_the_same_batches_as_lists_of_ids(
     files: list[Path], level: Level, max_len: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if max_len and level == "characters":
@@ -243,7 +245,7 @@ def test_packed_lines_make_the_batches_that_lists_of_ids_made(
         data = ParallelFiles(
             files, level=level, bpe_vocab_size=60, max_len=max_len, batch_size=7, bucket_noise=2.0, seed=3
         )
-        former = list(former_batches(data, int(data.batches_per_epoch), 3, max_len))
+        former = list(batches_of_lists(data, int(data.batches_per_epoch), 3, max_len))
         assert all(map(same, one_epoch(data), former))
         assert len(former) == data.batches_per_epoch
         monkeypatch.setattr(parallel_corpora, "encode_pairs", None)
@@ -290,7 +292,7 @@ def test_pairs_are_encoded_once_and_again_where_the_cache_or_a_library_is_not_wh
     assert len(made) == 8
 
 
-def test_pairs_lie_in_memory_as_a_few_arrays(files: list[Path]) -> None:
+def test_pairs_are_stored_as_a_few_arrays(files: list[Path]) -> None:
     for data in (ParallelFiles(files, bpe_vocab_size=60), Numbers(uneven(9), 2)):
         for split in filter(data.has, ("train", "eval", "test")):
             held = data.split(split)
@@ -300,7 +302,7 @@ def test_pairs_lie_in_memory_as_a_few_arrays(files: list[Path]) -> None:
 
 @limited(max_examples=30)
 @given(st.lists(st.text(max_size=5), max_size=9), st.data())
-def test_packed_texts_are_the_lines_that_went_in(lines: list[str], data: st.DataObject) -> None:
+def test_packed_text_lines_equal_the_original_lines(lines: list[str], data: st.DataObject) -> None:
     texts = TextLines.of(lines)
     assert list(texts) == lines
     assert len(texts) == len(lines)
@@ -380,7 +382,7 @@ def test_impossible_settings_are_refused(files: list[Path]) -> None:
 
 
 def date_of(text: str) -> str:
-    """Read by the standard library, which does not mind the letters' size."""
+    """Parsed by the standard library, which ignores case."""
     formats = ("%m/%d/%y", "%b %d, %Y", "%B %d, %Y", "%A, %B %d, %Y")
     for layout in formats:
         try:
@@ -391,13 +393,13 @@ def date_of(text: str) -> str:
 
 
 def form(text: str) -> str:
-    """What a date looks like: the number of words and commas, and the size of letters."""
-    letters = [kind for kind in ("islower", "isupper", "istitle") if getattr(text, kind)()]
+    """The format of a date: its commas, slashes, case, and whether the first word is long."""
+    case = [kind for kind in ("islower", "isupper", "istitle") if getattr(text, kind)()]
     long = len(text.split()[0]) > 3
-    return f"{text.count(',')} {text.count('/')} {letters} {long}"
+    return f"{text.count(',')} {text.count('/')} {case} {long}"
 
 
-def test_dates_are_those_that_the_calendar_reads() -> None:
+def test_dates_are_parsed_to_their_targets() -> None:
     data = Dates(size=3000, eval_size=200, test_size=300)
     assert [len(data.texts(split)) for split in ("train", "eval", "test")] == [2500, 200, 300]
     pairs = [pair for split in ("train", "eval", "test") for pair in data.texts(split)]
@@ -409,7 +411,7 @@ def test_dates_are_those_that_the_calendar_reads() -> None:
     other = Dates(size=3000, eval_size=200, test_size=300, seed=1)
     assert data.texts("test") == again.texts("test") != other.texts("test")
     others = [pair for split in ("train", "eval", "test") for pair in other.texts(split)]
-    assert set(others) != set(pairs)  # drawn anew, not only parted anew
+    assert set(others) != set(pairs)  # other pairs, not only another split
 
 
 def test_as_many_dates_can_be_had_as_there_are_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +423,7 @@ def test_as_many_dates_can_be_had_as_there_are_and_no_more(monkeypatch: pytest.M
         Dates(size=ways + 1)
 
 
-def test_sums_are_right_and_no_two_are_one_another_turned_around() -> None:
+def test_sums_are_right_and_none_occurs_in_both_orders() -> None:
     data = Addition(size=9000, eval_size=400, test_size=600)
     pairs = [pair for split in ("train", "eval", "test") for pair in data.texts(split)]
     assert len(pairs) == 9000
@@ -433,7 +435,7 @@ def test_sums_are_right_and_no_two_are_one_another_turned_around() -> None:
 
 
 @pytest.mark.parametrize("kind", [Dates, Addition])
-def test_a_file_as_in_the_book_is_parted_without_shared_sources(tmp_path: Path, kind: Any) -> None:
+def test_a_file_as_in_the_book_is_split_without_shared_sources(tmp_path: Path, kind: Any) -> None:
     lines = [f"{f'may {n % 30}':<12}_{n % 30:<4}" for n in range(50)]
     data = kind(file=written(tmp_path, "pairs.txt", lines), eval_size=4, test_size=6)
     parts = [data.texts(split) for split in ("train", "eval", "test")]
@@ -452,11 +454,11 @@ def test_overlap_counts_what_training_has_seen() -> None:
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_books_files_have_the_shares_of_what_is_generated_and_its_split_of_dates_an_overlap(datasets: Path) -> None:
+def test_generated_pairs_are_distributed_as_the_books_and_its_split_of_dates_overlaps(datasets: Path) -> None:
     dates = [line.split("_")[0].strip() for line in (datasets / "date/date.txt").read_text().splitlines()]
     order = np.arange(len(dates))
-    np.random.RandomState(1984).shuffle(order)  # as the book parts them
-    shuffled = [dates[place] for place in order]
+    np.random.RandomState(1984).shuffle(order)  # the split of the book
+    shuffled = [dates[position] for position in order]
     assert overlap(shuffled[:45_000], shuffled[45_000:]) == 0.281
     sums = Addition(file=datasets / "addition/addition.txt")
     generated = Addition()
@@ -479,7 +481,7 @@ def test_multi30k_has_its_published_sizes_and_little_padding(datasets: Path) -> 
     assert [len(data.texts(split)) for split in ("train", "eval", "test")] == [29_000, 1_014, 1_000]
     assert data.texts("train")[0][1] == "Two young, White males are outside near many bushes."
     assert data.source is data.target
-    assert real(one_epoch(data)) > 0.95
+    assert unpadded(one_epoch(data)) > 0.95
     other = Multi30k(datasets, source="fr", target="de", test="mscoco2017", level="words", lowercase=True)
     assert len(other.texts("test")) == 461
     assert other.texts("train")[0][0].startswith("Deux jeunes hommes blancs")

@@ -1,4 +1,4 @@
-"""Texts that are too small, or settings too large for them: trained on, or refused in a sentence that says what to set."""
+"""Texts that are small for their settings are trained on, or refused in a sentence that says what to set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ SMALL: dict[str, tuple[list[str], str | None, int, str]] = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_what_is_too_small_is_said_with_what_to_set(name: str, train: Train, tmp_path: Path) -> None:
+def test_a_text_that_is_too_small_is_refused_with_what_to_set(name: str, train: Train, tmp_path: Path) -> None:
     settings, text, code, said = SMALL[name]
     if text is not None:
         (tmp_path / "a.txt").write_text(text)
@@ -82,7 +82,7 @@ FITS: dict[str, tuple[list[str], Any]] = {
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_what_is_small_and_makes_sense_is_learned(name: str, train: Train, tmp_path: Path) -> None:
+def test_a_small_text_that_suffices_is_trained_on(name: str, train: Train, tmp_path: Path) -> None:
     settings, text = FITS[name]
     (tmp_path / "a.txt").write_text(text)
     run = [f"data.train={tmp_path / 'a.txt'}", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2", "reports=null"]

@@ -1,4 +1,4 @@
-"""Files of text become ids once, and are found again."""
+"""Text files are encoded once and cached."""
 
 import codecs
 import contextlib
@@ -47,8 +47,8 @@ def test_a_text_is_words_and_line_ends_by_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 2**22])
-def test_pieces_of_any_size_are_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """Also where a piece ends within a letter of two bytes, or between the two bytes of a line end."""
+def test_chunks_of_any_size_are_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Also where a chunk ends within a character of two bytes, or between the two bytes of a line end."""
     monkeypatch.setattr(text_files, "CHUNK", block)
     content = "\ufeffein Mädchen\r\n\r\nläuft  schön\nweiter"
     path = written(tmp_path, "a.txt", content)
@@ -187,19 +187,19 @@ def test_text8_is_read_from_its_archive(tmp_path: Path, monkeypatch: pytest.Monk
     assert [len(data.split(s)) for s in ("train", "eval", "test")] == [5400, 300, 300]
 
 
-def test_pieces_of_words_are_learned_from_the_training_part_also_of_long_lines(tmp_path: Path) -> None:
+def test_subwords_are_learned_from_the_training_part_also_of_long_lines(tmp_path: Path) -> None:
     line = " ".join(f"word{i % 7}" for i in range(3000))  # longer than sentencepiece reads
     path = written(tmp_path, "a.txt", f"{line}\n{line}\n" + "zzzz " * 600)
     data = TextFiles(path, level="bpe", bpe_vocab_size=18, eval_share=0.05, test_share=0.05)
-    assert not any("z" in piece for piece in data.vocabulary.words)
+    assert not any("z" in subword for subword in data.vocabulary.words)
     assert data.tokenizer.join(tokens(data, "train")[:2000]).startswith("word0 word1 word2 word3")
 
 
 @pytest.mark.parametrize("block", [7, 2**22])
-def test_pieces_of_words_lose_nothing_in_any_split(
+def test_subwords_lose_nothing_in_any_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text_cache: Path, block: int
 ) -> None:
-    """Also of a long line, which is read in parts, and of letters that occur at the end alone."""
+    """Also of a long line, which is read in chunks, and of characters that occur only at the end."""
     monkeypatch.setattr(text_files, "CHUNK", block)
     monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
     text = "the  cat sat on the mat\n" * 30 + "and the dog did not " * 30 + "\n\nQuiz & ☃ ▁ ³\n"
@@ -214,7 +214,7 @@ def test_pieces_of_words_lose_nothing_in_any_split(
 
 
 @pytest.mark.parametrize("level", ["words", "english", "characters", "bpe"])
-def test_nats_per_word_and_per_character_are_those_of_the_whole_text(tmp_path: Path, level: Level) -> None:
+def test_nll_per_word_and_per_character_is_that_of_the_whole_text(tmp_path: Path, level: Level) -> None:
     text = "a cat  sat on a mat\n\nnaïve dogs did not\n" * 9
     path = written(tmp_path, "a.txt", text)
     data = TextFiles(path, eval=path, level=level, bpe_vocab_size=40)
@@ -226,8 +226,8 @@ def test_nats_per_word_and_per_character_are_those_of_the_whole_text(tmp_path: P
     nats = float(F.cross_entropy(net(ids[None, :-1])[0][0].detach(), ids[1:], reduction="sum"))
     assert figures["perplexity"] == pytest.approx(math.exp(nats / (len(ids) - 1)))
     rest = text[len(data.tokenizer.join(tokens(data, "eval")[:1])) :]  # the first token is not predicted
-    words, ends, letters = len(rest.split()), rest.count("\n"), len(rest)
-    wanted = {"word_perplexity": math.exp(nats / (words + ends)), "bits_per_character": nats / math.log(2) / letters}
+    words, ends, characters = len(rest.split()), rest.count("\n"), len(rest)
+    wanted = {"word_perplexity": math.exp(nats / (words + ends)), "bits_per_character": nats / math.log(2) / characters}
     told = {"words": ["word_perplexity"], "english": [], "characters": [*wanted], "bpe": [*wanted]}[level]
     for name, value in wanted.items():
         assert (name in figures) == (name in told)
@@ -260,7 +260,7 @@ def test_fault_17_an_endless_word_and_a_folder_are_named(tmp_path: Path, monkeyp
         TextFiles(tmp_path)
 
 
-def test_a_cache_of_another_making_is_made_again(tmp_path: Path, text_cache: Path) -> None:
+def test_a_damaged_cache_is_replaced(tmp_path: Path, text_cache: Path) -> None:
     path = written(tmp_path, "a.txt", "some words of its own\n" * 20)
     wanted = tokens(TextFiles(path), "train")
     for about in text_cache.rglob("about.json"):

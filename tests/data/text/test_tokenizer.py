@@ -1,4 +1,4 @@
-"""Text becomes tokens, a vocabulary gives back what it took."""
+"""Tokenizers and vocabularies restore the text that they encode."""
 
 import functools
 import re
@@ -46,7 +46,7 @@ def test_a_vocabulary_of_doubles_or_without_unknown_is_refused() -> None:
             Vocabulary(words)
 
 
-def test_english_words_are_lower_cased_and_marks_stand_alone() -> None:
+def test_english_words_are_lower_cased_and_punctuation_stands_alone() -> None:
     tokens = Tokenizer("english")("It's a List, isn't it?")
     assert tokens == ["it", "'", "s", "a", "list", ",", "isn", "'", "t", "it", "?"]
 
@@ -58,7 +58,7 @@ def test_english_of_many_lines_at_once_is_that_of_each(line: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["words", "characters", "bpe"])
-def test_what_was_cut_is_put_together_again(level: str) -> None:
+def test_tokens_are_joined_to_the_original_text(level: str) -> None:
     text = "the cat sat on the mat\nthe dog , naïve , did not\n"
     model = learn_bpe(iter(text.split("\n")), 40) if level == "bpe" else None
     tokenizer = Tokenizer(level, model)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ ODD = [
 @pytest.mark.parametrize("model", first("text", of=MODELS))
 @given(st.text() | st.sampled_from(ODD), st.text())
 @example("", "")
-def test_pieces_of_any_text_are_in_the_vocabulary_and_give_it_back(model: str, text: str, more: str) -> None:
+def test_subwords_of_any_text_are_in_the_vocabulary_and_restore_it(model: str, text: str, more: str) -> None:
     tokenizer = Tokenizer("bpe", MODELS[model]())
     vocabulary = Vocabulary.of_text(tokenizer, {}, 1, ())
     for whole in (text, *ODD):
@@ -111,7 +111,7 @@ def test_pieces_of_any_text_are_in_the_vocabulary_and_give_it_back(model: str, t
     )
 
 
-def test_pieces_are_learned_beside_the_bytes_and_none_is_a_special_token() -> None:
+def test_bytes_are_in_the_vocabulary_and_no_subword_is_a_special_token() -> None:
     for model, specials in zip(MODELS, (2, 4, 2), strict=True):
         words = Vocabulary.of_text(Tokenizer("bpe", MODELS[model]()), {}, 1, ()).words
         assert len(words) == len(set(words))
@@ -121,7 +121,7 @@ def test_pieces_are_learned_beside_the_bytes_and_none_is_a_special_token() -> No
 
 
 @pytest.mark.parametrize(("size", "advice"), [(5000, "choose {} or fewer"), (3, "choose {} or more")])
-def test_the_number_of_pieces_that_is_advised_can_be_learned(size: int, advice: str) -> None:
+def test_the_recommended_vocabulary_size_can_be_learned(size: int, advice: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.bpe_vocab_size={size} ") as refused:
         learn_bpe(PLAIN, size)
     number = int(re.findall(r"choose (\d+)", str(refused.value))[0])
@@ -131,6 +131,6 @@ def test_the_number_of_pieces_that_is_advised_can_be_learned(size: int, advice: 
         learn_bpe(PLAIN, number + (1 if size == 5000 else -1))
 
 
-def test_more_pieces_than_a_text_has_are_refused() -> None:
+def test_more_subwords_than_a_text_has_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.bpe_vocab_size=5000"):
         learn_bpe(iter(["a few words"]), 5000)

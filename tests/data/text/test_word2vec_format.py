@@ -113,7 +113,7 @@ def test_a_word_that_no_format_holds_is_named(tmp_path: Path, word: str) -> None
         write_vectors(tmp_path / "a.txt", ["good", word], torch.zeros(2, 3))
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         write_vectors(tmp_path / "none" / "a.txt", WORDS, VECTORS)
     with pytest.raises(DataError, match="cannot be read"):
