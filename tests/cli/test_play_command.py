@@ -13,7 +13,7 @@ from PIL import Image
 from dlref.cli.main import main
 from dlref.training.checkpoint import manifest_digest
 from tests.conftest import SMALL
-from tests.data.rl.odd_environments import Drawn, Scripted, registered
+from tests.data.rl.odd_environments import Rendered, Scripted, registered
 
 Train = Callable[..., tuple[int, str]]
 
@@ -47,7 +47,7 @@ def test_play_counts_episodes_and_films_them(
 def test_an_environment_of_the_users_is_filmed_or_refused(
     picture: Any, said: str | None, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, run = registered(lambda render_mode=None: Drawn(picture)), str(tmp_path / "run")
+    name, run = registered(lambda render_mode=None: Rendered(picture)), str(tmp_path / "run")
     code, errors = train(*SMALL["dqn"], f"data.env={name}", "trainer.max_steps=1", "data.episodes=1", f"run_dir={run}")
     assert code == 0, errors
     code = main(["play", run, "--video", str(tmp_path / "film.gif")])

@@ -484,7 +484,7 @@ def test_advantages(trace: float, agree: Agree) -> None:
 @crosscheck(
     "actor–critic: gradient and update with Adam",
     SB3,
-    f"{IN_DOUBLE}; one rollout, {GAPS}; `critic` is 2 × `vf_coef`",
+    f"{IN_DOUBLE}; one rollout, {GAPS}; `value_coef` is 2 × `vf_coef`",
 )
 @each_rollout
 @pytest.mark.parametrize("normalized", [False, True], ids=["plain", "normalized"])

@@ -82,19 +82,19 @@ def test_ten_thousand_steps_hold_no_more_than_two_thousand(
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
-def test_fault_27_a_memory_that_wraps_again_and_again_gives_only_what_was_lived_through(prioritized: bool) -> None:
-    """From the first batch on, which is of more than the memory holds; and without priorities each row as often."""
+def test_fault_27_a_full_replay_buffer_samples_only_stored_transitions(prioritized: bool) -> None:
+    """From the first batch on, which is larger than the buffer; without priorities all rows are equally frequent."""
     settings: dict[str, Any] = {"buffer_size": 7, "batch_size": 20, "learning_starts": 2, "prioritized": prioritized}
-    data, drawn = Experience("Corridor-truncated-v0", **settings), torch.zeros(7)
+    data, counts = Experience("Corridor-truncated-v0", **settings), torch.zeros(7)
     for number, batch in enumerate(islice(data.train_batches(nn.Linear(2, 3), Shard(), 0), 300)):
-        # A step from place n leads to n + 1 and is worth as much, which is so of no row that was not written.
+        # A step from state n leads to n + 1 and has that reward; rows that were not written have zeros.
         assert torch.equal(batch.next_states[:, 0], batch.states[:, 0] + 1)
         assert torch.equal(batch.rewards[:, 0], batch.states[:, 0] + 1)
         if number >= 10:
-            drawn += torch.from_numpy(data.prefetched.rows).bincount(minlength=7)
+            counts += torch.from_numpy(data.prefetched.rows).bincount(minlength=7)
     assert data.replay.written > 40 * 7
     if not prioritized:
-        torch.testing.assert_close(drawn / drawn.sum(), torch.full((7,), 1 / 7), rtol=0, atol=0.02)
+        torch.testing.assert_close(counts / counts.sum(), torch.full((7,), 1 / 7), rtol=0, atol=0.02)
     for wrong in ({"buffer_size": 0}, {"buffer_size": 2, "envs": 3}):
         with pytest.raises(ConfigError, match="buffer_size"):
             Experience("Corridor-truncated-v0", **wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Environments whose course is known by heart."""
+"""Environments with known transitions."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 
 class Corridor(gymnasium.Env[Any, Any]):
-    """Ends by the wish of the test: at step 3, or 1, terminated, truncated or both; or it fails."""
+    """An episode that is terminated, truncated or both at step 3, or 1; or an environment that fails."""
 
     observation_space = spaces.Box(-100, 100, (2,))
     action_space = spaces.Discrete(3)
@@ -33,7 +33,7 @@ class Corridor(gymnasium.Env[Any, Any]):
 
 
 class Shifted(gymnasium.Env[Any, Any]):
-    """Three places numbered from 5; actions 7 and 8 go to the second and the third."""
+    """Three states numbered from 5; actions 7 and 8 lead to the second and the third."""
 
     observation_space = spaces.Discrete(3, start=5)
     action_space = spaces.Discrete(2, start=7)

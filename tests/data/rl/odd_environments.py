@@ -1,4 +1,4 @@
-"""Environments that break a rule of gymnasium's, or keep something where nobody looks."""
+"""Environments that break gymnasium's API, or keep state in unusual places."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ ZEROS = object()
 
 
 class Simulators:
-    """As a library in C keeps them, with a number for each."""
+    """Simulators by number, as a C library keeps them."""
 
     def __init__(self) -> None:
         self.steps = {0: 0}
@@ -42,7 +42,7 @@ def registered(made: Callable[..., Any], **settings: Any) -> str:
 
 
 class Scripted(gymnasium.Env[Any, Any]):
-    """Gives these observations, one a step, from zeros on."""
+    """Returns these observations, one per step, after zeros or `first`."""
 
     action_space = spaces.Discrete(2)
 
@@ -64,7 +64,7 @@ def scripted(space: Any, *observations: Any, first: Any = ZEROS) -> str:
 
 
 class Counting(gymnasium.Env[Any, Any]):
-    """Its reward is the number of steps so far, kept in a place of the test's choice beside a `state` of plain numbers."""
+    """Its reward is the number of steps so far, kept in `place`, in addition to a `state` of plain numbers."""
 
     observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
     shared: ClassVar[list[int]] = [0]
@@ -138,18 +138,18 @@ class Counting(gymnasium.Env[Any, Any]):
         return self.state, float(self.counted()), False, False, {}
 
 
-class Drawn(Counting):
-    """Is rendered as what it is given, or raises it; its episodes end after three steps."""
+class Rendered(Counting):
+    """Its render returns, or raises, `image`; its episodes end after three steps."""
 
-    def __init__(self, picture: Any) -> None:
+    def __init__(self, image: Any) -> None:
         super().__init__("steps")
-        self.picture = picture
+        self.image = image
 
     def step(self, action: int) -> Any:
         observation, reward, *_ = super().step(action)
         return observation, reward, self.steps == 3, False, {}
 
     def render(self) -> Any:
-        if isinstance(self.picture, Exception):
-            raise self.picture
-        return self.picture
+        if isinstance(self.image, Exception):
+            raise self.image
+        return self.image

@@ -1,4 +1,4 @@
-"""Atari's games: pictures that are stacked, stored once, and gone on with after a resume."""
+"""Atari games: frames are stacked and stored once, and training resumes with a new episode."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -37,7 +37,7 @@ def test_states_are_the_last_four_frames() -> None:
         assert step.observations[:, 3].any()
 
 
-def test_pictures_reach_the_network_as_numbers_from_0_to_1() -> None:
+def test_the_network_gets_frames_scaled_to_0_to_1() -> None:
     data = Experience("ALE/Pong-v5", envs=2, batch_size=8, buffer_size=100, learning_starts=50)
     net = StridedCNN(**{name: data.sizes[name] for name in ("rows", "columns", "outputs", "in_channels")}, widths=[4])
     for batch in islice(data.train_batches(net, Shard(), 0), 3):
@@ -50,7 +50,7 @@ def test_pictures_reach_the_network_as_numbers_from_0_to_1() -> None:
 
 @pytest.mark.slow
 def test_pong_trains_and_resumes(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    """A game hides its state, so a resumed run begins another one."""
+    """A game's state cannot be saved, so a resumed run starts a new episode."""
     run = f"run_dir={tmp_path / 'run'}"
     code, said = train(*PONG, "data.episodes=1", "trainer.max_steps=20", "trainer.log_every=10", run)
     assert code == 0, said

@@ -1,4 +1,4 @@
-"""Environments: each step is a transition of an episode, whichever form it is stepped in, and a frozen one goes on."""
+"""Environments: each step is a transition within an episode, and a restored environment continues identically."""
 
 import collections
 import random
@@ -24,11 +24,11 @@ from dlref.errors import ConfigError, DataError, DlrefError
 from dlref.interfaces import Shard
 from tests.conftest import SMALL
 from tests.data.rl import corridor, odd_environments  # noqa: F401  which registers the environments
-from tests.data.rl.odd_environments import Counting, Drawn, registered, scripted
+from tests.data.rl.odd_environments import Counting, Rendered, registered, scripted
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "Taxi-v4"])
-def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
+def test_a_restored_environment_continues_as_the_original(name: str) -> None:
     one, other = gymnasium.make(name), gymnasium.make(name)
     one.reset(seed=3)
     for _ in range(3):
@@ -37,7 +37,7 @@ def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
     assert state is not None
     other.reset()
     assert restore(other, state)
-    for _ in range(600):  # over ends, resets and the time limit
+    for _ in range(600):  # across ends, resets and the time limit
         a, b = one.step(0), other.step(0)
         assert np.array_equal(a[0], b[0])
         assert a[1:4] == b[1:4]
@@ -45,7 +45,7 @@ def test_a_thawed_environment_goes_on_as_the_frozen_one(name: str) -> None:
             assert np.array_equal(one.reset()[0], other.reset()[0])
 
 
-def test_an_environment_that_hides_its_state_is_not_frozen() -> None:
+def test_an_environment_that_hides_its_state_has_no_snapshot() -> None:
     env = gymnasium.make("Corridor-terminated-v0")
     env.reset(seed=0)
     assert snapshot(env) is None
@@ -66,7 +66,7 @@ def rollout(environments: Environments, steps: int) -> list[tuple[np.ndarray, St
 
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_no_step_spans_two_episodes(vectorized: bool) -> None:
-    """CartPole moves by its speed times 0.02 s in each step; from the end of an episode to the start of the next it jumps."""
+    """CartPole moves by its velocity times 0.02 s in each step; between two episodes it jumps."""
     environments = Environments("CartPole-v1", 6, vectorized)
     assert (environments.vector_env is not None) == vectorized
     environments.reset(range(6))
@@ -80,25 +80,25 @@ def test_no_step_spans_two_episodes(vectorized: bool) -> None:
         assert (outside == step.terminated).all()
         ends, moves = ends + step.terminated.sum(), moves + len(step.env_ids)
     assert ends > 30
-    # In the vectorised form the step after an end only resets, and only that one is left out.
+    # The vector environment's step after an end only resets, and only this one is left out.
     assert moves == 6 * 200 - (ends - step.terminated.sum() if vectorized else 0)
 
 
 @pytest.mark.parametrize(
     ("name", "vectorized"), [("CartPole-v1", True), ("Acrobot-v1", False), ("FrozenLake-v1", False)]
 )
-def test_environments_go_on_where_their_state_was_taken(name: str, vectorized: bool) -> None:
+def test_restored_environments_continue_identically(name: str, vectorized: bool) -> None:
     one, other = Environments(name, 3, vectorized), Environments(name, 3, vectorized)
     one.reset([1, 2, 3])
     rollout(one, 40)
     assert other.load_state_dict(one.state_dict())
-    for (before, step), (before_there, step_there) in zip(rollout(one, 60), rollout(other, 60), strict=True):
-        assert np.array_equal(before, before_there)
-        assert all(np.array_equal(a, b) for a, b in zip(step, step_there, strict=True))
+    for (before, step), (other_before, other_step) in zip(rollout(one, 60), rollout(other, 60), strict=True):
+        assert np.array_equal(before, other_before)
+        assert all(np.array_equal(a, b) for a, b in zip(step, other_step, strict=True))
 
 
 @pytest.mark.parametrize("place", ["steps", "array", "np_random", "own", "space"])
-def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -> None:
+def test_plain_numbers_and_random_generators_are_restored(place: str) -> None:
     name = registered(lambda: Counting(place))
     one, other = Environments(name, 2), Environments(name, 2)
     one.reset([1, 2])
@@ -109,8 +109,8 @@ def test_what_is_kept_in_plain_numbers_and_random_ones_is_restored(place: str) -
     assert [step.rewards.tolist() for _, step in rollout(other, 4)] == expected
 
 
-def test_spaces_are_seeded_once_and_their_generators_go_on() -> None:
-    """Through new episodes, as REINFORCE begins them, and in environments that are restored."""
+def test_spaces_are_seeded_once_and_their_generators_continue() -> None:
+    """Across new episodes, as REINFORCE starts them, and in restored environments."""
     name = registered(lambda: Spaced())
     one, other = Environments(name), Environments(name)
     one.reset([1])
@@ -118,7 +118,7 @@ def test_spaces_are_seeded_once_and_their_generators_go_on() -> None:
     one.reset([1])
     state = one.state_dict(check=False)
     second = rollout(one, 3)[-1][1].rewards.tolist()
-    assert second != first, "the episode began with the same seed, and the space went on"
+    assert second != first, "the episode has the same seed, and the space's generator continues"
     assert other.load_state_dict(state)
     other.reset([1])
     assert rollout(other, 3)[-1][1].rewards.tolist() == second
@@ -128,7 +128,7 @@ def test_spaces_are_seeded_once_and_their_generators_go_on() -> None:
 
 
 class Spaced(Counting):
-    """Its rewards come of a space of its own."""
+    """Its rewards are sampled from its own space."""
 
     def __init__(self) -> None:
         super().__init__("space")
@@ -151,7 +151,7 @@ class Spaced(Counting):
         "global, at reset",
     ],
 )
-def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_in_other_places_is_detected_as_not_restored(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = registered(lambda: Counting(place))
     one, other = Environments(name, 2), Environments(name, 2)
     one.reset([1, 2])
@@ -162,7 +162,7 @@ def test_what_is_kept_elsewhere_is_not_taken_for_restored(place: str, monkeypatc
 
 
 @pytest.mark.parametrize("place", ["class", "module"])
-def test_a_proof_leaves_the_variables_of_classes_and_modules_as_they_were(place: str) -> None:
+def test_the_trial_restores_class_and_module_variables(place: str) -> None:
     one = Environments(registered(lambda: Counting(place)), 2)
     one.reset([1, 2])
     before = rollout(one, 4)[-1][1].rewards[-1]
@@ -170,7 +170,7 @@ def test_a_proof_leaves_the_variables_of_classes_and_modules_as_they_were(place:
     assert rollout(one, 1)[0][1].rewards.tolist() == [before + 1, before + 2]
 
 
-def test_each_kind_of_variable_is_put_back_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_variable_is_restored_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     values: dict[str, Any] = {
         "a": [1, [2]],
         "b": {"x": [1]},
@@ -205,7 +205,7 @@ def test_each_kind_of_variable_is_put_back_in_place(monkeypatch: pytest.MonkeyPa
 
 
 class Closing(Counting):
-    """Notes what is made and closed."""
+    """Counts how many are made and closed."""
 
     def __init__(self, place: str = "steps") -> None:
         super().__init__(place)
@@ -222,8 +222,8 @@ class Closing(Counting):
 NOTED: Any = collections.Counter()
 
 
-def test_environments_of_proofs_and_evaluations_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A mapping that is no dictionary is no variable that is put back.
+def test_environments_of_trials_and_evaluations_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A mapping that is not a dict is not restored.
     monkeypatch.setattr(sys.modules[__name__], "NOTED", noted := collections.UserDict(made=0, closed=0))
     name = registered(Closing)
     one = Environments(name, 2)
@@ -247,7 +247,7 @@ def test_an_environment_that_cannot_be_closed_is_named() -> None:
         one.close()
 
 
-def test_a_new_episode_begins_where_the_old_one_cannot_be_restored(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_episode_starts_if_the_state_cannot_be_restored(caplog: pytest.LogCaptureFixture) -> None:
     name = registered(lambda: Counting("list"))
     one, other = (Experience(name, learning_starts=10, buffer_size=50, batch_size=4) for _ in range(2))
     net = nn.Linear(1, 2)
@@ -261,8 +261,8 @@ def test_a_new_episode_begins_where_the_old_one_cannot_be_restored(caplog: pytes
     assert batch.env_steps == 14
 
 
-def test_only_pictures_are_divided_by_255() -> None:
-    """8 bits with bounds 0 and 255, of two dimensions or more; other bytes are numbers as those of other types."""
+def test_only_images_are_divided_by_255() -> None:
+    """Images are uint8 with bounds 0 and 255 and two or more dimensions; other bytes are numbers."""
     for space, value, given in (
         (spaces.Box(0, 255, (3, 4, 2), np.uint8), 51, 0.2),
         (spaces.Box(0, 255, (4, 2), np.uint8), 51, 0.2),
@@ -285,7 +285,7 @@ def test_only_pictures_are_divided_by_255() -> None:
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_channels_come_first_in_each_observation(shape: tuple[int, ...], channels: int, dtype: Any) -> None:
-    """Of pictures [rows, columns, channels] the network gets channels; what may have its channels first stays as it is."""
+    """Images [rows, columns, channels] are transposed; arrays that may have channels first stay as they are."""
     low = np.arange(np.prod(shape), dtype=dtype).reshape(shape) % 200
     space = spaces.Box(low * 0 if dtype is np.uint8 else low, np.full(shape, 255, dtype), shape, dtype)
     given = low + dtype(1)
@@ -306,8 +306,8 @@ def test_channels_come_first_in_each_observation(shape: tuple[int, ...], channel
     )
 
 
-def test_bytes_that_are_no_picture_are_learned_from_as_numbers_of_another_type() -> None:
-    """The numbers of a space of 0 and 1 reach the network whole, whatever their type."""
+def test_bytes_that_are_no_image_become_float32() -> None:
+    """The network gets the values 0 and 1, whatever their type."""
     rows = []
     for dtype in (np.uint8, np.float32):
         environments = Environments(scripted(spaces.Box(0, 1, (2,), dtype), np.array([0, 1], dtype)))
@@ -317,7 +317,7 @@ def test_bytes_that_are_no_picture_are_learned_from_as_numbers_of_another_type()
     assert np.array_equal(*rows)
 
 
-def test_a_single_number_is_a_vector_of_one() -> None:
+def test_a_scalar_observation_becomes_a_vector_of_one() -> None:
     environments = Environments(
         scripted(spaces.Box(0, 1, (), np.float32), np.float32(0.5), np.array(0.25, np.float32)), 1
     )
@@ -326,7 +326,7 @@ def test_a_single_number_is_a_vector_of_one() -> None:
     assert environments.step(np.array([0])).observations.tolist() == [[0.25]]
 
 
-def test_numbered_observations_are_read_one_hot_and_actions_from_their_first() -> None:
+def test_discrete_observations_become_one_hot_and_actions_start_at_the_spaces_first() -> None:
     lake = Environments("FrozenLake-v1", 2)
     lake.reset([0, 1])
     assert lake.observations.tolist() == np.eye(16)[[0, 0]].tolist()
@@ -351,7 +351,7 @@ def test_numbered_observations_are_read_one_hot_and_actions_from_their_first() -
         (registered(lambda: Spaceless()), "actions None and observations None"),
     ],
 )
-def test_what_cannot_be_played_is_refused(name: str, said: str) -> None:
+def test_unsuitable_environments_are_refused(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Environments(name)
 
@@ -383,7 +383,7 @@ BOX, BYTES = spaces.Box(-1, 1, (2,), np.float32), spaces.Box(0, 255, (2, 2), np.
     ids=str,
 )
 @pytest.mark.filterwarnings("error")
-def test_fault_26_an_observation_that_is_none_of_its_space_is_named(space: Any, observation: Any, said: str) -> None:
+def test_fault_26_an_observation_outside_of_its_space_is_named(space: Any, observation: Any, said: str) -> None:
     """As the second one of an episode, and as the first."""
     name = scripted(space, space.sample(), observation)
     environments = Environments(name)
@@ -408,7 +408,7 @@ def test_the_index_of_a_wrong_number_is_that_of_the_environment() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 24, 25, 300])
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_a_number_that_is_not_finite_is_found_among_few_and_many(count: int) -> None:
+def test_a_value_that_is_not_finite_is_found_among_few_and_many(count: int) -> None:
     read, ones = ObservationConverter(spaces.Box(-np.inf, np.inf, (1,))), np.ones(count, np.float32)
     largest = ones * np.finfo(np.float32).max
     read.check(largest[:, None], largest)
@@ -420,11 +420,11 @@ def test_a_number_that_is_not_finite_is_found_among_few_and_many(count: int) -> 
                 read.check(numbers[:, None], ones)
             with pytest.raises(InvalidObservation, match="reward"):
                 read.check(ones[:, None], numbers)
-            with pytest.raises(InvalidObservation, match="reward"):  # of pictures and numbered observations too
+            with pytest.raises(InvalidObservation, match="reward"):  # of images and Discrete observations too
                 ObservationConverter(spaces.Discrete(1)).check(ones[:, None], numbers)
 
 
-def test_numbers_of_another_type_are_taken_where_their_values_fit() -> None:
+def test_observations_of_another_type_are_cast_if_their_values_fit() -> None:
     for space, observation in (
         (BOX, [1, 0]),
         (BOX, np.array([0.5, -1])),
@@ -508,7 +508,7 @@ def unlicensed() -> Any:
     ],
     ids=["argument", "class", "error", "module"],
 )
-def test_what_cannot_be_made_says_why(made: Any, said: str) -> None:
+def test_an_environment_that_cannot_be_made_says_why(made: Any, said: str) -> None:
     with pytest.raises(DlrefError) as raised:
         Environments(registered(made))
     assert said in str(raised.value)
@@ -521,13 +521,13 @@ def test_what_cannot_be_made_says_why(made: Any, said: str) -> None:
     [
         (lambda: Counting("steps"), "takes no render_mode"),
         (lambda render_mode: Counting("steps"), "has no render"),
-        (lambda render_mode: Drawn(None), "its render returns NoneType"),
-        (lambda render_mode: Drawn("+---+"), "its render returns str"),
-        (lambda render_mode: Drawn(np.zeros((4, 5, 3))), r"its render returns float64 \(4, 5, 3\)"),
-        (lambda render_mode: Drawn(ImportError("pygame is not there")), "pygame is not there; pip install"),
+        (lambda render_mode: Rendered(None), "its render returns NoneType"),
+        (lambda render_mode: Rendered("+---+"), "its render returns str"),
+        (lambda render_mode: Rendered(np.zeros((4, 5, 3))), r"its render returns float64 \(4, 5, 3\)"),
+        (lambda render_mode: Rendered(ImportError("pygame is not there")), "pygame is not there; pip install"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(made: Any, said: str) -> None:
+def test_an_environment_that_cannot_be_rendered_is_refused(made: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):  # noqa: PT012
         environments = Environments(registered(made), render=True)
         environments.reset([0])
@@ -546,7 +546,7 @@ def test_fault_26_an_environment_that_breaks_is_named_with_its_step(end: str, sa
 
 
 @pytest.mark.faults
-def test_fault_26_observations_that_are_no_numbers_are_not_taken_for_a_divergence(
+def test_fault_26_a_nan_observation_is_not_reported_as_divergence(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     name = scripted(BOX, *[np.zeros(2, np.float32)] * 7, np.full(2, np.nan, np.float32))

@@ -1,4 +1,4 @@
-"""Experience: what is stored is what happened, in the amounts that the settings say."""
+"""Experience: stored transitions are those of the environment, and as many as the settings say."""
 
 import copy
 from itertools import islice
@@ -16,7 +16,7 @@ from tests.data.rl import corridor  # noqa: F401  registers the environments
 
 
 class Push(nn.Module):
-    """Acts by the angle of the pole, so that episodes are of middling length."""
+    """Acts by the angle of the pole, so that episodes are neither short nor long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Push(nn.Module):
         return torch.stack([-(states @ self.weight), states @ self.weight], dim=1)
 
 
-def played(env: str, batches: int = 5, **settings: Any) -> tuple[Experience, list[Transitions]]:
+def experience(env: str, batches: int = 5, **settings: Any) -> tuple[Experience, list[Transitions]]:
     data = Experience(env=env, **{"learning_starts": 20, "buffer_size": 50} | settings)
     net = nn.Linear(data.sizes["inputs"], data.sizes["outputs"])
     return data, list(islice(data.train_batches(net, Shard(), 0), batches))
@@ -36,8 +36,8 @@ def played(env: str, batches: int = 5, **settings: Any) -> tuple[Experience, lis
 @pytest.mark.parametrize("length", [3, 1])
 @pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
 def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, length: int) -> None:
-    """And the step that only resets is not among the transitions: states go 0 1 2 | 0 1 2, next states 1 2 3."""
-    data, batches = played(f"Corridor-{end}-v{0 if length == 3 else 1}", env_steps_per_update=2)
+    """And reset steps are not stored: states are 0 1 2 | 0 1 2, next states 1 2 3."""
+    data, batches = experience(f"Corridor-{end}-v{0 if length == 3 else 1}", env_steps_per_update=2)
     replay, count = data.replay, data.replay.written
     assert count == 20 + 5 * 2
     assert replay.storage.states[:count, 0].tolist() == [i % length for i in range(count)]
@@ -50,7 +50,7 @@ def test_fault_26_bootstrap_is_cut_only_where_the_episode_terminated(end: str, l
 
 
 @pytest.mark.parametrize(("envs", "env_steps_per_update"), [(1, 1), (1, 3), (4, 2), (4, 0.5), (3, 7)])
-def test_batches_come_at_the_pace_that_was_asked_for(envs: int, env_steps_per_update: float) -> None:
+def test_each_batch_follows_the_environment_steps_of_the_settings(envs: int, env_steps_per_update: float) -> None:
     data = Experience(
         "Corridor-terminated-v0",
         envs=envs,
@@ -58,23 +58,23 @@ def test_batches_come_at_the_pace_that_was_asked_for(envs: int, env_steps_per_up
         learning_starts=10,
         buffer_size=1000,
     )
-    fresh = 0
+    new = 0
     for number, batch in enumerate(islice(data.train_batches(nn.Linear(2, 3), Shard(), 0), 12)):
-        asked = 10 + env_steps_per_update * (number + 1)
-        assert asked <= batch.env_steps < asked + envs
-        fresh += batch.new_env_steps
-        assert fresh == batch.env_steps == data.replay.written
+        due = 10 + env_steps_per_update * (number + 1)
+        assert due <= batch.env_steps < due + envs
+        new += batch.new_env_steps
+        assert new == batch.env_steps == data.replay.written
 
 
-def test_several_environments_store_what_one_does_each() -> None:
-    data, _ = played("Corridor-truncated-v0", envs=4, buffer_size=60)
+def test_several_environments_are_stored_as_one_is() -> None:
+    data, _ = experience("Corridor-truncated-v0", envs=4, buffer_size=60)
     replay, count = data.replay, data.replay.written
     assert count == 28
     assert replay.storage.states[:count, 0].tolist() == [i // 4 % 3 for i in range(count)]
     assert replay.following[:count].tolist() == [-1 if i // 4 % 3 == 2 or i >= 24 else i + 4 for i in range(count)]
-    one, _ = played("CartPole-v1", envs=1, buffer_size=300, learning_starts=200)
-    many, _ = played("CartPole-v1", envs=5, buffer_size=300, learning_starts=200)
-    for data in (one, many):  # the cart moves by its speed; across the end of an episode it would jump
+    one, _ = experience("CartPole-v1", envs=1, buffer_size=300, learning_starts=200)
+    many, _ = experience("CartPole-v1", envs=5, buffer_size=300, learning_starts=200)
+    for data in (one, many):  # the cart moves by its velocity; between two episodes it would jump
         kept = slice(0, data.replay.written)
         states, after = data.replay.storage.states[kept], data.replay.storage.next_states[kept]
         np.testing.assert_allclose(after[:, 0], states[:, 0] + 0.02 * states[:, 1], atol=1e-5, rtol=0)
@@ -82,8 +82,8 @@ def test_several_environments_store_what_one_does_each() -> None:
         assert np.array_equal(data.replay.storage.states[follows[follows >= 0]], after[follows >= 0])
 
 
-def test_a_full_replay_keeps_the_last_transitions() -> None:
-    data, batches = played("Corridor-terminated-v0", env_steps_per_update=13)
+def test_a_full_replay_buffer_keeps_the_last_transitions() -> None:
+    data, batches = experience("Corridor-terminated-v0", env_steps_per_update=13)
     written = data.replay.written
     assert written == 20 + 5 * 13
     newest = {(i % 50, (i % 3)) for i in range(written - 50, written)}
@@ -91,14 +91,14 @@ def test_a_full_replay_keeps_the_last_transitions() -> None:
     assert all((batch.next_states[:, 0] == batch.states[:, 0] + 1).all() for batch in batches)
 
 
-def test_a_batch_carries_the_rewards_of_several_steps() -> None:
-    """Rewards are 1 2 3 | 1 2 3; each transition sees as many as its episode has left."""
-    _, batches = played("Corridor-terminated-v0", n_step=2, batch_size=30, learning_starts=40)
+def test_n_step_transitions_have_the_rewards_up_to_the_end_of_the_episode() -> None:
+    """Rewards are 1 2 3 | 1 2 3."""
+    _, batches = experience("Corridor-terminated-v0", n_step=2, batch_size=30, learning_starts=40)
     for batch in batches:
         for state, rewards, steps, after, ended in zip(
             batch.states[:, 0], batch.rewards, batch.steps, batch.next_states[:, 0], batch.terminated, strict=True
         ):
-            if (state, after) in ((0, 1), (1, 2)):  # the newest, which nothing follows yet
+            if (state, after) in ((0, 1), (1, 2)):  # the newest transition, which none follows yet
                 continue
             assert (rewards.tolist(), int(steps), float(after), bool(ended)) == {
                 0.0: ([1.0, 2.0], 2, 2.0, False),
@@ -107,16 +107,16 @@ def test_a_batch_carries_the_rewards_of_several_steps() -> None:
             }[float(state)]
 
 
-def test_chance_falls_in_a_line_to_its_floor() -> None:
+def test_epsilon_falls_linearly_to_its_final_value() -> None:
     data = Experience(exploration_steps=100, final_epsilon=0.1)
-    shares = []
-    for written in (0, 50, 100, 1000):
-        data.env_steps = written
-        shares.append(data.epsilon())
-    assert shares == pytest.approx([1.0, 0.55, 0.1, 0.1])
+    epsilons = []
+    for env_steps in (0, 50, 100, 1000):
+        data.env_steps = env_steps
+        epsilons.append(data.epsilon())
+    assert epsilons == pytest.approx([1.0, 0.55, 0.1, 0.1])
 
 
-def test_transitions_are_drawn_by_the_error_that_the_learner_wrote() -> None:
+def test_transitions_are_sampled_in_proportion_to_their_td_errors() -> None:
     data = Experience("Corridor-terminated-v0", prioritized=True, learning_starts=30, batch_size=2000, buffer_size=64)
     batches = data.train_batches(nn.Linear(2, 3), Shard(), 0)
     for _ in range(40):
@@ -124,26 +124,26 @@ def test_transitions_are_drawn_by_the_error_that_the_learner_wrote() -> None:
         assert batch.td_errors is not None
         batch.td_errors.copy_(batch.states[:, 0])  # 0 1 2
     assert batch.weights is not None
-    drawn = torch.bincount(batch.states[:, 0].long(), minlength=3) / 2000
+    frequencies = torch.bincount(batch.states[:, 0].long(), minlength=3) / 2000
     expected = torch.tensor([0.0, 1.0, 2.0]) ** 0.6
     torch.testing.assert_close(
-        drawn, expected / expected.sum(), atol=0.04, rtol=0
-    )  # one new transition is always drawn
+        frequencies, expected / expected.sum(), atol=0.04, rtol=0
+    )  # the tolerance covers the new transition, whose priority is the highest
     ones, twos = batch.weights[batch.states[:, 0] == 1], batch.weights[batch.states[:, 0] == 2]
-    exponent = 0.4 + 0.6 * data.replay.written / data.exploration_steps
-    assert float(ones[0] / twos[0]) == pytest.approx(2 ** (0.6 * exponent), rel=0.01)
+    beta = 0.4 + 0.6 * data.replay.written / data.exploration_steps
+    assert float(ones[0] / twos[0]) == pytest.approx(2 ** (0.6 * beta), rel=0.01)
 
 
-def test_evaluation_plays_the_same_whole_episodes_over_any_ranks() -> None:
+def test_evaluation_has_the_same_episodes_for_any_number_of_ranks() -> None:
     data = Experience(episodes=5)
-    alone = [tuple(e) for e in data.batches("eval", Push(), Shard())]
-    shared = [tuple(e) for rank in range(2) for e in data.batches("eval", Push(), Shard(rank, 2))]
-    assert alone == shared == [tuple(e) for e in data.batches("eval", Push(), Shard())]
-    assert alone != [tuple(e) for e in data.batches("test", Push(), Shard())]
-    assert all(length == returns for returns, length in alone)
+    one_rank = [tuple(e) for e in data.batches("eval", Push(), Shard())]
+    two_ranks = [tuple(e) for rank in range(2) for e in data.batches("eval", Push(), Shard(rank, 2))]
+    assert one_rank == two_ranks == [tuple(e) for e in data.batches("eval", Push(), Shard())]
+    assert one_rank != [tuple(e) for e in data.batches("test", Push(), Shard())]
+    assert all(length == episode_return for episode_return, length in one_rank)
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     for settings in (
         {"envs": 0},
         {"n_step": 0},
@@ -158,8 +158,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 
 @pytest.mark.parametrize("prioritized", [True, False])
-def test_what_was_played_goes_on_where_its_state_was_taken(prioritized: bool) -> None:
-    """With several steps and environments, and a replay that has wrapped around, in the midst of batches drawn together."""
+def test_restored_experience_continues_identically(prioritized: bool) -> None:
+    """With several steps and environments, a full replay buffer, and a state taken between two prefetched batches."""
     settings: dict[str, Any] = {
         "envs": 3,
         "n_step": 3,
@@ -169,7 +169,7 @@ def test_what_was_played_goes_on_where_its_state_was_taken(prioritized: bool) ->
         "learning_starts": 60,
         "batch_size": 8,
     }
-    net, one, other = Push(), Experience(**settings), Experience(**settings)
+    net, original, restored = Push(), Experience(**settings), Experience(**settings)
 
     def learn(batches: Any, count: int) -> list[list[Any]]:
         seen = []
@@ -181,7 +181,27 @@ def test_what_was_played_goes_on_where_its_state_was_taken(prioritized: bool) ->
             seen.append([x.tolist() if isinstance(x, Tensor) else x for x in fields])
         return seen
 
-    batches = one.train_batches(net, Shard(), 0)
+    batches = original.train_batches(net, Shard(), 0)
     learn(batches, 10)
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
-    assert learn(batches, 30) == learn(other.train_batches(net, Shard(), 10), 30)
+    restored.load_state_dict(copy.deepcopy(original.state_dict()))
+    assert learn(batches, 30) == learn(restored.train_batches(net, Shard(), 10), 30)
+
+
+def test_prefetched_batches_equal_batches_that_are_sampled_one_at_a_time() -> None:
+    settings: dict[str, Any] = {
+        "envs": 6,
+        "n_step": 2,
+        "env_steps_per_update": 1.5,
+        "learning_starts": 30,
+        "batch_size": 5,
+    }
+    prefetched, plain = (Experience(**settings) for _ in range(2))
+
+    def sample(count: int, device: torch.device, dtype: torch.dtype, statistics: tuple[Any, ...]) -> Transitions:
+        return plain.transitions(plain.sample_rows(1, count), count, device, dtype)
+
+    plain.sample = sample  # type: ignore[method-assign]
+    batches = zip(*(data.train_batches(Push(), Shard(), 0) for data in (prefetched, plain)), strict=True)
+    for batch, expected in islice(batches, 30):
+        for field in ("states", "actions", "rewards", "steps", "next_states", "terminated"):
+            assert np.array_equal(getattr(batch, field), getattr(expected, field)), field

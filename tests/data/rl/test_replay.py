@@ -1,4 +1,4 @@
-"""The replay memory and its priorities, against models of them that are lists."""
+"""The replay buffer and its priorities, compared with lists."""
 
 from collections import deque
 from typing import Any
@@ -15,8 +15,8 @@ from dlref.data.rl.replay import Priorities, ReplayBuffer
 ENVS, CAPACITY, STEPS = 3, 11, 3
 
 
-class Memory(RuleBasedStateMachine):
-    """Each transition carries its number as its state, so what is sampled can be looked up in the list of all."""
+class Buffer(RuleBasedStateMachine):
+    """Each transition's state is its number, by which it is found in the list of all transitions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,15 +26,15 @@ class Memory(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        """Some environments take a step; those that are left out had only been reset."""
-        who = sorted(data.draw(st.sets(st.integers(0, ENVS - 1))))
-        ends = np.array([[data.draw(st.booleans()) for _ in who] for _ in range(2)], bool).reshape(2, len(who))
-        numbers = np.arange(self.count, self.count + len(who), dtype=float)
-        step = Step(np.array(who, int), np.float32(numbers % 7), numbers[:, None] + 0.5, *ends)
+        """Some environments take a step; the others were only reset."""
+        env_ids = sorted(data.draw(st.sets(st.integers(0, ENVS - 1))))
+        ends = np.array([[data.draw(st.booleans()) for _ in env_ids] for _ in range(2)], bool).reshape(2, len(env_ids))
+        numbers = np.arange(self.count, self.count + len(env_ids), dtype=float)
+        step = Step(np.array(env_ids, int), np.float32(numbers % 7), numbers[:, None] + 0.5, *ends)
         self.replay.add(numbers[:, None], numbers.astype(int) % 5, step)
-        for env, number, terminated, truncated in zip(who, numbers.tolist(), *ends.tolist(), strict=True):
+        for env, number, terminated, truncated in zip(env_ids, numbers.tolist(), *ends.tolist(), strict=True):
             self.kept.append({"env": env, "number": number, "terminated": terminated, "over": terminated or truncated})
-        self.count += len(who)
+        self.count += len(env_ids)
 
     @rule()
     def restore(self) -> None:
@@ -50,7 +50,7 @@ class Memory(RuleBasedStateMachine):
         return later[:STEPS]
 
     @invariant()
-    def holds_the_last_ones_and_what_followed_them(self) -> None:
+    def n_step_transitions_are_those_of_the_list(self) -> None:
         assert len(self.replay) == len(self.kept)
         sample = self.replay.sample(np.arange(len(self.replay)), STEPS)
         assert sorted(sample.states[:, 0].tolist()) == [t["number"] for t in self.kept]
@@ -65,12 +65,12 @@ class Memory(RuleBasedStateMachine):
             assert bool(sample.terminated[row]) == window[-1]["terminated"]
 
 
-Memory.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestMemory = pytest.mark.faults(Memory.TestCase)
+Buffer.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestBuffer = pytest.mark.faults(Buffer.TestCase)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9, 10, 50])
-def test_priorities_draw_as_the_running_sum_does(rows: int) -> None:
+def test_sampling_by_priority_is_that_of_the_cumulative_sum(rows: int) -> None:
     random = np.random.default_rng(rows)
     priorities, plain = Priorities(rows), np.zeros(rows)
     for _ in range(30):
@@ -80,14 +80,14 @@ def test_priorities_draw_as_the_running_sum_does(rows: int) -> None:
             plain[one] = value
         if not plain.any():
             continue
-        shares = np.append(random.random(40), [0.0, 1 - 1e-12])
-        drawn = priorities.sample(shares)
-        chances = priorities.probabilities(drawn)
+        uniform = np.append(random.random(40), [0.0, 1 - 1e-12])
+        rows_ = priorities.sample(uniform)
+        probabilities = priorities.probabilities(rows_)
         ends = plain.cumsum()
-        expected = np.minimum(np.searchsorted(ends, shares * ends[-1], side="right"), np.flatnonzero(plain)[-1])
-        assert (plain[drawn] > 0).all(), "what has no priority is never drawn"
-        assert (drawn == expected).mean() > 0.97  # at a border the sums may round the other way
-        np.testing.assert_allclose(chances, plain[drawn] / plain.sum())
+        expected = np.minimum(np.searchsorted(ends, uniform * ends[-1], side="right"), np.flatnonzero(plain)[-1])
+        assert (plain[rows_] > 0).all(), "a row without priority is never sampled"
+        assert (rows_ == expected).mean() > 0.97  # at a boundary the two sums may round differently
+        np.testing.assert_allclose(probabilities, plain[rows_] / plain.sum())
 
 
 def test_one_of_two_rows_in_a_block_may_be_set_twice_at_once() -> None:
@@ -96,7 +96,7 @@ def test_one_of_two_rows_in_a_block_may_be_set_twice_at_once() -> None:
     assert priorities.sums.tolist() == [9.0, 4.0, 0.0]
 
 
-def test_a_memory_of_one_step_links_nothing() -> None:
+def test_a_buffer_of_one_step_links_no_transitions() -> None:
     replay = ReplayBuffer(3, (1,), np.float32, envs=3)
     for _ in range(2):
         none = np.zeros(3, bool)
@@ -105,38 +105,38 @@ def test_a_memory_of_one_step_links_nothing() -> None:
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_frames_that_are_stored_once_are_those_of_whole_states(n_step: int) -> None:
-    """Also after the replay has wrapped around several times, was restored, and episodes were left before their end."""
+def test_stacked_frames_stored_once_equal_full_states(n_step: int) -> None:
+    """Also after the buffer was full several times, was restored, and episodes were abandoned."""
     random, envs, capacity, depth = np.random.default_rng(2), 3, 40, 4
-    whole, once = (ReplayBuffer(capacity, (depth, 2), np.uint8, envs, stacked) for stacked in (False, True))
+    full, compact = (ReplayBuffer(capacity, (depth, 2), np.uint8, envs, stacked) for stacked in (False, True))
 
-    def begun(frame: np.ndarray) -> np.ndarray:
+    def initial(frame: np.ndarray) -> np.ndarray:
         return np.concatenate([np.zeros((depth - 1, 2), np.uint8), frame[None]])
 
     def frame() -> np.ndarray:
         return random.integers(1, 255, 2, dtype=np.uint8)
 
-    states = np.stack([begun(frame()) for _ in range(envs)])
+    states = np.stack([initial(frame()) for _ in range(envs)])
     over = np.zeros(envs, bool)
     for number in range(150):
-        who = np.flatnonzero(~over | (random.random(envs) < 0.5))  # the others had only been reset
+        env_ids = np.flatnonzero(~over | (random.random(envs) < 0.5))  # the others were only reset
         after = np.stack([np.concatenate([state[1:], frame()[None]]) for state in states])
         terminated, truncated = random.random((2, envs)) < 0.1
-        step = Step(who, random.random(envs)[who], after[who], terminated[who], truncated[who])
-        for replay in (whole, once):
-            replay.add(states[who], who % 2, step)
-        over &= ~np.isin(np.arange(envs), who)
-        over[who] = (terminated | truncated)[who]
+        step = Step(env_ids, random.random(envs)[env_ids], after[env_ids], terminated[env_ids], truncated[env_ids])
+        for replay in (full, compact):
+            replay.add(states[env_ids], env_ids % 2, step)
+        over &= ~np.isin(np.arange(envs), env_ids)
+        over[env_ids] = (terminated | truncated)[env_ids]
         if number == 70:
             over[:] = True
-            whole.end_episodes()
-            once.end_episodes()
+            full.end_episodes()
+            compact.end_episodes()
         states = np.stack(
-            [begun(frame()) if over[env] else after[env] if env in who else states[env] for env in range(envs)]
+            [initial(frame()) if over[env] else after[env] if env in env_ids else states[env] for env in range(envs)]
         )
         if number == 100:
-            saved, once = once.state_dict(), ReplayBuffer(capacity, (depth, 2), np.uint8, envs, True)
-            once.load_state_dict(saved)
-        for mine, theirs in zip(*(r.sample(np.arange(len(r)), n_step) for r in (whole, once)), strict=True):
+            saved, compact = compact.state_dict(), ReplayBuffer(capacity, (depth, 2), np.uint8, envs, True)
+            compact.load_state_dict(saved)
+        for mine, theirs in zip(*(r.sample(np.arange(len(r)), n_step) for r in (full, compact)), strict=True):
             assert np.array_equal(mine, theirs)
-    assert once.storage.state_dict(capacity)["frames"].nbytes < whole.storage.states.nbytes / 2
+    assert compact.storage.state_dict(capacity)["frames"].nbytes < full.storage.states.nbytes / 2
