@@ -307,28 +307,35 @@ def test_a_monitor_of_no_figure_costs_nothing_that_was_learned(
     assert "is finished at step 6" in train(f"resume={run}")[1]
 
 
-def test_a_monitor_that_only_the_configs_have_changed_is_refused(
+def test_a_monitor_that_a_switched_experiment_has_is_refused(
     train: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    """As where a metric was renamed since: what is best would be lost in silence."""
+    """The best weights would be lost in silence. A YAML that was edited since does not change the recorded monitor."""
     (tmp_path / "experiment").mkdir()
     config, run = tmp_path / "experiment" / "mine.yaml", tmp_path / "run"
+    other = tmp_path / "experiment" / "other.yaml"
     config.write_text("# @package _global_\ntrainer: {monitor: eval/nll min}\n")
+    other.write_text("# @package _global_\ntrainer: {monitor: eval/loss min}\n")
     settings = [*SMALL["mlp"], "experiment=mine", "trainer.eval_every=2", "trainer.max_steps=4", "~reports"]
     folder = ["--config-dir", str(tmp_path)]
     assert train(*settings, *folder, f"run_dir={run}")[0] == 0
     best = everything(run)["training.pt"]["progress"]["best"]
-    config.write_text("# @package _global_\ntrainer: {monitor: eval/loss min}\n")
-    code, said = train(f"resume={run}", "trainer.max_steps=5", *folder)
+    code, said = train(f"resume={run}", "experiment=other", "trainer.max_steps=5", *folder)
     assert code == 4
     assert (
         "kept the best weights by trainer.monitor 'eval/nll min', and the config now has 'eval/loss min'; add" in said
     )
     for typed in re.findall(r"'(trainer.monitor=.*?)'", said):
-        code, said = train(f"resume={run}", typed, "trainer.max_steps=5", *folder)
+        code, said = train(f"resume={run}", "experiment=other", typed, "trainer.max_steps=5", *folder)
         assert code == 0, said
         assert ("what is best starts again" in said) == (typed == "trainer.monitor=eval/loss min")
         assert everything(run)["training.pt"]["progress"]["best"] >= best
+    recorded = tmp_path / "recorded"
+    assert train(*settings, *folder, f"run_dir={recorded}")[0] == 0
+    config.write_text("# @package _global_\ntrainer: {monitor: eval/loss min}\n")
+    code, said = train(f"resume={recorded}", "trainer.max_steps=5", *folder)
+    assert code == 0, said
+    assert "trainer.monitor" not in said
 
 
 def test_with_another_monitor_what_is_best_begins_anew(train: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
