@@ -1,4 +1,4 @@
-"""Assembles an experiment from a config: data, network, objective, reports, optimizer, schedule and trainer."""
+"""Assembles an experiment from a config: data, network, objective, reports, optimizer and schedule."""
 
 import contextlib
 import inspect
@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlref.config_check import check_section, needed, resolve
+from dlref.config_check import OPTIONAL, check_section, needed, resolve
 from dlref.errors import ConfigError, brief
 from dlref.interfaces import Data, HasOutputLayer, undelivered
 from dlref.objectives import Objective
+from dlref.objectives.batches import require_suitable
 from dlref.optimizers.schedules import Schedule
 from dlref.plugins import place_in_plugins
 from dlref.reports import Report
 from dlref.training import devices, memory
-from dlref.training.trainer import Trainer
 
 MOST_PARTS = 20_000  # layers and parameters of a network: with a mistyped number of layers it would never be built
 
@@ -28,7 +28,7 @@ class Model:
     """What an evaluation takes."""
 
     data: Data
-    objective: Objective
+    objective: Objective[Any]
     reports: dict[str, Report]
 
 
@@ -38,7 +38,8 @@ def build(config: Mapping[str, Any], device: torch.device, plugins: Sequence[str
     require_delivered("data", data)
     torch.manual_seed(config["seed"])
     net = make_network(config, data.sizes, plugins, device)
-    objective: Objective = make(config["objective"], "objective", plugins, net=net)
+    objective: Objective[Any] = make(config["objective"], "objective", plugins, net=net)
+    require_suitable(objective, data)
     dtype = weights_dtype(config)
     if device.type == "mps":  # which has no float64, not even for buffers
         if dtype is not None:
@@ -54,24 +55,24 @@ def weights_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
     return torch.float64 if config["trainer"].get("precision") == "float64" else None
 
 
-def build_trainer(
-    config: Mapping[str, Any], objective: Objective, plugins: Sequence[str] = ()
-) -> tuple[torch.optim.Optimizer, Schedule, Trainer]:
-    """Optimizer, schedule and trainer for an objective."""
-    for group in ("optimizer", "schedule"):
+def build_optimizer(
+    config: Mapping[str, Any], objective: Objective[Any], plugins: Sequence[str] = ()
+) -> tuple[torch.optim.Optimizer, Schedule]:
+    """Optimizer and learning-rate schedule for the trainable parameters of an objective."""
+    for group in OPTIONAL:
         check_section(group, config.get(group), group, plugins)
-    decay = config["optimizer"].get("weight_decay", 0)
-    trained: list[Any] = [p for p in objective.parameters() if p.requires_grad]
-    limits: dict[str, Any] = {}
-    if not trained:  # the network is fitted in closed form: one step, and an optimizer wants something to hold
-        trained = [torch.zeros((), requires_grad=True)]
-        limits = {"max_steps": 1, "max_epochs": None, "max_seconds": None}
-    # Biases and the scales of norms are not decayed, as in the papers that use it.
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError(
+            f"network {type(objective.net).__name__} has no trainable parameters; choose another one, or an objective that "
+            "fits it in closed form"
+        )
+    # Biases and the scales of norms are not decayed, as in the papers that use weight decay.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    params = [group for group in groups if group["params"]] if decay else trained
+    params = [group for group in groups if group["params"]] if config["optimizer"].get("weight_decay") else trained
     supplied = {"params": params, "tables": tables(objective.net)}
     optimizer: torch.optim.Optimizer = make(config["optimizer"], "optimizer", plugins, **supplied)
     closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -80,13 +81,13 @@ def build_trainer(
             f"optimizer {config['optimizer']['_target_']} evaluates the loss itself; choose a first-order one"
         )
     schedule: Schedule = make(config["schedule"], "schedule", plugins)
-    return optimizer, schedule, Trainer(**config["trainer"] | limits)
+    return optimizer, schedule
 
 
 def tables(net: nn.Module) -> list[torch.Tensor]:
     """Embeddings and output layer, with a row of weights for each token or class, which some optimizers treat differently."""
-    looked_up = [layer.weight for layer in net.modules() if isinstance(layer, nn.Embedding)]
-    return looked_up + ([net.out.weight] if isinstance(net, HasOutputLayer) else [])
+    embeddings = [layer.weight for layer in net.modules() if isinstance(layer, nn.Embedding)]
+    return embeddings + ([net.out.weight] if isinstance(net, HasOutputLayer) else [])
 
 
 def make_network(

@@ -25,7 +25,7 @@ from dlref.objectives import Objective
 from dlref.optimizers.schedules import Schedule
 from dlref.renamed import RENAMED
 from dlref.reports import Report
-from dlref.training.trainer import Trainer
+from dlref.training.config import TrainerConfig
 
 HOMES = ("dlref", "torch.optim")
 BASES: dict[str, Any] = {
@@ -42,7 +42,7 @@ SUPPLIED = {"data": {"seed"}, "objective": {"net"}, "optimizer": {"params", "tab
 # The sizes that dlref's data give to a network; which of them one data set gives is known once it is built.
 SIZES = {"inputs", "outputs", "in_channels", "rows", "columns", "context"}
 SIZES |= {"vocab_size", "source_vocab_size", "target_vocab_size"}
-OPTIONAL = ("optimizer", "schedule")  # null for a model that is fitted in closed form
+OPTIONAL = ("optimizer", "schedule")  # not set for an objective in closed form
 TOP: dict[str, Any] = {
     "name": str | None,
     "goal": str | None,
@@ -89,7 +89,7 @@ def with_defaults(
             )
     if sizes is None and not within(config["data"]["_target_"], HOMES):
         found["network"] = config["network"]
-    found["trainer"] = defaults(Trainer) | config["trainer"]
+    found["trainer"] = defaults(TrainerConfig) | config["trainer"]
     return found
 
 
@@ -182,7 +182,14 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
         section = config.get(group)
         if group == "reports":
             check_reports(section, plugins)
-        elif section is not None or group not in OPTIONAL:
+        elif group in OPTIONAL and section is None:
+            objective = resolve(config["objective"]["_target_"], "objective", plugins)
+            if not objective.closed_form:  # type: ignore[attr-defined] # it is an Objective
+                raise ConfigError(
+                    f"{group} is not set, and objective {objective.__name__} is trained by gradient steps; choose one with "
+                    f"{group}=NAME (dlref list {group})"
+                )
+        else:
             check_section(group, section, group, plugins)
     if not 0 <= (config["threads"] or 0) <= MOST_THREADS:
         raise ConfigError(
@@ -190,8 +197,8 @@ def check(config: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
         )
     if not isinstance(config.get("trainer"), Mapping):
         raise ConfigError(f"trainer is {config.get('trainer')!r:.100}; it takes settings by name")
-    check_arguments("trainer", config["trainer"], Trainer)
-    Trainer(**config["trainer"])
+    check_arguments("trainer", config["trainer"], TrainerConfig)
+    TrainerConfig(**config["trainer"])
 
 
 def check_reports(reports: Any, plugins: Sequence[str]) -> None:
@@ -214,7 +221,7 @@ def settings(config: Mapping[str, Any], groups: set[str], plugins: Sequence[str]
     for group in [*BASES, "trainer"]:
         section = config.get(group)
         if group != "reports" and isinstance(section, Mapping):
-            cls = Trainer if group == "trainer" else resolve(section.get("_target_"), group, plugins)
+            cls = TrainerConfig if group == "trainer" else resolve(section.get("_target_"), group, plugins)
             names += [f"{group}.{name}" for name in inspect.signature(cls).parameters]
     return names
 
@@ -266,7 +273,7 @@ def hint(config: Mapping[str, Any], key: str, plugins: Sequence[str] = ()) -> An
         return TOP[key]
     section, _, name = key.rpartition(".")
     if section == "trainer":
-        return type_hints(Trainer).get(name, Any)
+        return type_hints(TrainerConfig).get(name, Any)
     found = at(config, section)
     try:
         target = found["_target_"] if isinstance(found, Mapping) and "_target_" in found else None

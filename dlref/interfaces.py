@@ -203,6 +203,36 @@ class PairBatch(NamedTuple):
     counted: Tensor  # [B, T] bool: where the targets are not padding
 
 
+class ExampleBatch(Protocol):
+    """B inputs with their targets."""
+
+    inputs: Tensor  # [B, ...]
+    targets: Tensor  # [B] or [B, D]
+
+
+class TransitionBatch(Protocol):
+    """B transitions of n steps, sampled from experience."""
+
+    states: Tensor  # [B, ...]
+    actions: Tensor  # [B] int64
+    rewards: Tensor  # [B, n]
+    steps: Tensor  # [B] int64: number of steps, 1 to n
+    next_states: Tensor  # [B, ...], after the last step
+    terminated: Tensor  # [B] bool
+
+
+class RolloutBatch(Protocol):
+    """T steps of E environments under the current policy."""
+
+    states: Tensor  # [T, E, ...]
+    actions: Tensor  # [T, E] int64
+    rewards: Tensor  # [T, E]
+    next_states: Tensor  # [T, E, ...]
+    terminated: Tensor  # [T, E] bool
+    ended: Tensor  # [T, E] bool: terminated or truncated
+    valid: Tensor  # [T, E] bool: false where an environment took no step
+
+
 @runtime_checkable
 class Data(Protocol):
     """The members of every data set. Constructors take plain keyword arguments, including `seed` and `batch_size`.

@@ -9,8 +9,9 @@ def load(run: str, plugins: Sequence[str], device: str) -> Any:
     import torch
 
     import dlref
-    from dlref.training.devices import choose_device, explained
+    from dlref.training.devices import choose_device, explained, make_current
 
     place = choose_device(device)
+    make_current(place)
     with explained():
         return dlref.load(run, plugins).to(place, torch.float32 if place.type == "mps" else None)

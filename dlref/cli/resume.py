@@ -213,17 +213,23 @@ def reusable(
 
 
 def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[str, Any], paths: set[str]) -> None:
-    """Put a prepared trainer where the checkpoint was taken; raises CheckpointError where that cannot be."""
-    from dlref.training.state import restore
+    """Restore the state of a checkpoint into a trainer; raises CheckpointError where that cannot be."""
+    from dlref.training.progress import Progress
+    from dlref.training.state import load_weights, restore
 
     other_data = has_other_data(checkpoint, trainer, config, facts, paths)
     changed = overrides_that_differ(checkpoint.manifest["config"], config)
     try:
-        shown, shared = checkpoint.read("weights.pt"), checkpoint.read("training.pt")
+        evaluated = checkpoint.read("weights.pt")
+        if trainer.objective.closed_form:  # it was fitted and evaluated before it was saved
+            load_weights(trainer.objective, evaluated, str(checkpoint.path))
+            trainer.progress = Progress(step=checkpoint.step, evaluated=checkpoint.step)
+            return
+        shared = checkpoint.read("training.pt")
         own = checkpoint.read(f"rank-{trainer.shard.rank}.pt")
         if other_data:  # which start again
             own |= {"carried": {}, "data": None}
-        restore(trainer, shown, shared, own, str(checkpoint.path))
+        restore(trainer, evaluated, shared, own, str(checkpoint.path))
     except CheckpointError as error:
         raise CheckpointError(f"{error}{changed}") from None
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -233,12 +239,12 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
             f"{checkpoint.use_its_dlref}start a new run"
         ) from error
     then = checkpoint.manifest["config"]["trainer"].get("monitor")
-    if then != trainer.monitor and trainer.progress.best is not None:
+    if then != trainer.config.monitor and trainer.progress.best is not None:
         if "trainer.monitor" not in [split_key(text)[0] for text in facts["overrides"]]:
-            typed = [in_shell(f"trainer.monitor={name or 'null'}") for name in (then, trainer.monitor)]
+            typed = [in_shell(f"trainer.monitor={name or 'null'}") for name in (then, trainer.config.monitor)]
             raise CheckpointError(
                 f"{checkpoint.path} kept the best weights by trainer.monitor '{then}', and the config now has "
-                f"'{trainer.monitor}'; add {typed[0]} to resume with it, or {typed[1]} to start again with the best"
+                f"'{trainer.config.monitor}'; add {typed[0]} to resume with it, or {typed[1]} to start again with the best"
             )
         # Its best value is of another metric, which nothing may ever surpass.
         trainer.progress.best, trainer.progress.since_best = None, 0
@@ -252,7 +258,6 @@ def has_other_data(
 
     Refuses to resume something else. Logs what was changed on purpose, and what may change the last bits of the results.
     """
-    from dlref.training import gradient_norm
     from dlref.training.run import warn_of_other_plugins
 
     manifest, data, shard = checkpoint.manifest, trainer.data, trainer.shard
@@ -266,12 +271,12 @@ def has_other_data(
     switches = {key for key in settings if key == "optimizer._target_" or isinstance(settings[key], bool)}
     if other := [f"{k} {v}" for k, v in changes.items() if k in switches and k.startswith("optimizer.")]:
         raise CheckpointError(f"{checkpoint.path} is of another optimizer ({', '.join(other)}); resume with that one")
-    if gradient_norm.none(trainer.objective):
+    if trainer.objective.closed_form:
         parts = ("network", "objective", "data", "seed")
         if fitted := [f"{key} {change}" for key, change in changes.items() if key.partition(".")[0] in parts]:
             raise CheckpointError(
-                f"{checkpoint.path} was fitted at once with other settings ({', '.join(fitted)}) and is not fitted again; "
-                "leave them out, or train in another run_dir"
+                f"{checkpoint.path} was fitted in closed form with other settings ({', '.join(fitted)}) and is not fitted "
+                "again; leave them out, or train in another run_dir"
             )
     data_changes = [f"{key} {change}" for key, change in changes.items() if key == "seed" or key.startswith("data.")]
     sizes, here = {name: data.sizes.get(name) for name in manifest["sizes"]}, data.describe()
@@ -279,7 +284,7 @@ def has_other_data(
         checkpoint.require_described(here)
     if not data_changes and [manifest["sizes"], manifest["data"]] != json.loads(json.dumps([sizes, here])):
         data_changes = ["its files or its vocabulary"]
-    if data_changes and not trainer.allow_other_data:
+    if data_changes and not trainer.config.allow_other_data:
         raise CheckpointError(
             f"{checkpoint.path} was trained on other data ({', '.join(data_changes)}); add trainer.allow_other_data=true to "
             "resume with these"

@@ -1,7 +1,7 @@
 """Base classes of objectives: each owns a network and maps a batch to totals and counts."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,28 +9,32 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError
 from dlref.metrics import Totals, perplexity
 
+Batch = TypeVar("Batch")
 
-class Objective(nn.Module):
+
+class Objective(nn.Module, Generic[Batch]):
     """The loss that training minimizes, and the metrics of training and evaluation.
 
     `forward(batch)` returns totals, among them `loss`, whose total over its count is minimized; in evaluation mode it may
     return others. State that is carried from batch to batch (truncated back-propagation) is this rank's own and belongs into
-    `get_extra_state`, which checkpoints store separately from the weights.
+    `get_extra_state`, which checkpoints store separately from the weights. The type argument is the type of batches, as
+    `TokenBatch` in `dlref.interfaces`: data whose batches lack its attributes are refused before training.
     """
 
     nll_unit: str | None = None  # `nll` is a mean over this: token, sample, label; None without a likelihood
+    closed_form: ClassVar[bool] = False  # `fit` is all of the training: the network has no trainable parameters
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, batch: Any) -> Totals:
+    def forward(self, batch: Batch) -> Totals:
         raise NotImplementedError
 
     def fit(self, batches: Iterable[Any]) -> None:
         """Compute what has a closed form, before the first step, from the training batches of one epoch.
 
-        For a text (`interfaces.TokenizedText`) these are its consecutive parts, tensors of ids [N].
+        For a text (`interfaces.TokenizedText`) these are its consecutive chunks, tensors of ids [N].
         """
 
     def after_step(self) -> None:
@@ -51,10 +55,10 @@ class Objective(nn.Module):
         return metrics
 
 
-class Carrying(Objective):
-    """Hands state from each batch to the next: tensors by `self.training`, so that training and evaluation have their own.
+class Carrying(Objective[Batch]):
+    """An objective that carries hidden states from batch to batch, separately for training and evaluation.
 
-    That of training is kept with a checkpoint, apart from the weights.
+    Those of training are saved with a checkpoint, separately from the weights.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -72,17 +76,17 @@ class Carrying(Objective):
             self.states[True] = tuple(part.to(device) for part in state)
 
 
-def text_parts(batches: Iterable[Any]) -> Iterator[Tensor]:  # int64 [N] each
-    """The parts of a text that `fit` was given; raises ConfigError for batches of other data."""
-    for part in batches:
-        if not isinstance(part, Tensor):
+def text_chunks(batches: Iterable[Any]) -> Iterator[Tensor]:  # int64 [N] each
+    """The chunks of a text that `fit` is given; raises ConfigError for batches of other data."""
+    for chunk in batches:
+        if not isinstance(chunk, Tensor):
             raise ConfigError(
                 "this objective is fitted to a text as a whole, and the data have batches only; let their class inherit "
                 "dlref.interfaces.TokenizedText, or choose another objective"
             )
-        yield part.long()
+        yield chunk.long()
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Losses and sums are taken in float32 or better, whatever the network ran in."""
+    """The tensor in float32 or better, in which losses and sums are computed whatever the network computes in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

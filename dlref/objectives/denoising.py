@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import Denoiser, declares
+from dlref.interfaces import Denoiser, ExampleBatch, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
 from dlref.objectives.supervised import Classification
@@ -43,7 +43,7 @@ class Denoising(Classification):
         outputs, errors = denoise(inputs)
         return at_least_float32(outputs), {"denoising_error": Mean(at_least_float32(errors).sum(), len(errors))}
 
-    def forward(self, batch: Any) -> Totals:
+    def forward(self, batch: ExampleBatch) -> Totals:
         totals = super().forward(batch)
         if self.training:
             denoising_cost = self.denoising_coef * totals["denoising_error"].total

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlref import operators
 from dlref.errors import ConfigError
 from dlref.interfaces import NGramTables, declares
-from dlref.objectives import text_parts
+from dlref.objectives import text_chunks
 from dlref.objectives.language_modelling import LanguageModelling
 
 Discounts = Literal["one", "three"]
@@ -32,6 +32,7 @@ class KneserNey(LanguageModelling):
     """
 
     net: Any  # NGram
+    closed_form = True
 
     def __init__(self, net: nn.Module, discounts: Discounts = "three") -> None:
         super().__init__(net)
@@ -41,7 +42,7 @@ class KneserNey(LanguageModelling):
 
     def fit(self, batches: Iterable[Any]) -> None:
         net = self.net
-        text = F.pad(torch.cat(list(text_parts(batches))), (1, 0), value=NOTHING)
+        text = F.pad(torch.cat(list(text_chunks(batches))), (1, 0), value=NOTHING)
         keys, ngrams, counts = count_ngrams(text, net.order, net.vocab_size)
         contexts = torch.cat(ngrams) // net.vocab_size  # 0 for no context, else 1 + its index in `keys`
         words = torch.cat(ngrams) % net.vocab_size

@@ -14,7 +14,7 @@ from dlref.objectives import Carrying, at_least_float32
 from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cross_entropy
 
 
-class LanguageModelling(Carrying):
+class LanguageModelling(Carrying[TokenBatch]):
     """Cross-entropy of each next token; `nll` is in nats per token, so the perplexity is per token too.
 
     Truncated back-propagation through time (Williams & Peng 1990): each segment starts with the final state of the segment

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError
-from dlref.interfaces import ActorCritic, declares
+from dlref.interfaces import ActorCritic, RolloutBatch, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
 from dlref.objectives.rl import RLObjective
 
 
-class PolicyGradient(RLObjective):
+class PolicyGradient(RLObjective[RolloutBatch]):
     """-Σ_t A_t log π(a_t | s_t) of a network whose outputs are the logits of the policy.
 
     Without `value_coef` the advantage A_t is the return Σ_k γ^k r_(t+k), as far as the rollout goes: REINFORCE. With it the
@@ -45,7 +45,7 @@ class PolicyGradient(RLObjective):
         self.discount, self.gae_lambda, self.value_coef = discount, gae_lambda, value_coef
         self.entropy_coef, self.normalize_advantages = entropy_coef, normalize_advantages
 
-    def learn(self, batch: Any) -> Totals:
+    def learn(self, batch: RolloutBatch) -> Totals:
         valid, states = batch.valid, batch.states.flatten(0, 1)
         if self.value_coef is None:
             logits, values = self.net(states), torch.zeros_like(batch.rewards)

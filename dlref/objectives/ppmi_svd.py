@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import CountTable, TokenBatch, declares
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective, text_parts
+from dlref.objectives import Objective, text_chunks
 
 
-class PPMISVD(Objective):
+class PPMISVD(Objective[TokenBatch]):
     """Fits CountVectors: U Σ^p of the truncated SVD U Σ Vᵀ of the text's PPMI matrix, where p is `eigenvalue_power`.
 
     Levy & Goldberg 2014, *Neural word embedding as implicit matrix factorization*; the exponent is from Levy et al. 2015,
@@ -23,6 +23,7 @@ class PPMISVD(Objective):
     """
 
     net: Any  # CountVectors
+    closed_form = True
 
     def __init__(self, net: nn.Module, window: int = 5, eigenvalue_power: float = 0.5) -> None:
         super().__init__(net)
@@ -41,7 +42,7 @@ class PPMISVD(Objective):
         from scipy.sparse.linalg import svds
 
         table = self.net.table
-        matrix = ppmi(co_occurrence(text_parts(batches), self.window, len(table)))
+        matrix = ppmi(co_occurrence(text_chunks(batches), self.window, len(table)))
         if not matrix.count_nonzero():
             raise DataError(
                 "no two words of the training text occur together more often than independent words would, so its PPMI "

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from dlref import operators
 from dlref.errors import ConfigError
+from dlref.interfaces import TransitionBatch
 from dlref.metrics import Mean, Totals
 from dlref.objectives import at_least_float32
 from dlref.objectives.rl import RLObjective
 
 
-class QLearning(RLObjective):
+class QLearning(RLObjective[TransitionBatch]):
     """Huber loss between Q(s, a) and the n-step target Σ_k γ^k r_k + γ^n max_a' Q_target(s', a').
 
     The second term is 0 where the episode terminated. The loss is linear for errors above `huber_delta`. The target network

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Objective
+from dlref.objectives import Batch, Objective
 
 
-class RLObjective(Objective):
+class RLObjective(Objective[Batch]):
     """Adds the returns of finished episodes to the totals that `learn(batch)` computes from a training batch.
 
     In evaluation a batch is one finished episode, of which only return and length are counted.
@@ -19,7 +19,7 @@ class RLObjective(Objective):
         super().__init__(net)
         self.env_steps = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
-    def learn(self, batch: Any) -> Totals:
+    def learn(self, batch: Batch) -> Totals:
         raise NotImplementedError
 
     def forward(self, batch: Any) -> Totals:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlref.errors import ConfigError, DataError
-from dlref.interfaces import FitsInputs, declares
+from dlref.interfaces import ExampleBatch, FitsInputs, declares
 from dlref.metrics import Mean, Totals
 from dlref.objectives import Objective, at_least_float32
 from dlref.objectives.fused.linear_cross_entropy import cross_entropy
 
 
-class Supervised(Objective):
+class Supervised(Objective[ExampleBatch]):
     """Base class for batches of inputs [B, ...] and targets; `totals` computes the loss and metrics of outputs.
 
     `max_norm` is the largest L2 norm of a unit's incoming weights, enforced after each step (Srivastava et al. 2014, section
@@ -41,7 +41,7 @@ class Supervised(Objective):
         if declares(self.net, FitsInputs):
             self.net.fit(batch.inputs for batch in batches)
 
-    def forward(self, batch: Any) -> Totals:
+    def forward(self, batch: ExampleBatch) -> Totals:
         if self.training and len(batch.inputs) < self.min_batch_size:
             raise DataError(
                 f"a batch of {len(batch.inputs)} has no variance for batch norm; raise data.batch_size to "

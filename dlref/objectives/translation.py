@@ -19,7 +19,7 @@ from dlref.objectives.fused.linear_cross_entropy import LinearCrossEntropy, cros
 linear_cross_entropy = operators.uncompiled(LinearCrossEntropy.apply)
 
 
-class Translation(Objective):
+class Translation(Objective[PairBatch]):
     """Cross-entropy of each target token, END included and padding excluded; `nll` is in nats per token.
 
     Teacher forcing (Williams & Zipser 1989): the decoder's input is the reference target, not its own output. With

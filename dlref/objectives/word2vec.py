@@ -16,7 +16,7 @@ from dlref import operators
 from dlref.errors import ConfigError, DataError
 from dlref.interfaces import InputOutputEmbeddings, TokenBatch, declares
 from dlref.metrics import Mean, Totals
-from dlref.objectives import Carrying, at_least_float32, text_parts
+from dlref.objectives import Carrying, at_least_float32, text_chunks
 from dlref.objectives.fused.embedding_rows import embed
 from dlref.objectives.fused.negative_sampling import BandedNegativeSampling, band_matrix
 
@@ -65,7 +65,7 @@ def tabulated_window_mask(before: Tensor, after: Tensor, window: int) -> Tensor:
     return window_mask_table(window, before.device).index_select(0, before * (window + 1) + after)
 
 
-class Word2Vec(Carrying):
+class Word2Vec(Carrying[TokenBatch]):
     """Base of skip-gram and CBOW: subsampling of frequent words, windows, and negative samples.
 
     A word with relative frequency f is kept with probability √(t/f) + t/f, where t is `subsample`. Windows are taken from
@@ -129,7 +129,7 @@ class Word2Vec(Carrying):
     def fit(self, batches: Iterable[Any]) -> None:
         """Count how often each word occurs."""
         self.counts.zero_()
-        for words in text_parts(batches):
+        for words in text_chunks(batches):
             self.counts.index_add_(0, words, torch.ones_like(words))
         self.tables = None
 

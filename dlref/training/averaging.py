@@ -1,5 +1,7 @@
 """The exponential moving average of a network's weights, for evaluation (Polyak & Juditsky 1992)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -8,17 +10,19 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def statistics(module: nn.Module) -> list[Tensor]:
-    """The running means and variances of all batch norms that keep any."""
+    """The running means and variances of all batch norms."""
     layers = [layer for layer in module.modules() if isinstance(layer, BATCH_NORMS)]
     return [part for layer in layers for part in (layer.running_mean, layer.running_var) if part is not None]
 
 
 class ExponentialAverage(AveragedModel):
-    """θ̄ ← decay θ̄ + (1 - decay) θ after each step, beginning with θ; batch norm's running statistics likewise.
+    """θ̄ ← decay θ̄ + (1 - decay) θ after each step, initialized as θ; batch norm's running statistics likewise.
 
-    Those of the trained weights, which `AveragedModel` copies as it does every buffer, are of other activations than the
-    averaged weights have. The average of the statistics is an approximation: exact ones take a pass over the training data.
+    `AveragedModel` would copy the statistics, as it does every buffer, but those of the trained weights do not fit the
+    averaged weights. Their average is an approximation: exact ones take an epoch of the training data.
     """
+
+    module: Any  # of the class that is averaged
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__(module, multi_avg_fn=get_ema_multi_avg_fn(decay))

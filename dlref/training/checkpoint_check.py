@@ -1,7 +1,7 @@
-"""Whether a checkpoint of this training could be written and read back, tried while nothing is lost yet.
+"""A trial, before and after the first step, whether a checkpoint of this training can be written and read back.
 
-What a plug-in describes or keeps may be anything; a checkpoint holds tensors and plain values alone. The first save would be
-too late to find out.
+A plug-in may describe or keep anything, and a checkpoint holds only tensors and plain values. The first save would be too
+late to find out.
 """
 
 import contextlib
@@ -18,12 +18,13 @@ from dlref.errors import ConfigError, brief
 from dlref.plugins import place_in_plugins
 from dlref.training import devices, distributed, state
 from dlref.training.checkpoint import check_manifest, is_weight, loaded, require_whole
+from dlref.training.closed_form import ClosedForm
 from dlref.training.trainer import Trainer
 
 PLAIN = "numbers, text, true, false, None, and lists and dictionaries of these"
 
 
-def require_savable(trainer: Trainer, manifest: Callable[[], dict[str, Any]], begun: bool) -> None:
+def require_savable(trainer: Trainer | ClosedForm, manifest: Callable[[], dict[str, Any]], begun: bool) -> None:
     """Raise ConfigError, on every rank, naming the part that gives a checkpoint what it does not hold.
 
     Before the first step the manifest is tried, and whether modules load what they give; once training has `begun`, what
@@ -34,7 +35,8 @@ def require_savable(trainer: Trainer, manifest: Callable[[], dict[str, Any]], be
         try:
             if not begun:
                 try_manifest(manifest(), type(trainer.data).__name__)
-            try_states(trainer, begun)
+            if isinstance(trainer, Trainer):
+                try_states(trainer, begun)
         except Exception as error:  # which one a part of the user's own raises is anybody's guess
             failure = error
     if not distributed.all_succeeded(failure is None, trainer.device):
@@ -54,10 +56,14 @@ def try_manifest(manifest: dict[str, Any], data: str) -> None:
 
 def try_states(trainer: Trainer, begun: bool) -> None:
     objective, data = trainer.objective, trainer.data
-    own, shown, shared = type(objective).__name__, state.weights(trainer.shown), state.shared_state(trainer)
-    if not all(map(is_weight, shown.items())):
+    own, evaluated, shared = (
+        type(objective).__name__,
+        state.weights(trainer.eval_objective),
+        state.shared_state(trainer),
+    )
+    if not all(map(is_weight, evaluated.items())):
         raise ConfigError(f"state_dict() of objective {own} gives something other than tensors by name")
-    require_storable([shown, state.buffers(objective)], f"state_dict() of objective {own}")
+    require_storable([evaluated, state.buffers(objective)], f"state_dict() of objective {own}")
     require_storable(state.carried(objective), f"get_extra_state() of objective {own}, or of its network,")
     require_storable(shared["optimizer"], f"state_dict() of optimizer {type(trainer.optimizer).__name__}")
     kept = None

@@ -1,4 +1,4 @@
-"""Where to compute, and what a machine's own errors mean."""
+"""Devices: the choice of one, its random state, compiling for it, and errors of the machine."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from dlref.errors import ConfigError, ResourceError, brief
 
 SMALLER = "lower data.batch_size, data.seq_len or the network's width, or raise trainer.accumulate with a smaller batch"
 ACCELERATORS = ("cuda", "mps", "xpu", "hpu", "mtia")  # the types that `torch.accelerator` knows
-# How torch, oneDNN and the drivers begin to say that the machine cannot do what it is asked for.
+# In the first line of errors of torch, oneDNN and drivers about what the machine cannot do.
 OF_THE_MACHINE = (
     "could not create a primitive",
     "could not execute a primitive",
@@ -34,7 +34,7 @@ logger = logging.getLogger("dlref")
 
 
 def accelerators() -> list[str]:
-    """What torch can compute on here besides the CPU, as `cuda:0` or `mps:0`."""
+    """The accelerators of this machine, as `cuda:0` or `mps:0`."""
     if not torch.accelerator.is_available():
         return []
     kind = torch.accelerator.current_accelerator()
@@ -48,8 +48,8 @@ def idle_accelerator(device: torch.device) -> str | None:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` (CUDA if there is any, else the CPU), `cpu`, or an accelerator that torch knows, such as `cuda`, `cuda:1`, `mps`
-    or `xpu`, which is made the current one. Raises ConfigError for what is not there."""
+    """The device of a name: `auto` (CUDA if there is any, else the CPU), `cpu`, or an accelerator that torch knows, such as
+    `cuda`, `cuda:1`, `mps` or `xpu`. Raises ConfigError for one that is not there."""
     found = accelerators()
     kind, colon, index = name.partition(":")
     if name == "auto":
@@ -64,12 +64,17 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     chosen = f"{kind}:{int(index) if colon else 0 if kind == 'mps' else local_rank}"
     if chosen not in found:
         raise ConfigError(f"device={name} is not there; this machine has {there}: write device=auto or one of these")
-    device = torch.device(chosen)
+    return torch.device(chosen)
+
+
+def make_current(device: torch.device) -> None:
+    """Make an accelerator the current one, and set it up; does nothing for a CPU."""
+    if device.type == "cpu":
+        return
     torch.accelerator.set_device_index(device.index)
-    if kind == "cuda":
+    if device.type == "cuda":
         # cuDNN's attention plans again for each shape, and batches of lines have many.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    return device
 
 
 def device_name(device: torch.device) -> str | None:
@@ -119,9 +124,9 @@ def cpp_compiler() -> str | None:
 
 
 def compile_in_place(objective: nn.Module, device: torch.device) -> operators.CompileTime | None:
-    """Compile `objective` without renaming its parameters, and measure the time that this takes whenever it is called.
+    """Compile `objective` without renaming its parameters; returns a measure of the time that compiling takes.
 
-    Without a compiler say so and leave it as it is.
+    Without a compiler it warns and compiles nothing.
     """
     if device.type == "cpu" and not cpp_compiler():
         wanted = " or ".join(compilers())
@@ -136,10 +141,10 @@ def compile_in_place(objective: nn.Module, device: torch.device) -> operators.Co
 
 @contextlib.contextmanager
 def flushed() -> Any:
-    """A context in which numbers too small for their type's full precision are 0, on this thread and those it starts.
+    """A context in which denormal numbers are flushed to 0, on this thread and those it starts.
 
-    A CPU takes many times as long for them, and the moments of a unit that is dead fade into them: Adam's step of a small
-    network then takes ten times as long.
+    A CPU takes many times as long for them, and Adam's moments of a dead unit decay into them: the step of a small network
+    then takes ten times as long.
     """
     for dtype in (np.float32, np.float64):
         np.finfo(dtype)  # which NumPy looks up once, and would warn of
@@ -152,7 +157,7 @@ def flushed() -> Any:
 
 @contextlib.contextmanager
 def explained() -> Any:
-    """Turns what the machine lacks into a ResourceError that says what to turn down: memory, a kernel, a driver."""
+    """A context in which errors for lack of memory, a kernel or a driver become a ResourceError with the remedy."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

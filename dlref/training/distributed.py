@@ -1,4 +1,4 @@
-"""One process or many: torchrun's ranks, and the few moments at which they meet."""
+"""Data parallelism: torchrun's ranks, and the collective operations of training."""
 
 import inspect
 import os
@@ -13,7 +13,6 @@ from torch import nn
 
 from dlref.errors import ConfigError, DlrefError, LostRankError, brief
 from dlref.metrics import Mean, Totals
-from dlref.training import gradient_norm
 
 LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK")  # what torchrun sets
 T = TypeVar("T")
@@ -24,7 +23,7 @@ left: list[Any] = []  # groups that this process was in, kept alive: see `group`
 def launched(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """Rank, local rank and number of ranks that the launcher announces; raises ConfigError for one without a meeting point.
 
-    Processes that do not know of each other would train apart and write over each other's results.
+    Processes that do not know of each other would train separately and overwrite each other's results.
     """
     try:
         ranks, rank, local = (
@@ -66,7 +65,7 @@ def group(ranks: int, device: torch.device) -> Iterator[None]:
         if any(word in str(error) for word in ("gloo", "NCCL", "Connection", "Timed out", "timed out")):
             reason = str(error).splitlines()[0][:160]
             raise LostRankError(
-                f"another rank was lost ({reason}); go on from the last checkpoint with resume="
+                f"another rank was lost ({reason}); resume from the last checkpoint with resume="
             ) from error
         raise
     finally:
@@ -96,33 +95,33 @@ def parallel(objective: nn.Module) -> nn.Module:
 
     Buffers stay each rank's own while training: broadcasting them would also overwrite the state that a rank carries.
     """
-    if not dist.is_initialized() or gradient_norm.none(objective):
+    if not dist.is_initialized():
         return objective
     if dist.get_backend() == "nccl" and any(isinstance(m, nn.Embedding) and m.sparse for m in objective.modules()):
         raise ConfigError("several GPUs cannot sum sparse gradients; set network.sparse=false, or train on one")
     later = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters  # torch 2.13
     settings: dict[str, Any] = {"forward_sync_buffers" if later else "broadcast_buffers": False}
-    own = [buffer.clone() for buffer in objective.buffers()]
+    buffers = [buffer.clone() for buffer in objective.buffers()]
     wrapped = nn.parallel.DistributedDataParallel(objective, **settings)
-    for buffer, mine in zip(objective.buffers(), own, strict=True):  # for which it has taken rank 0's
-        buffer.copy_(mine)
+    for buffer, value in zip(objective.buffers(), buffers, strict=True):  # the constructor has broadcast rank 0's
+        buffer.copy_(value)
     return wrapped
 
 
-def apart(model: nn.Module) -> Any:
-    """A context in which a backward pass only accumulates, without the ranks meeting."""
+def no_sync(model: nn.Module) -> Any:
+    """A context in which a backward pass only accumulates gradients, without averaging them over the ranks."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def share_buffers(objective: nn.Module) -> None:
-    """Every rank takes rank 0's buffers (running statistics), so that all evaluate one and the same network."""
+    """Broadcast rank 0's buffers (running statistics), so that all ranks evaluate the same network."""
     if dist.is_initialized():
         for buffer in objective.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def sum_over_ranks(totals: Totals, *numbers: float) -> tuple[Totals, list[float]]:
-    """Totals and plain numbers, summed over all ranks in one message; a single process returns them as they are.
+    """Totals and plain numbers, summed over all ranks by one all-reduce; a single process returns them as they are.
 
     All ranks need the same names.
     """
@@ -137,7 +136,7 @@ def sum_over_ranks(totals: Totals, *numbers: float) -> tuple[Totals, list[float]
 
 
 def same_names(totals: Totals) -> Totals:
-    """These totals and, counting nothing, those that only other ranks have: a rank may have had no batch at all."""
+    """These totals, and empty ones under the names that only other ranks have: a rank may have had no batch at all."""
     if not dist.is_initialized():
         return totals
     names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
@@ -146,7 +145,7 @@ def same_names(totals: Totals) -> Totals:
 
 
 def all_succeeded(mine: bool, device: torch.device) -> bool:
-    """Whether this step of a joint work went well on every rank; also the point where they wait for each other."""
+    """Whether an operation has succeeded on every rank; also a barrier."""
     if not dist.is_initialized():
         return mine
     failures = torch.tensor(int(not mine), device=device)
@@ -156,9 +155,9 @@ def all_succeeded(mine: bool, device: torch.device) -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A context, in which the ranks do not meet, that raises on every rank what was wrong on one of them.
+    """A context without collective operations; a DlrefError that one rank raises in it is raised on every rank.
 
-    Only sentences travel: a bug ends its own rank, and the others when they miss it.
+    Any other exception ends its own rank, and the others by their time-out.
     """
     mine: DlrefError | None = None
     try:
@@ -171,12 +170,12 @@ def together() -> Iterator[None]:
         dist.all_gather_object(failures, mine and (type(mine), str(mine)))
     if mine is not None:
         raise mine
-    for kind, said in filter(None, failures):
-        raise kind(said)
+    for kind, message in filter(None, failures):
+        raise kind(message)
 
 
 def agreed(what: str, value: T) -> T:
-    """The value, which all ranks must have; raises ConfigError on every rank where one has another."""
+    """The value, which must be the same on all ranks; else raises ConfigError on every rank."""
     first = from_first(value)
     if sum_over_ranks({}, float(first != value))[1] != [0.0]:
         raise ConfigError(f"the ranks differ in {what}: rank 0 has {first}, this one {value}; set trainer.{what}")

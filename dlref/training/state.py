@@ -1,4 +1,4 @@
-"""What a training is, in plain values and tensors, so that a resumed one is the uninterrupted one bit for bit."""
+"""The state of training in plain values and tensors; restored from it, a run continues bit for bit."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,9 +27,9 @@ def carried(module: nn.Module) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> None:
-    """Put weights into a module of the same shape; raises CheckpointError naming what differs.
+    """Load weights into a module of the same shapes; raises CheckpointError naming what differs.
 
-    A row that is empty here waits for one of any length: a table that a text has filled.
+    A buffer of shape (0,) takes a saved one of any length: it is a table that a closed-form fit fills.
     """
     if not isinstance(saved, Mapping) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise CheckpointError(f"{where} holds something other than weights by name")
@@ -50,27 +50,27 @@ def load_weights(module: nn.Module, saved: Mapping[str, Any], where: str) -> Non
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor]:
-    """What is no parameter, as running statistics."""
+    """Persistent buffers, such as running statistics."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     return {name: value for name, value in weights(module).items() if name not in parameters}
 
 
 def shared_state(trainer: Trainer) -> dict[str, Any]:
-    """What all ranks have in common besides the weights that are shown."""
+    """The state that all ranks have in common, besides the weights that are evaluated."""
     average = trainer.average
     return {
         "progress": asdict(trainer.progress),
         "window": {name: list(mean) for name, mean in trainer.window.totals.items()},
         "last": trainer.window.last,
         "optimizer": trainer.optimizer.state_dict(),
-        "trained": weights(trainer.objective) if average else None,  # the shown weights are averages then
+        "trained": weights(trainer.objective) if average else None,  # the evaluated weights are averages then
         "averaged": int(average.n_averaged) if average else None,
         "loss_scale": asdict(trainer.loss_scale) if trainer.loss_scale else None,
     }
 
 
 def own_state(trainer: Trainer) -> dict[str, Any]:
-    """What is this rank's own: the state it carries, its buffers, where its random numbers stand, and its data."""
+    """The state of this rank: carried hidden states, buffers, random number generators, and data."""
     return {
         "buffers": buffers(trainer.objective) if trainer.shard.rank else {},  # those of rank 0 are with the weights
         "carried": carried(trainer.objective),
@@ -81,13 +81,13 @@ def own_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(
-    trainer: Trainer, shown: Mapping[str, Tensor], shared: Mapping[str, Any], own: Mapping[str, Any], where: str
+    trainer: Trainer, evaluated: Mapping[str, Tensor], shared: Mapping[str, Any], own: Mapping[str, Any], where: str
 ) -> None:
-    """Take up where `shared_state` and `own_state` were taken; `where` names the checkpoint in errors."""
-    load_weights(trainer.objective, shared["trained"] or shown, where)
+    """Restore `shared_state`, `own_state` and the weights that are evaluated; `where` names the checkpoint in errors."""
+    load_weights(trainer.objective, shared["trained"] or evaluated, where)
     trainer.objective.load_state_dict(trainer.objective.state_dict() | own["carried"] | own.get("buffers", {}))
     if trainer.average:
-        load_weights(trainer.average.module, shown, where)
+        load_weights(trainer.average.module, evaluated, where)
         trainer.average.n_averaged.fill_(shared["averaged"] or 0)
     progress = dict(shared["progress"])
     trainer.progress = Progress(**progress | {"logged": tuple(progress["logged"])})
@@ -96,24 +96,26 @@ def restore(
     load_optimizer(trainer.optimizer, shared["optimizer"], where)
     if trainer.loss_scale and shared.get("loss_scale"):
         trainer.loss_scale = LossScale(**shared["loss_scale"])
-    if own["data"] is not None:  # with other data they begin anew
+    if own["data"] is not None:  # other data start from their beginning
         trainer.data.load_state_dict(own["data"])
     torch.set_rng_state(own["random"])
     devices.set_random_state(trainer.device, own.get(f"{trainer.device.type}_random"))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, where: str) -> None:
-    """Load the moments; the hyper-parameters stay those of the config, which may have been changed on purpose.
+    """Load the state of an optimizer; its hyperparameters stay those of the config, which may have been changed on purpose.
 
-    The rate is that of the last step, as it was; the trainer has the config's, and sets the next one by it.
+    The learning rate is that of the last step; the trainer sets it at each step, from the config's.
     """
-    kept = ("params", "lr")
-    chosen = [{name: value for name, value in group.items() if name not in kept} for group in optimizer.param_groups]
+    from_state = ("params", "lr")
+    configured = [
+        {name: value for name, value in group.items() if name not in from_state} for group in optimizer.param_groups
+    ]
     try:
         optimizer.load_state_dict(saved)
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"{where} is of another optimizer ({error}); resume with the one it was trained with"
         ) from None
-    for group, values in zip(optimizer.param_groups, chosen, strict=True):
+    for group, values in zip(optimizer.param_groups, configured, strict=True):
         group.update(values)

@@ -17,7 +17,7 @@ import torch
 
 import dlref
 from dlref import config_check, interfaces, plugins
-from dlref.cli.commands import train as training
+from dlref.cli import run_training as training
 from dlref.cli.compose import load_plugins
 from dlref.cli.main import main
 from dlref.data.supervised.spiral import Spiral
@@ -150,10 +150,14 @@ def test_the_whole_traceback_is_there_for_who_asks(
 
 
 OBJECTIVE = """
-from collections import namedtuple
+from typing import Protocol
 from dlref.metrics import Mean
 from dlref.objectives import Objective
-Point = namedtuple("Point", "x y")
+class Words(Protocol):
+    words: list
+class Typed(Objective[Words]):
+    def forward(self, batch):
+        return {}
 class Mine(Objective):
     def forward(self, batch):
         LINE
@@ -161,22 +165,18 @@ class Mine(Objective):
 
 
 @pytest.mark.parametrize(
-    ("line", "expected", "sentence"),
+    ("name", "line", "expected", "sentence"),
     [
-        (
-            "batch.words",
-            2,
-            "objective Mine reads 'words' of a batch, which data Spiral do not give (they give inputs, targets)",
-        ),
-        ("Point(1, 2).z", 1, "mine.py, line 8, in forward: AttributeError: 'Point' object has no attribute 'z'"),
-        ("return {'nll': Mean(self.net(batch.inputs).sum(), 1)}", 2, "objective Mine gives no 'loss'"),
+        ("Typed", "batch.words", 2, "objective Typed reads words of a batch, and data Spiral give inputs, targets"),
+        ("Mine", "batch.words", 1, "mine.py, line 12, in forward: AttributeError: 'Examples' object has no"),
+        ("Mine", "return {'nll': Mean(self.net(batch.inputs).sum(), 1)}", 2, "objective Mine gives no 'loss'"),
     ],
 )
-def test_a_batch_is_blamed_for_what_was_asked_of_it(
-    line: str, expected: int, sentence: str, train: Train, tmp_path: Path
+def test_an_objective_that_reads_what_the_data_lack_is_refused_or_named_with_its_line(
+    name: str, line: str, expected: int, sentence: str, train: Train, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(OBJECTIVE.replace("LINE", line))
-    typed = ["model=mlp", "objective._target_=mine.Mine", f"plugins={tmp_path / 'mine.py'}"]
+    typed = ["model=mlp", f"objective._target_=mine.{name}", f"plugins={tmp_path / 'mine.py'}"]
     code, said = train(*typed, "~reports", "trainer.max_steps=2", f"run_dir={tmp_path / 'run'}")
     assert code == expected, said
     assert sentence in said

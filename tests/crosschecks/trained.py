@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlref.build import build_trainer
+from dlref.build import build_optimizer
 from dlref.cli.compose import compose
 from dlref.interfaces import Shard
 from dlref.objectives import Objective
+from dlref.training.config import TrainerConfig
 from dlref.training.log import Log
+from dlref.training.trainer import Trainer
 
 
 class InOrder:
@@ -38,9 +40,9 @@ class Losses(Log):
         super().__init__(None)
         self.kept: list[float] = []
 
-    def figures(self, split: str, step: int, seconds: float, figures: dict[str, float]) -> None:
+    def metrics(self, split: str, step: int, seconds: float, metrics: dict[str, float]) -> None:
         if split == "train":
-            self.kept.append(figures["loss"])
+            self.kept.append(metrics["loss"])
 
 
 def train(objective: Objective, batches: Sequence[Any], *typed: str) -> list[float]:
@@ -49,8 +51,9 @@ def train(objective: Objective, batches: Sequence[Any], *typed: str) -> list[flo
     config = compose(
         ["model=mlp", "schedule=constant", "trainer.precision=float64", "trainer.monitor=null", *limits, *typed]
     )
-    optimizer, schedule, trainer = build_trainer(config, objective)
-    trainer.prepare(objective, InOrder(batches), optimizer, schedule, Shard(), torch.device("cpu"))
+    optimizer, schedule = build_optimizer(config, objective)
+    settings, data = TrainerConfig(**config["trainer"]), InOrder(batches)
+    trainer = Trainer(settings, objective, data, optimizer, schedule, Shard(), torch.device("cpu"))  # type: ignore[arg-type]
     log = Losses()
     trainer.fit(log, lambda _: None, lambda *_: {})
     return log.kept

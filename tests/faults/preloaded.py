@@ -10,6 +10,7 @@ import dlref.cli.commands.evaluate
 import dlref.cli.commands.train
 import dlref.cli.resume
 import dlref.cli.run_reports
+import dlref.cli.run_training
 import dlref.data.rl.experience
 import dlref.data.rl.rollouts
 import dlref.data.supervised.spiral

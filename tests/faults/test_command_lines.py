@@ -109,7 +109,7 @@ MISTAKES = {
     "network.inputs=7": "network.inputs is 7, the data have 2",
     # parts that do not fit each other
     "data=python_docs": "network MLP needs inputs, outputs",
-    "data=cartpole": "objective Classification reads 'inputs' of a batch, which data Experience do not give",
+    "data=cartpole": "objective Classification reads inputs, targets of a batch, and data Experience give states, actions,",
     "objective=translation": "objective Translation is for networks with dlref.interfaces.EncoderDecoder, not MLP",
     "optimizer.foreach=true": "`fused` and `foreach`",
     "optimizer._target_=torch.optim.Optimizer": "is refused",

@@ -1208,7 +1208,7 @@ def test_fault_22_what_else_is_said_of_a_config(composed: dict[str, Any], tmp_pa
     assert_refused("network.inputs is 3, the data have 2", build.make_network, other, SIZES, kinds=kinds)
     objective = build.make(config["objective"], "objective", (), net=torch.nn.Linear(1, 1))
     whole = config | {"optimizer": {"_target_": "torch.optim.LBFGS"}}
-    assert_refused("evaluates the loss itself", build.build_trainer, whole, objective, kinds=kinds)
+    assert_refused("evaluates the loss itself", build.build_optimizer, whole, objective, kinds=kinds)
     written(tmp_path / "broken_network.py", PLUGIN.encode())
     plugins = load_plugins([str(tmp_path / "broken_network.py")])
     broken = config | {"network": {"_target_": "broken_network.Broken", "rate": 3}}

@@ -162,15 +162,15 @@ def test_fault_24_a_writer_that_hangs_stops_neither_training_nor_the_end_of_the_
 def test_fault_24_what_waits_for_a_disk_is_limited_and_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dlref.training import log
+    from dlref.training import background, log
 
-    for name, value in (("BACKLOG", 5), ("PATIENCE", 5.0)):
-        monkeypatch.setattr(log, name, value)
+    monkeypatch.setattr(background, "MAX_PENDING", 5)
+    monkeypatch.setattr(log, "PATIENCE", 5.0)
     run, disk = log.Log(tmp_path, quiet=True), threading.Event()
-    run.behind["metrics.jsonl"].do(disk.wait)
+    run.writers["metrics.jsonl"].submit(disk.wait)
     for step in range(20):
-        run.figures("train", step, 0.0, {"loss": 1.0})
-    assert run.behind["metrics.jsonl"].tasks.qsize() <= 5
+        run.metrics("train", step, 0.0, {"loss": 1.0})
+    assert run.writers["metrics.jsonl"].tasks.qsize() <= 5
     disk.set()
     run.close()
     [warning] = [message for message in caplog.messages if message.startswith("metrics.jsonl")]

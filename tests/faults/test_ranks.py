@@ -308,7 +308,7 @@ def test_fault_28_torchrun_starts_ranks_again_and_they_go_on_bit_for_bit(train_c
             agent.terminate()
             agent.wait(timeout=60)
     assert code == 0, (tmp_path / "said").read_text()
-    assert "going on at step " in (tmp_path / "said").read_text()
+    assert "resuming at step " in (tmp_path / "said").read_text()
     assert [rank.ended()[0] for rank in two_ranks(train_child, *SETTINGS, f"run_dir={whole}")] == [0, 0]
     assert_same(everything(run), everything(whole))
     assert logged(run) == logged(whole)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlref.errors import ConfigError
 from dlref.objectives.supervised import Classification
 from dlref.training import devices, memory, trainer
-from dlref.training.devices import choose_device, device_name, forked_random
+from dlref.training.devices import choose_device, device_name, forked_random, make_current
 from tests.conftest import ROOT, SMALL, accelerators
 
 Train = Callable[..., tuple[int, str]]
@@ -26,9 +26,12 @@ def test_whatever_torch_knows_can_be_chosen(kind: str, name: str, monkeypatch: p
     current: list[int] = []
     monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
     index = int(":" in name)
-    assert choose_device(name.format(kind)) == torch.device(kind, index)
+    device = choose_device(name.format(kind))
+    assert device == torch.device(kind, index)
+    assert not current, "to choose changes nothing"
+    make_current(device)
+    make_current(choose_device("cpu"))
     assert current == [index]
-    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_of_several_ranks_each_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

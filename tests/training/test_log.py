@@ -32,7 +32,7 @@ def test_fault_24_a_histogram_of_what_has_none_is_one_warning(
         for step in (1, 2):
             log.histogram("eval/weights", numbers, step)
         log.histogram("eval/weights", torch.arange(5.0), 3)
-        log.figures("eval", 3, 0.0, {"loss": 1.0})
+        log.metrics("eval", 3, 0.0, {"loss": 1.0})
     log.close()
     assert len(caplog.records) == 1
     events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "histograms": 0}).Reload()
@@ -125,9 +125,9 @@ def test_a_name_of_bytes_that_are_no_text_is_used_and_escaped_where_it_is_writte
     assert "c" in capsys.readouterr().out
 
 
-def test_a_figure_called_step_does_not_stand_for_the_step(tmp_path: Path) -> None:
+def test_a_metric_named_step_does_not_replace_the_step(tmp_path: Path) -> None:
     log = Log(tmp_path, quiet=True)
-    log.figures("eval", 3, 1.5, {"loss": 1.0, "step": 9.0, "mine/split": 2.0})
+    log.metrics("eval", 3, 1.5, {"loss": 1.0, "step": 9.0, "mine/split": 2.0})
     log.close()
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line == {"step": 3, "seconds": 1.5, "split": "eval", "loss": 1.0}

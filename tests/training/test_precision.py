@@ -122,7 +122,7 @@ def test_a_layer_without_a_kernel_is_the_layer_in_float32(cell: Any, own: bool) 
     layers = RecurrentLayers(cell, [6, 5], [0.0, 0.0])
     layer: Any = layers.layers[0]
     run_in_float32("bf16", CPU, layers)
-    run = (lambda x: layers(x, layers.start(2))[0]) if own else (lambda x: layer(x)[0])
+    run = (lambda x: layers(x, layers.initial_state(2))[0]) if own else (lambda x: layer(x)[0])
     half = torch.randn(2, 3, 6).bfloat16()
     outputs, gradients = [], []
     for context, x in ((autocast("bf16", CPU), half), (autocast("float32", CPU), half.float())):
@@ -235,13 +235,13 @@ def test_the_loss_scale_is_that_of_torch() -> None:
 def scaled(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A loss scale also in other formats, of the value in this list."""
     value = [2.0**16]
-    before = trainer.Trainer.prepare
+    original = trainer.Trainer.__init__
 
-    def prepare(self: Any, *parts: Any) -> None:
-        before(self, *parts)
+    def scaled_init(self: Any, *parts: Any) -> None:
+        original(self, *parts)
         self.loss_scale = LossScale(value[0]) if value[0] else None
 
-    monkeypatch.setattr(trainer.Trainer, "prepare", prepare)
+    monkeypatch.setattr(trainer.Trainer, "__init__", scaled_init)
     return value
 
 

@@ -247,7 +247,7 @@ def test_a_compiled_recurrent_layer_stays_whole() -> None:
 
     operators.keep_out_of_graphs()
     layers = RecurrentLayers("lstm", [6, 5], [0.0, 0.0])
-    graphs = torch._dynamo.explain(lambda: layers(torch.zeros(2, 30, 6), layers.start(2))[0].sum())()
+    graphs = torch._dynamo.explain(lambda: layers(torch.zeros(2, 30, 6), layers.initial_state(2))[0].sum())()
     assert not [op for ops in graphs.ops_per_graph for op in ops if op is torch.lstm]
 
 

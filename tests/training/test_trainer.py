@@ -20,6 +20,7 @@ from dlref.objectives import Objective
 from dlref.objectives.supervised import Classification
 from dlref.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 from dlref.training import gradient_norm
+from dlref.training.config import TrainerConfig
 from dlref.training.evaluation import EvaluationStopped, evaluate
 from dlref.training.log import Log
 from dlref.training.precision import autocast
@@ -65,7 +66,7 @@ class Ragged:
         return {}
 
 
-class Squares(Objective):
+class Squares(Objective[Rows]):
     def forward(self, batch: Any) -> Totals:
         error = (self.net(batch.x) - batch.y).square().sum(dim=1)
         return {"loss": Mean(error.sum(), len(error)), "largest": Mean(error.max() if len(error) else 0.0, 1)}
@@ -85,11 +86,17 @@ class Lines(Log):
         super().__init__(None)
         self.kept: list[dict[str, Any]] = []
 
-    def figures(self, split: str, step: int, seconds: float, figures: dict[str, float]) -> None:
-        self.kept.append({"split": split, "step": step} | figures)
+    def metrics(self, split: str, step: int, seconds: float, metrics: dict[str, float]) -> None:
+        self.kept.append({"split": split, "step": step} | metrics)
 
     def of(self, split: str) -> list[dict[str, Any]]:
         return [line for line in self.kept if line["split"] == split]
+
+
+def make_trainer(
+    objective: Objective[Any], data: Any, optimizer: Any, schedule: Schedule | None = None, **settings: Any
+) -> Trainer:
+    return Trainer(TrainerConfig(**settings), objective, data, optimizer, schedule or Constant(), Shard(), CPU)
 
 
 def fit(
@@ -104,10 +111,7 @@ def fit(
     torch.manual_seed(0)
     net = nn.Linear(3, 2).double()
     objective = Squares(net)
-    trainer = Trainer(**settings)
-    trainer.prepare(
-        objective, data or Ragged(), optimizer(net.parameters(), lr=rate), schedule or Constant(), Shard(), CPU
-    )
+    trainer = make_trainer(objective, data or Ragged(), optimizer(net.parameters(), lr=rate), schedule, **settings)
     if deferred:
         trainer.window = Window(deferred=True)
     saved: list[str] = []
@@ -151,7 +155,7 @@ def test_the_averaged_weights_are_the_running_mean() -> None:
         weight = by_hand(step).weight
         mean = weight if mean is None else 0.8 * mean + 0.2 * weight
     assert_same_weights(run.net, by_hand(6))
-    torch.testing.assert_close(run.trainer.shown.net.weight, mean, rtol=0, atol=1e-14)
+    torch.testing.assert_close(run.trainer.eval_objective.net.weight, mean, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,9 @@ def test_the_averaged_weights_are_the_running_mean() -> None:
         (Cosine(), [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]),
     ],
 )
-def test_the_rate_follows_the_share_of_the_run_that_is_done(schedule: Schedule, factors: list[float]) -> None:
+def test_the_learning_rate_follows_the_fraction_of_the_run_that_is_done(
+    schedule: Schedule, factors: list[float]
+) -> None:
     assert [schedule(step / 4, (step + 1) / 4) for step in range(4)] == pytest.approx(factors)
     trained = fit(schedule=schedule, max_steps=4, rate=0.01).net
     torch.manual_seed(0)
@@ -242,9 +248,8 @@ def test_evaluating_and_saving_cost_no_training_seconds(monkeypatch: pytest.Monk
 
 def test_epochs_are_turned_into_steps() -> None:
     for epochs, accumulate, steps in ((3, 1, 15), (2.5, 1, 13), (2, 3, 4), (0.01, 1, 1)):
-        trainer = Trainer(max_epochs=epochs, accumulate=accumulate)
-        trainer.limit_steps(lambda: 5.0)
-        assert trainer.max_steps == steps
+        config = TrainerConfig(max_epochs=epochs, accumulate=accumulate).limit_steps(lambda: 5.0)
+        assert config.max_steps == steps
 
 
 def test_patience_ends_a_run_that_no_longer_improves_and_best_is_the_best() -> None:
@@ -317,8 +322,8 @@ class Broken(Ragged):
 def test_fault_15_nothing_that_is_not_finite_reaches_the_weights(bad: float, where: str) -> None:
     torch.manual_seed(0)
     net = nn.Linear(3, 2).double()
-    trainer = Trainer(max_steps=9)
-    trainer.prepare(Squares(net), Broken(where, bad), torch.optim.Adam(net.parameters()), Constant(), Shard(), CPU)
+    optimizer = torch.optim.Adam(net.parameters())
+    trainer = make_trainer(Squares(net), Broken(where, bad), optimizer, max_steps=9)
     before: list[Any] = []
     original, trainer.step = trainer.step, lambda *a: (before.append(copy.deepcopy(net.state_dict())), original(*a))[1]  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match=r"step 5 .* learning rate 0\.001"):
@@ -348,10 +353,8 @@ def test_fault_15_a_step_that_is_read_later_is_named_alike_and_nothing_after_it_
         for deferred in (False, True):
             torch.manual_seed(0)
             net = nn.Linear(3, 2).double()
-            trainer = Trainer(**{"max_steps": 9, "clip_norm": 1.0} | settings)
-            trainer.prepare(
-                Squares(net), Broken(where, bad), torch.optim.Adam(net.parameters()), Constant(), Shard(), CPU
-            )
+            optimizer, limits = torch.optim.Adam(net.parameters()), {"max_steps": 9, "clip_norm": 1.0}
+            trainer = make_trainer(Squares(net), Broken(where, bad), optimizer, **limits | settings)
             trainer.window, names = Window(deferred), []
             with pytest.raises(DivergedError) as error:
                 trainer.fit(Log(None), names.append, NOTHING)
@@ -367,7 +370,7 @@ def test_steps_that_are_read_later_train_and_log_the_same(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights and losses to the last bit without clipping, else up to the rounding of the norm."""
-    monkeypatch.setattr("dlref.training.progress.MOST", 3)
+    monkeypatch.setattr("dlref.training.progress.MAX_WAITING", 3)
     runs: list[tuple[Run, list[dict[str, Any]]]] = []
     for deferred in (False, True):
         lines = Lines()
@@ -391,8 +394,8 @@ def test_the_wait_for_a_device_is_time_of_training(monkeypatch: pytest.MonkeyPat
             super().read()
 
     torch.manual_seed(0)
-    net, trainer, lines = nn.Linear(3, 2).double(), Trainer(max_steps=8, log_every=4), Lines()
-    trainer.prepare(Squares(net), clock, torch.optim.SGD(net.parameters()), Constant(), Shard(), CPU)
+    net, lines = nn.Linear(3, 2).double(), Lines()
+    trainer = make_trainer(Squares(net), clock, torch.optim.SGD(net.parameters()), max_steps=8, log_every=4)
     trainer.window = Slow(deferred=True)
     trainer.fit(lines, NOTHING, NOTHING)
     assert trainer.progress.seconds == 2 + 8 / 64
@@ -402,11 +405,11 @@ def test_the_wait_for_a_device_is_time_of_training(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("rows", [[0, 0, 2], [2, 0, 2], [0, 1, 3]])
 def test_rows_of_a_sparse_gradient_are_each_there_once(rows: list[int]) -> None:
     table, where = nn.Parameter(torch.zeros(4, 2)), torch.tensor(rows)
-    slopes = torch.arange(6.0).view(3, 2)
-    table.grad = torch.sparse_coo_tensor(where[None], slopes, table.shape)
+    values = torch.arange(6.0).view(3, 2)
+    table.grad = torch.sparse_coo_tensor(where[None], values, table.shape)
     (found,) = gradient_norm.values([table])
     assert len(found) == len(set(rows))
-    torch.testing.assert_close(table.grad.to_dense(), torch.zeros(4, 2).index_add(0, where, slopes))
+    torch.testing.assert_close(table.grad.to_dense(), torch.zeros(4, 2).index_add(0, where, values))
 
 
 def test_sparse_rows_are_scaled_and_clipped_as_dense_ones() -> None:
@@ -443,7 +446,7 @@ def test_an_all_padding_batch_changes_nothing() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Trainer(**settings)
+        TrainerConfig(**settings)
 
 
 @pytest.mark.parametrize("model", first("mlp", "seq2seq", of=SMALL))

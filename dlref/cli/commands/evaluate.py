@@ -103,6 +103,7 @@ def evaluate(path: str, settings: list[str], split: str | None = None, recorded:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     device = devices.choose_device(config["device"])
+    devices.make_current(device)
     with code_named(checkpoint, command):
         model = fitted_as_typed(checkpoint, config, own, device, plugins)
     if split is None:
@@ -319,7 +320,7 @@ def keep(run: Path, checkpoint: Any, split: str, seed: int, figures: dict[str, f
         return
     try:
         log = Log(run, quiet=True)
-        log.figures(split, checkpoint.step, home.info().get("seconds", 0.0), figures)
+        log.metrics(split, checkpoint.step, home.info().get("seconds", 0.0), figures)
         log.findings(split, checkpoint.step, found)
         log.close()
     finally:
