@@ -9,6 +9,7 @@ from torch import nn
 
 from dlref.interfaces import Data, Shard, TokenizedText, declares
 from dlref.objectives import Objective
+from dlref.training import devices
 from dlref.training.config import TrainerConfig
 from dlref.training.evaluation import evaluate
 from dlref.training.log import Log
@@ -50,7 +51,8 @@ class ClosedForm:
         """Fit to the training split, evaluate, log and save; returns 0, since a signal unwinds it with nothing saved."""
         check()
         progress, started = self.progress, time.perf_counter()
-        self.objective.fit(training_data(self.data, self.objective.net, self.device))
+        with devices.explained():
+            self.objective.fit(training_data(self.data, self.objective.net, self.device))
         progress.step, progress.seconds = 1, time.perf_counter() - started
         context = autocast(self.computes_in, self.device)
         metrics = evaluate(self.objective, self.data, "eval", self.shard, context, self.device)
