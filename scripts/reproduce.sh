@@ -116,14 +116,14 @@ for row in "$@"; do
             # Each of the four options alone, none and all, early on: in the end nearly all reach the limit.
             for env in cartpole acrobot; do
                 steps=$([[ $env == cartpole ]] && echo 5000 || echo 7500)
-                for options in none double dueling n_step prioritised "double dueling n_step prioritised"; do
+                for options in none double dueling n_step prioritized "double dueling n_step prioritized"; do
                     plain="experiment=dqn_$env trainer.max_steps=$steps trainer.eval_every=500 objective.double=false data.n_step=1"
                     for option in $options; do
                         case $option in
                             double) plain+=" objective.double=true" ;;
                             dueling) plain+=" network.dueling=true" ;;
                             n_step) plain+=" data.n_step=3" ;;
-                            prioritised) plain+=" data.prioritized=true" ;;
+                            prioritized) plain+=" data.prioritized=true" ;;
                         esac
                     done
                     reproduce "dqn_options-$env-${options// /-}" test "$plain"

@@ -42,11 +42,11 @@ def without_dropout(model: str) -> list[str]:
 
 
 def moved(part: Any, device: torch.device) -> Any:
-    """A batch whose tensors are on the device; what play looked up together with it stays behind."""
+    """A batch whose tensors are on the device; the batches that were prefetched with it are left out."""
     if isinstance(part, Tensor):
         return part.to(device)
-    if hasattr(part, "drawn"):
-        part = part._replace(drawn=None)
+    if hasattr(part, "prefetched"):
+        part = part._replace(prefetched=None)
     if isinstance(part, tuple):
         values = [moved(value, device) for value in part]
         return type(part)(*values) if hasattr(part, "_fields") else tuple(values)

@@ -544,16 +544,16 @@ def some_process() -> MDP:
 
 
 def recorded(mdp: MDP, monkeypatch: pytest.MonkeyPatch) -> list[Transition]:
-    """A list to which every move of the process is added."""
+    """A list to which every transition of the process is added."""
     moves: list[Transition] = []
-    act = mdp.act
+    step = mdp.step
 
-    def recording(state: int, action: int, draw: np.random.Generator) -> tuple[int, float, bool]:
-        after, reward, over = act(state, action, draw)
+    def recording(state: int, action: int, rng: np.random.Generator) -> tuple[int, float, bool]:
+        after, reward, over = step(state, action, rng)
         moves.append((state, action, reward, after, over))
         return after, reward, over
 
-    monkeypatch.setattr(mdp, "act", recording)
+    monkeypatch.setattr(mdp, "step", recording)
     return moves
 
 
@@ -593,7 +593,7 @@ def test_q_learning(agree: Agree, monkeypatch: pytest.MonkeyPatch) -> None:
             torch.tensor([1]),
             states[[after]],
             torch.tensor([over]),
-            fresh=1,
+            new_env_steps=1,
         )
         optimizer.zero_grad()
         objective(batch)["loss"].total.backward()

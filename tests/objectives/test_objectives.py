@@ -217,7 +217,7 @@ def test_the_q_loss_is_that_of_single_transitions(case: Case) -> None:
     assert (figures["rl/environment_steps"], figures["rl/updates"]) == (40, 1)
 
 
-def test_errors_are_told_and_weighed(case: Case) -> None:
+def test_td_errors_are_written_to_the_batch_and_losses_weighted(case: Case) -> None:
     net, objective, batch = case
     weights = torch.rand(6)
     totals = objective(batch._replace(weights=weights, td_errors=(errors := torch.empty(6))))
@@ -226,29 +226,29 @@ def test_errors_are_told_and_weighed(case: Case) -> None:
     assert totals["loss"].total.item() == pytest.approx(sum(w * huber(e) for w, e in zip(weights, errors, strict=True)))
 
 
-def test_nothing_is_learned_through_the_target(case: Case) -> None:
+def test_no_gradient_flows_through_the_target_network(case: Case) -> None:
     net, objective, batch = case
     objective(batch)["loss"].total.backward()
     assert all(p.grad is None for p in objective.target.parameters())
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_the_target_is_renewed_every_so_many_steps(case: Case) -> None:
+def test_the_target_network_is_copied_at_its_interval(case: Case) -> None:
     def same() -> bool:
         pairs = zip(case.net.parameters(), case.objective.target.parameters(), strict=True)
         return all(torch.equal(a, b) for a, b in pairs)
 
-    renewed = []
+    copied = []
     for _ in range(4):
         with torch.no_grad():
             for p in case.net.parameters():
                 p.add_(1.0)
         case.objective.after_step()
-        renewed.append(same())
-    assert renewed == [False, True, False, True]
+        copied.append(same())
+    assert copied == [False, True, False, True]
 
 
-def test_the_target_follows_by_a_share_of_the_distance() -> None:
+def test_tau_makes_the_target_network_a_polyak_average() -> None:
     net = MLP(3, 4, [5], norm="batch")
     objective = QLearning(net, tau=0.25)
     before = [p.clone() for p in objective.target.parameters()]
@@ -412,14 +412,14 @@ def test_the_denoising_cost_is_part_of_the_training_loss_only() -> None:
         Denoising(MLP(5, 4, [6]))
 
 
-def test_a_critic_needs_a_network_that_judges() -> None:
+def test_value_coef_needs_an_actor_critic_network() -> None:
     with pytest.raises(ConfigError, match="has no critic"):
         PolicyGradient(MLP(3, 4, [5]), value_coef=0.5)
     PolicyGradient(ActorCriticMLP(3, 4, [5]), value_coef=0.5)
 
 
-def test_targets_of_batches_that_were_drawn_together_are_those_of_each_alone() -> None:
-    """Also when the target network is renewed in the midst of them."""
+def test_targets_of_prefetched_batches_equal_those_of_each_alone() -> None:
+    """Also when the target network is copied between them."""
     data = Experience(envs=12, env_steps_per_update=2, batch_size=5, learning_starts=20, n_step=3)
     objective = QLearning(MLP(4, 2, [6]), target_update_interval=4).train()
     reused = 0
@@ -467,7 +467,7 @@ def test_an_untrained_network_is_as_often_right_in_training_as_in_evaluation() -
     assert accuracies == [0.0, 0.0]  # all logits are equal, and word 0 is the first
 
 
-def test_advantages_that_differ_by_rounding_alone_teach_nothing() -> None:
+def test_advantages_that_differ_by_rounding_alone_have_no_loss() -> None:
     states, never = torch.randn(40, 5, 3), torch.zeros(40, 5).bool()
     rewards = torch.full((40, 5), 0.3)
     rewards[0] = 0.1 + torch.tensor(0.2)  # the same but for its last digit

@@ -15,13 +15,10 @@ from tests.faults.processes import Child
 # A data set of transitions that are there from the start, so that what is learned from them can be compared.
 TRANSITIONS = """
 import torch
-from typing import NamedTuple
 from dlref.data import generator
+from dlref.data.rl.episodes import Episode
 from dlref.data.rl.experience import Transitions
-
-class Outcome(NamedTuple):
-    returns: float
-    length: int
+from dlref.hardware import device_and_dtype
 
 class Recorded:
     unit, sizes, batches_per_epoch = "steps", {"inputs": 3, "outputs": 4}, 1.0
@@ -31,7 +28,7 @@ class Recorded:
     def describe(self): return {}
     def state_dict(self): return {}
     def load_state_dict(self, state): pass
-    def batches(self, split, net, shard): yield Outcome(float(shard.rank), 1)
+    def batches(self, split, net, shard): yield Episode(float(shard.rank), 1)
     def train_batches(self, net, shard, first_batch):
         number, (device, dtype) = first_batch, device_and_dtype(net)
         while True:
