@@ -246,9 +246,8 @@ def check_arguments(path: str, given: Mapping[str, Any], cls: type, supplied: Co
             refusal = UnknownNameError if is_ours else ConfigError
             raise refusal(f"{path}.{brief(name)} is not a setting of {cls.__name__}{meant}")
     for name, value in given.items():
-        if name not in own or repr(value) != repr(
-            own[name]
-        ):  # a plug-in may have a default that its type does not allow
+        is_default = name in own and repr(value) == repr(own[name])  # which, in a plug-in, its type may not allow
+        if not is_default:
             check_value(f"{path}.{name}", value, hints.get(name, Any), is_ours)
 
 

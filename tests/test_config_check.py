@@ -197,7 +197,7 @@ def sections(config: dict[str, Any]) -> dict[str, tuple[type, dict[str, Any]]]:
 def test_every_setting_is_in_the_config(offered: str) -> None:
     """What each constructor takes, except what dlref supplies."""
     config = configured([offered])
-    assert set(config["trainer"]) == set(inspect.signature(config_check.Trainer).parameters)
+    assert set(config["trainer"]) == set(inspect.signature(config_check.TrainerConfig).parameters)
     for path, (cls, section) in sections(config).items():
         supplied = {"seed", "net", "params", "tables", *(config_check.SIZES if path == "network" else ())}
         taken = set(inspect.signature(cls).parameters)

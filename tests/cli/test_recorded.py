@@ -16,10 +16,10 @@ import torch
 import yaml
 
 import dlref
-from dlref.cli.commands.train import hyper_parameters
 from dlref.cli.compose import configured
 from dlref.cli.main import main
 from dlref.cli.recorded import found_again
+from dlref.cli.run_training import hyperparameters
 from dlref.data.supervised.spiral import Spiral
 from dlref.models.mlp import MLP
 from dlref.objectives.supervised import Classification
@@ -433,7 +433,7 @@ def test_every_setting_is_in_all_that_describes_a_run(
     assert recorded == printed
     assert recorded["objective"]["label_smoothing"] == 0.0
     assert find(tmp_path / "run").manifest["config"] == recorded
-    assert hyper_parameters(configured(["model=dqn"]))["objective.discount"] == 0.99
+    assert hyperparameters(configured(["model=dqn"]))["objective.discount"] == 0.99
     assert main([*line[:-1], f"resume={tmp_path / 'run'}", "trainer.max_steps=5", "--cfg", "job"]) == 0
     resumed = yaml.safe_load(capsys.readouterr().out)
     assert resumed["network"] == recorded["network"]
