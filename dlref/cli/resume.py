@@ -248,7 +248,7 @@ def take_up(checkpoint: Any, trainer: Any, config: dict[str, Any], facts: dict[s
             )
         # Its best value is of another metric, which nothing may ever surpass.
         trainer.progress.best, trainer.progress.since_best = None, 0
-        logger.info("what is best starts again, with %s instead of %s", trainer.monitor, then)
+        logger.info("what is best starts again, with %s instead of %s", trainer.config.monitor, then)
 
 
 def has_other_data(

@@ -273,7 +273,7 @@ def test_fault_16_a_batch_of_one_and_one_of_more_than_there_is_have_a_loss_or_ar
     code, said = train(*settings, f"run_dir={tmp_path / 'run'}")
     if size == 1 and model in ("mlp", "cnn", "ladder"):  # with batch norm
         assert code == 3
-        assert "a batch of 1 has no spread" in refusal(said)
+        assert "a batch of 1 has no variance" in refusal(said)
         return
     assert code == 0
     losses = [line["loss"] for line in logged(tmp_path / "run") if line["split"] == "train"]
