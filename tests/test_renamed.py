@@ -21,7 +21,7 @@ def offered() -> dict[str, str]:
     for group in ("model", "data", "objective", "optimizer"):
         for name in OPTIONS[group]:
             config = compose([f"{group}={name}"])
-            parts = {part: config[part] for part in config_check.BASES if part != "reports" and config[part]}
+            parts = {part: config[part] for part in config_check.BASES if part != "reports" and config.get(part)}
             parts |= {f"reports.{report}": section for report, section in config["reports"].items()}
             for path, section in parts.items():
                 cls = config_check.resolve(section["_target_"], path.partition(".")[0])

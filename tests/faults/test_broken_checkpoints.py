@@ -389,7 +389,11 @@ def test_fault_09_overrides_in_a_checkpoint_reach_no_file_and_no_code(
     ("section", "settings", "said"),
     [
         ("data", {"copies": 3}, "data.copies is not a setting of Spiral"),
-        ("trainer", {"passes": 3.0}, "trainer.passes is not a setting of Trainer; did you mean 'trainer.max_epochs'?"),
+        (
+            "trainer",
+            {"passes": 3.0},
+            "trainer.passes is not a setting of TrainerConfig; did you mean 'trainer.max_epochs'?",
+        ),
         ("network", {"components": 3}, "did you mean 'network.pca_components'?"),
         ("network", {"_target_": "dlref.models.perceptrons.MLP"}, "No module named 'dlref.models.perceptrons'"),
         ("objective", {"_target_": "dlref.objectives.supervised.Digits"}, "has no attribute 'Digits'"),
