@@ -301,7 +301,7 @@ def test_fault_20_memory_that_runs_out_in_a_reader_is_not_said_to_be_the_files_f
     def run_out(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    for name in ("dlref.data.supervised.table_files.taken", "PIL.Image.open", "zipfile.ZipFile.infolist"):
+    for name in ("dlref.data.supervised.table_files.read_up_to", "PIL.Image.open", "zipfile.ZipFile.infolist"):
         monkeypatch.setattr(name, run_out)
     content = {"csv": CSV[0], "npz": saved(x=np.ones(3)), "png": picture("PNG"), "zip": zipped({"a": b"a"})}[end]
     read = {"png": seen, "zip": all_of}.get(end, read_table)
