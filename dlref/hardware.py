@@ -20,16 +20,16 @@ def device_and_dtype(net: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively; elsewhere it is emulated, on a CPU some 50 times as slow."""
+    """Whether the hardware multiplies bfloat16 natively; elsewhere it is emulated, on a CPU about 50 times as slow."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and instruction_set() in ("AMX", "AVX-512 BF16")
 
 
 def instruction_set() -> str:
-    """The newest instruction set of this CPU that matrix products use, or the name that torch gives it.
+    """The newest instruction set of this CPU that matrix products use, else torch's name of the CPU's capability.
 
-    `ONEDNN_MAX_CPU_ISA` limits oneDNN, which computes the products; what a newer set would add is then emulated.
+    `ONEDNN_MAX_CPU_ISA` limits oneDNN, which computes the products; formats of a newer set are then emulated.
     """
     limit = next((os.environ[name].upper() for name in LIMITS if name in os.environ), "DEFAULT")
     unlimited = limit in ("ALL", "DEFAULT")

@@ -1,4 +1,4 @@
-"""Totals and counts: what may cross a batch, a rank or a step. Division happens once, when a person reads."""
+"""Totals and counts, which add up over batches, ranks and steps; the division happens once, when a metric is read."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from dlref.errors import ConfigError, brief
 
 
 class Mean(NamedTuple):
-    """A sum and what it is a sum over (samples, tokens, episodes): the mean is their quotient.
+    """A mean as a total and a count (of samples, tokens, episodes).
 
-    Sums and counts of parts add up to those of the whole, so the mean stays exact over ragged batches, accumulated
-    micro-batches and ranks, where a mean of means would not. Counts are whole numbers.
+    Totals and counts of parts add up, so the mean is exact over ragged batches, accumulated micro-batches and ranks, where a
+    mean of means is not. Counts are whole numbers.
     """
 
     total: Tensor | float
@@ -23,7 +23,7 @@ class Mean(NamedTuple):
 
     @property
     def value(self) -> float:
-        """total / count, or nan where nothing was counted."""
+        """total / count, or NaN for a count of 0."""
         count = float(self.count)
         total = self.total.detach() if isinstance(self.total, Tensor) else self.total
         return float(total) / count if count else float("nan")
@@ -33,7 +33,7 @@ Totals = dict[str, Mean]
 
 
 def add(a: Totals, b: Totals) -> Totals:
-    """The totals of two parts together; a name that one part lacks counts nothing there."""
+    """The sum of two parts; a name that one part lacks has a count of 0 there."""
     if not a:
         return b
     return {
@@ -52,22 +52,23 @@ def perplexity(nll: float) -> float:
 def text_metrics(nll: Mean, tokens: int, words: int = 0, characters: int = 0) -> dict[str, float]:
     """Perplexity per word and bits per character of a text, from the total nll of its `tokens`.
 
-    Unlike the perplexity per token they compare between vocabularies (Mielke 2019, *Can you compare perplexity across
-    different segmentations?*). Nothing where other tokens were counted, and nothing that is 0.
+    Unlike the perplexity per token they can be compared between vocabularies (Mielke 2019, *Can you compare perplexity across
+    different segmentations?*). Empty where the nll is of another number of tokens; without words, or without characters,
+    that metric is left out.
     """
     if int(nll.count) != tokens:
         return {}
-    figures = {"word_perplexity": perplexity(float(nll.total) / words)} if words else {}
-    return figures | ({"bits_per_character": float(nll.total) / math.log(2) / characters} if characters else {})
+    metrics = {"word_perplexity": perplexity(float(nll.total) / words)} if words else {}
+    return metrics | ({"bits_per_character": float(nll.total) / math.log(2) / characters} if characters else {})
 
 
 def read(totals: Totals) -> Totals:
-    """The same figures as plain numbers, whose sums stay exact for long; waits for the device that computes them."""
+    """The totals as Python numbers, in whose sums rounding is small; waits for the device that computes them."""
     return {name: Mean(number(mean.total), number(mean.count)) for name, mean in totals.items()}
 
 
 def detached(totals: Totals) -> Totals:
-    """The same figures without their graphs and still on their device, in float64, so that sums of them are those of `read`."""
+    """The totals without their graphs, on their device in float64, so that their sums equal those of `read`."""
     return {name: Mean(exact(mean.total), exact(mean.count)) for name, mean in totals.items()}
 
 
@@ -81,14 +82,14 @@ def number(x: Any) -> Any:
     return x.item() if isinstance(x, Tensor | np.generic) else x
 
 
-def plain(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Figures as numbers of Python, which logs and checkpoints hold; raises ConfigError naming one that is no number."""
+def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as Python numbers, for logs and checkpoints; raises ConfigError naming one that is no number."""
     found = {}
-    for name, value in figures.items():
+    for name, value in metrics.items():
         try:
             found[name] = float(value)
-        except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several numbers
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several elements
             raise ConfigError(
-                f"the figure '{brief(name)}' is {brief(repr(value), 60)}; summarize gives a number for each name"
+                f"the metric '{brief(name)}' is {brief(repr(value), 60)}; summarize returns a number for each name"
             ) from None
     return found

@@ -1,16 +1,15 @@
-"""Operators that not every torch or device has: the only file of dlref that names private ones, and what replaces each.
+"""Private operators of torch, each with the public path that replaces it. No other file of dlref uses private ones.
 
-They are used as long as the installed torch has them; a torch without one takes the public path, slower by what is
-measured here on small networks (one thread, six tensors of at most 256 numbers). Both give the same bits on a CPU, except
-for the backward pass of the softmax, which rounds differently.
+An installed torch that lacks one takes the public path. The times are of small networks (one thread, six tensors of at most
+256 elements). Both paths give the same bits on a CPU, except for the backward pass of the softmax, which rounds differently.
 
     torch._foreach_norm                    torch.linalg.vector_norm of each tensor: 19 µs instead of 12
     torch._foreach_mul_, _lerp_, _add_     the method of each tensor: 12 µs instead of 5
-    torch._fused_adam_, _fused_adamw_      the step of torch.optim.Adam and AdamW (`training.adam`)
+    torch._fused_adam_, _fused_adamw_      the step of torch.optim.Adam and AdamW (`optimizers.adam`)
     torch._softmax_backward_data           its formula (`softmax_backward`)
     Tensor._indices, Tensor._coalesced_    Tensor.coalesce, which sorts the rows again
-    torch.cpu._is_…_supported              the instructions are taken to be absent (`cpu_has`)
-    torch._dynamo.callback_handler         time of compiling is taken for time of training (`CompileTime`)
+    torch.cpu._is_…_supported              assumed to be unsupported (`cpu_has`)
+    torch._dynamo.callback_handler         time of compiling counts as time of training (`CompileTime`)
 """
 
 import functools
@@ -25,7 +24,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 def cpu_has(instructions: str) -> bool:
-    """Whether the CPU has these instructions (`avx512`, `avx512_bf16`, `amx_tile`); no, for a torch that cannot tell."""
+    """Whether the CPU has these instructions (`avx512`, `avx512_bf16`, `amx_tile`); false where torch does not say."""
     return bool(getattr(torch.cpu, f"_is_{instructions}_supported", lambda: False)())
 
 
@@ -113,7 +112,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def uncompiled(function: F) -> F:
-    """As the decorator `torch.compiler.disable`, which loads the compiler at once; this one waits for `keep_out_of_graphs`."""
+    """A decorator like `torch.compiler.disable` that loads the compiler only when `keep_out_of_graphs` is called."""
     called: list[Callable[..., Any]] = [function]
     UNCOMPILED.append(called)
 
@@ -140,34 +139,32 @@ def keep_out_of_graphs() -> None:
 
 
 class CompileTime:
-    """The seconds that torch's compiler takes: for the first batch, and for each that has a shape it has not seen."""
+    """The seconds that torch's compiler takes: for the first batch, and for each batch of a new shape."""
 
     def __init__(self) -> None:
         import torch._dynamo
 
-        self.seconds = self.began = 0.0
+        self.seconds = self.started = 0.0
         if handler := getattr(torch._dynamo, "callback_handler", None):
             handler.register_start_callback(self.start)
             handler.register_end_callback(self.end)
 
     def start(self, *_: Any) -> None:
-        self.began = time.perf_counter()
+        self.started = time.perf_counter()
 
     def end(self, *_: Any) -> None:
-        self.seconds += time.perf_counter() - self.began
+        self.seconds += time.perf_counter() - self.started
 
     def take(self) -> float:
-        """Those since the last call."""
+        """The seconds since the last call."""
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
 
 @functools.cache
 def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
-    """Whether this machine can train a recurrent layer under autocast: oneDNN has an LSTM of bfloat16 only with AVX-512.
-
-    Nothing announces that, so it is tried.
-    """
+    """Whether this machine can train a recurrent layer under autocast, found by trying: oneDNN has a bfloat16 LSTM only with
+    AVX-512."""
     if device != "cpu":
         return True
     x = torch.zeros(1, 1, 1)
@@ -184,7 +181,7 @@ def has_kernel(call: Any, device: str, dtype: torch.dtype) -> bool:
 
 def recurrent(call: Any, x: Tensor, state: Any, weights: list[Tensor], training: bool) -> Any:
     """`torch.lstm`, `torch.gru` or `torch.rnn_tanh` of one layer, batch first; in float32 where this machine has no kernel
-    of the format that autocast would take."""
+    of autocast's format."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and not has_kernel(call, kind, torch.get_autocast_dtype(kind)):
         with torch.autocast(kind, enabled=False):

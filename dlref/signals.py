@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: outside of training they unwind the stack, in training the trainer reads them between two steps."""
+"""SIGTERM and SIGINT: outside of training they unwind the stack; the trainer reads them between two steps."""
 
 import contextlib
 import signal
@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
-received: list[int] = []  # outside of training, since the command began
+received: list[int] = []  # signals outside of training, since the command started
 
 
 def unwind(number: int, frame: FrameType | None = None) -> NoReturn:
-    """End what is under way: as Ctrl-C does, or with the exit code of a signal."""
+    """A handler that unwinds the stack: by KeyboardInterrupt, or by SystemExit with the exit code of the signal."""
     received.append(number)
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 @contextlib.contextmanager
 def handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """While entered, signals have these handlers.
+    """A context in which signals have these handlers.
 
-    Only the main thread may set handlers; elsewhere (a notebook's worker) signals stay with their owner.
+    Only the main thread may set handlers; in another one (a notebook's worker) the handlers stay as they are.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before: dict[int, Any] = {n: signal.signal(n, handler) for n, handler in handlers.items()} if is_main else {}
@@ -33,9 +33,9 @@ def handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], 
 
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
-    """While entered, a signal unwinds the stack, so that no half file stays behind."""
+    """A context in which a signal unwinds the stack, so that no partial file stays."""
     handlers = {signal.SIGTERM: unwind}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores it
         handlers[signal.SIGINT] = unwind
     try:
         with handled(handlers):
@@ -47,8 +47,8 @@ def unwinding() -> Iterator[None]:
 def until_received(action: Callable[[], int]) -> int:
     """The action's exit code, unless a signal unwinds it.
 
-    What a signal raises in the middle of a library's work may become an error of that library: where it cleans up, as
-    Hydra does, what it finds half done raises another.
+    An exception that a signal raises within a library may become one of that library: Hydra's clean-up, for example, raises
+    another one for what is incomplete.
     """
     try:
         return action()
@@ -59,10 +59,10 @@ def until_received(action: Callable[[], int]) -> int:
 
 
 class StopSignals:
-    """While entered, the first signal is only noted in `received`; a second SIGINT ends the process at once."""
+    """A context in which the first signal is only noted in `received`; a second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
-        # One that came before may have been lost: Python's compiler clears what is raised while it folds constants.
+        # An earlier one may have been lost: Python's compiler clears exceptions that are raised while it folds constants.
         self.received: int = received[0] if received else 0
 
     def __enter__(self) -> "StopSignals":

@@ -43,7 +43,7 @@ def test_sums_of_what_was_read_stay_exact_where_float32_would_round() -> None:
     "value", [torch.tensor([1.0, 2.0]), None, "three", 10**400], ids=["vector", "none", "text", "huge"]
 )
 def test_a_figure_that_is_no_number_is_named(value: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^the figure 'b' is "):
+    with pytest.raises(ConfigError, match=r"^the metric 'b' is "):
         plain({"a": torch.tensor(1.0), "b": value, "c": 2})
 
 

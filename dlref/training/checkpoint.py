@@ -1,4 +1,4 @@
-"""Checkpoints that describe themselves, appear whole or not at all, and are read as data, never as code.
+"""Self-describing checkpoints, written atomically and read as data, never as code.
 
 A run keeps `checkpoints/step-N/` (weights and what training needs to resume) for its last two saves, and
 `checkpoints/best-N/` (weights alone); the pointers `last` and `best` name the newest of each. A pointer is a symbolic
@@ -42,7 +42,7 @@ logger = logging.getLogger("dlref")
 
 
 class Description(dict[str, Any]):
-    """What a checkpoint says of its data, as a plain dictionary; a key that it lacks raises CheckpointError."""
+    """The description of the data in a checkpoint, a dictionary in which a missing key raises CheckpointError."""
 
     def __init__(self, checkpoint: "Checkpoint", content: Mapping[str, Any]) -> None:
         super().__init__({key: described(checkpoint, value) for key, value in content.items()})
@@ -56,7 +56,7 @@ class Description(dict[str, Any]):
 
 
 def described(checkpoint: "Checkpoint", content: Any) -> Any:
-    """Plain values in which each dictionary is a `Description`."""
+    """The same plain values with a `Description` for each dictionary."""
     if isinstance(content, dict):
         return Description(checkpoint, content)
     return [described(checkpoint, one) for one in content] if isinstance(content, list) else content
@@ -78,7 +78,7 @@ def lacked(then: Any, here: Any) -> set[str]:
 
 
 class Checkpoint(NamedTuple):
-    """One that is whole: every file has the hash that the manifest names."""
+    """A whole checkpoint: every file has the sha256 that the manifest names."""
 
     path: Path
     manifest: dict[str, Any]
@@ -142,7 +142,7 @@ class Checkpoint(NamedTuple):
 
 
 def loaded(file: IO[bytes]) -> Any:
-    """Tensors and plain values of a file of torch's; raises ValueError, or another, for anything else, without running it."""
+    """Tensors and plain values of a file of torch.save; raises an exception for anything else, without running it."""
     require_no_growth(file)
     file.seek(0)
     content = torch.load(file, map_location="cpu", weights_only=True)
@@ -151,15 +151,15 @@ def loaded(file: IO[bytes]) -> Any:
 
 
 def require_whole(content: Any) -> None:
-    """Raise ValueError for a tensor that repeats the numbers it has, as an expanded one does."""
+    """Raise ValueError for a tensor with more elements than its storage, as an expanded one."""
     if any(t.numel() * t.element_size() > t.untyped_storage().nbytes() for t in tensors(content)):
-        raise ValueError("a tensor stands for more numbers than the file holds")
+        raise ValueError("a tensor has more elements than the file holds")
 
 
 def require_no_growth(file: IO[bytes]) -> None:
-    """Raise ValueError, or another, for a file of torch's that may take more memory than it has bytes.
+    """Raise an exception for a file that may take more memory when it is loaded than it has bytes.
 
-    Those are compressed ones, those of torch's older format, which announces sizes, and calls that make much of a number.
+    Such are compressed files, torch's older format, which announces sizes, and calls that allocate by a number.
     """
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
@@ -183,7 +183,7 @@ def is_weight(item: tuple[Any, Any]) -> bool:
 
 
 def tensors(content: Any) -> Iterator[Tensor]:
-    """Those in a nest of plain values."""
+    """The tensors in nested plain values."""
     if isinstance(content, Tensor):
         yield content
     elif isinstance(content, Mapping | list | tuple):
@@ -252,18 +252,18 @@ def file_digest(path: Path) -> str:
 
 
 class Checkpoints:
-    """Those of one run, below `folder`."""
+    """The checkpoints of a run, below `folder`."""
 
     def __init__(self, folder: Path, rank: int = 0, device: torch.device | None = None) -> None:
         self.folder, self.rank, self.device = folder, rank, device or torch.device("cpu")
 
     def save(
-        self, kind: str, step: int, manifest: dict[str, Any], mine: dict[str, Any], shared: dict[str, Any] | None = None
+        self, kind: str, step: int, manifest: dict[str, Any], own: dict[str, Any], shared: dict[str, Any] | None = None
     ) -> None:
-        """Write a checkpoint `step` or `best` from file name -> content: rank 0's `shared`, and every rank's `mine`.
+        """Write a checkpoint `step` or `best` from file name -> content: rank 0's `shared`, and every rank's `own`.
 
-        Nothing bears its final name before all of it is on disk. Raises ResourceError, leaving the earlier ones whole
-        and nothing half behind, where the disk takes no more.
+        It gets its final name when all of it is on disk. Raises ResourceError where the disk is full, leaving the earlier
+        checkpoints whole and no partial one.
         """
         temporary = self.folder / f".{kind}-{step:08d}"
         failure: Exception | None = None
@@ -275,12 +275,12 @@ class Checkpoints:
             failure = error
         self.agree(failure, temporary)
         try:
-            for name, content in {**mine, **(shared or {} if self.rank == 0 else {})}.items():
+            for name, content in {**own, **(shared or {} if self.rank == 0 else {})}.items():
                 with open(temporary / name, "wb") as file:
                     torch.save(content, file)
                     file.flush()
                     os.fsync(file.fileno())
-        except Exception as error:  # torch.save says RuntimeError when a write comes up short, pickle whatever it likes
+        except Exception as error:  # torch.save raises RuntimeError for a short write, pickle anything
             failure = error
         self.agree(failure, temporary)
         if self.rank:
@@ -314,7 +314,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def point(self, pointer: Path, target: Path) -> None:
-        """Let `last` or `best` name this one."""
+        """Let `last` or `best` point at this checkpoint."""
         new, old = pointer.with_name(f".{pointer.name}"), pointer.with_name(f".old-{pointer.name}")
         new.unlink(missing_ok=True)
         if not linked(new, target.name):
@@ -328,7 +328,7 @@ class Checkpoints:
             discard(old)
 
     def agree(self, failure: Exception | None, temporary: Path) -> None:
-        """Wait for the other ranks; if any of them failed, clean up and give up together."""
+        """Wait for the other ranks; if any of them has failed, clean up and raise an error on all."""
         if not distributed.all_succeeded(failure is None, self.device):
             if self.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -350,12 +350,12 @@ class Checkpoints:
         )
 
     def numbered(self, kind: str) -> list[Path]:
-        """Those of a kind by rising step."""
+        """The folders of a kind, sorted by step."""
         found = [path for path in self.folder.glob(f"{kind}-*") if path.is_dir() and path.name[5:].isdecimal()]
         return sorted(found, key=number)
 
     def newest(self, kind: str) -> Checkpoint | None:
-        """The newest whole one, by step rather than by date; damaged ones are passed over with a warning."""
+        """The newest whole checkpoint, by step rather than by date; damaged ones are skipped with a warning."""
         pointer = self.folder / POINTERS[kind]
         if os.path.lexists(pointer) and pointed(pointer) is None:
             what = (
@@ -373,7 +373,7 @@ class Checkpoints:
         return None
 
     def forget_after(self, step: int) -> None:
-        """Remove what a killed save has left or had not come to remove, and those of a future that is trained again."""
+        """Remove what a killed save has left, and checkpoints after `step`, which is trained again from."""
         try:
             for path in self.folder.glob(".*"):
                 discard(path)
@@ -509,7 +509,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def as_data(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turns what a checkpoint's own config gets wrong into a CheckpointError: a file is at fault, not the user."""
+    """A context in which errors of a checkpoint's own config become a CheckpointError: the file is at fault, not the user."""
     try:
         yield
     except CheckpointError:

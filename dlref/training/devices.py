@@ -133,7 +133,7 @@ def compile_in_place(objective: nn.Module, device: torch.device) -> operators.Co
         logger.warning("trainer.compile: there is no C++ compiler here (%s), so the run is not compiled", wanted)
         return None
     operators.keep_out_of_graphs()
-    # Beside a recurrent layer that is called as it is, what torch 2.13 compiles for AVX-512 writes past its memory.
+    # In graphs with an uncompiled recurrent layer, code that torch 2.13 compiles for AVX-512 writes past its memory.
     is_recurrent = device.type == "cpu" and any(isinstance(layer, nn.RNNBase) for layer in objective.modules())
     objective.compile(options={"cpp.simdlen": 256} if is_recurrent else None)
     return operators.CompileTime()

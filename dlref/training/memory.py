@@ -1,4 +1,4 @@
-"""Memory of this machine and of this process: how much is free, how much was used, and how the C library keeps it."""
+"""Memory: how much is free, the peak of this process, and how the C library reuses it."""
 
 import contextlib
 import ctypes
@@ -17,10 +17,9 @@ CGROUP = Path("/sys/fs/cgroup")  # of Linux: the limit of this container
 
 
 def require_memory(build: Callable[[], nn.Module], device: torch.device | None) -> None:
-    """Raise ResourceError before allocating a network that cannot be trained on `device`, or without one cannot be read.
+    """Raise ResourceError, before allocating, for a network that does not fit on `device` in training, or without one at all.
 
-    Counted: weights and buffers and, to train, gradients and two moments of each in the parameters' type; activations come
-    on top.
+    This counts weights, buffers and, in training, gradients and two moments in the parameters' type, but no activations.
     """
     copies, what, remedy = 4, "training this network", SMALLER
     if device is None:
@@ -31,7 +30,10 @@ def require_memory(build: Callable[[], nn.Module], device: torch.device | None) 
             parameters, buffers = (
                 sum(t.numel() * t.element_size() for t in tensors) for tensors in (net.parameters(), net.buffers())
             )
-    except (NotImplementedError, RuntimeError):  # a constructor that needs real numbers: nothing is known beforehand
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # a constructor that needs real tensors: its memory is not known beforehand
         return
     needed, free = (copies * parameters + buffers) / 2**30, free_memory(device or torch.device("cpu")) / 2**30
     if needed > free:
@@ -39,7 +41,7 @@ def require_memory(build: Callable[[], nn.Module], device: torch.device | None) 
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that may still be allocated, or infinity where that is not known."""
+    """Bytes that can still be allocated, or infinity where that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = float("inf")
@@ -47,7 +49,7 @@ def free_memory(device: torch.device) -> float:
         with contextlib.suppress(AttributeError, RuntimeError):  # not every torch and not every backend can tell
             free = float(torch.accelerator.get_memory_info(device)[0])
         return free
-    with contextlib.suppress(OSError, RuntimeError, ValueError, psutil.Error):  # where the system hides its figures
+    with contextlib.suppress(OSError, RuntimeError, ValueError, psutil.Error):  # where the system does not say
         free = float(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):  # "max" where the container has no limit
         limit = int((CGROUP / "memory.max").read_text(encoding="ascii"))
@@ -56,7 +58,7 @@ def free_memory(device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The most that was in use so far, in MiB."""
+    """The peak memory so far, in MiB."""
     peaks = {"memory_mib": peak_of_process()}
     if device.type == "cuda":
         peaks["gpu_memory_mib"] = torch.cuda.max_memory_allocated(device)
@@ -64,7 +66,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def peak_of_process() -> float:
-    """The largest resident set so far, in bytes; where the system does not keep it, the current one."""
+    """The peak resident set size in bytes; the current one where the system does not keep the peak."""
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
             import resource  # late: not every system has it
@@ -76,10 +78,10 @@ def peak_of_process() -> float:
 
 
 def keep_memory() -> None:
-    """Have the C library (glibc; elsewhere nothing happens) keep what is freed for the next step, until the process ends.
+    """Have glibc keep freed memory for the next step until the process ends; does nothing with another C library.
 
-    It would give large blocks back to the system, which then fills them with zeros for the next step: a third of the time
-    of a language model's.
+    It would return large blocks to the system, which fills them with zeros for the next step. That takes a third of the time
+    of a language model's step.
     """
     trim, mapped = -1, -3  # M_TRIM_THRESHOLD, and M_MMAP_THRESHOLD, in bytes
     # musl and macOS have no mallopt; Windows opens no library without a name.
@@ -90,5 +92,5 @@ def keep_memory() -> None:
 
 
 def cores() -> dict[str, int | None]:
-    """Physical cores, None where the system does not say, and the threads that they run at a time."""
+    """The numbers of physical cores (None where the system does not say) and of hardware threads."""
     return {"physical_cores": psutil.cpu_count(logical=False), "cores": psutil.cpu_count()}

@@ -18,7 +18,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve(precision: str, device: torch.device, net: nn.Module | None = None) -> str:
-    """The format that `auto` stands for: half precision where the hardware multiplies it natively, else float32.
+    """The format that `auto` selects: half precision where the hardware multiplies it natively, else float32.
 
     On a CPU and with a `net`, only where it has a large matrix product. A CUDA device of compute capability 8 or higher
     takes bf16, one of 7 (V100, T4) fp16.
@@ -32,7 +32,7 @@ def resolve(precision: str, device: torch.device, net: nn.Module | None = None) 
     if net is not None and not any(
         p.numel() >= 2**16 and min(p.shape[:2]) >= 64 for p in net.parameters() if p.ndim > 1
     ):
-        return "float32"  # what small products save, the conversions take
+        return "float32"  # conversions cost what small products save
     return "bf16" if multiplies_bf16(device) else "float32"
 
 
@@ -93,7 +93,7 @@ class LossScale:
     """The factor by which the loss is multiplied before the backward pass, so that small gradients do not vanish in float16
     (Micikevicius et al. 2018, section 3.2).
 
-    It is halved when a gradient is infinite, and doubled after `interval` finite ones, as torch.amp.GradScaler does.
+    It is halved when a gradient is infinite, and doubled after `interval` finite ones, as by torch.amp.GradScaler.
     """
 
     interval: ClassVar[int] = 2000  # updates

@@ -1,4 +1,4 @@
-"""Vectors where TensorBoard's projector finds them."""
+"""Files of vectors for TensorBoard's projector."""
 
 import contextlib
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ LIST = "projector_config.pbtxt"  # the name that the projector looks for
 
 
 def project(folder: Path, tag: str, vectors: Tensor, labels: Sequence[str], step: int) -> None:
-    """Write vectors [N, D] and their labels, and list them beside those of other tags and steps, which torch's
-    `add_embedding` would forget."""
+    """Write vectors [N, D] with their labels, and add them to the list of other tags and steps, which torch's
+    `add_embedding` would drop."""
     name = f"{tag}:{step}"
     others: list[EmbeddingInfo] = []
     # A list that cannot be read is made again.

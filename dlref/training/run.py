@@ -1,4 +1,4 @@
-"""The directory of a run: who may write there, and what is written about the run itself."""
+"""The directory of a run: its lock, and what `run.json` records of the run."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger("dlref")
 
 
 def new_folder(parent: Path) -> Path:
-    """`<time>-<random>` below `parent`; the random part keeps runs apart that begin within the same second."""
+    """Make `<time>-<random>` below `parent`; the random part distinguishes runs that start within the same second."""
     while True:
         folder = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         try:
@@ -47,7 +47,7 @@ def unwritable(folder: Path, reason: object) -> ConfigError:
 
 
 def info(run: Path) -> dict[str, Any]:
-    """What a run's `run.json` says, or nothing."""
+    """The content of a run's `run.json`; empty where it cannot be read."""
     try:
         return json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def require_unused(run: Path) -> None:
 
 
 class RunFolder:
-    """Held by one process at a time; raises ConfigError if another one has it or it cannot be written."""
+    """A run directory that this process has locked; raises ConfigError if another one has, or it cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,10 +91,10 @@ class RunFolder:
     def info(self) -> dict[str, Any]:
         return info(self.path)
 
-    def record(self, **figures: Any) -> None:
-        """Add figures to `run.json`."""
+    def record(self, **values: Any) -> None:
+        """Add values to `run.json`."""
         try:
-            write_whole(self.path / "run.json", json.dumps(self.info() | figures, indent=1, default=str))
+            write_whole(self.path / "run.json", json.dumps(self.info() | values, indent=1, default=str))
         except OSError as error:
             raise unwritable(self.path, error) from None
 
@@ -147,13 +147,13 @@ def processor() -> str:
 
 
 def git_commit() -> str | None:
-    """Of the checkout this code runs from, with `-dirty` for uncommitted changes; None outside of one."""
+    """The commit of the checkout that this code is in, with `-dirty` for uncommitted changes; None outside of one."""
     folder = Path(__file__).resolve().parents[2]
     return commit_of(folder) if (folder / ".git").exists() else None
 
 
 def commit_of(folder: Path) -> str | None:
-    """Of the repository that a folder lies in; None outside of one."""
+    """The commit of the repository that a folder is in; None outside of one."""
     try:
         command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -162,14 +162,14 @@ def commit_of(folder: Path) -> str | None:
 
 
 def plugin_facts(names: Sequence[str]) -> dict[str, dict[str, str | None]]:
-    """Of each plug-in the hash of its source, and the commit of the repository that it lies in, if any."""
+    """The hash of each plug-in's source, and the commit of the repository that it is in, if any."""
     return {
         name: {"sha256": plugins.digest(name), "git_commit": commit_of(plugins.home(name).parent)} for name in names
     }
 
 
 def warn_of_other_plugins(manifest: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Say which plug-ins have another source than they had when a checkpoint was written."""
+    """Warn of plug-ins whose source has changed since a checkpoint was written."""
     recorded = manifest.get("plugins")  # an older checkpoint has none
     for name in names:
         then = recorded.get(name) if isinstance(recorded, Mapping) else None
@@ -180,7 +180,7 @@ def warn_of_other_plugins(manifest: Mapping[str, Any], names: Sequence[str]) -> 
 
 
 def started_in() -> str | None:
-    """The current folder, from which relative paths count; None where it has been removed."""
+    """The current folder, to which paths are relative; None where it has been removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -188,7 +188,7 @@ def started_in() -> str | None:
 
 
 def about(device: torch.device, overrides: list[str], plugin_names: Sequence[str]) -> dict[str, Any]:
-    """What a run is by: its command, code and machine."""
+    """The command, code and machine of a run."""
     return {
         "overrides": overrides,
         "cwd": started_in(),

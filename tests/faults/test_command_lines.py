@@ -110,6 +110,7 @@ MISTAKES = {
     # parts that do not fit each other
     "data=python_docs": "network MLP needs inputs, outputs",
     "data=cartpole": "objective Classification reads inputs, targets of a batch, and data Experience give states, actions,",
+    "objective=q_learning": "objective QLearning reads states, actions, rewards, steps, next_states, terminated of a batch",
     "objective=translation": "objective Translation is for networks with dlref.interfaces.EncoderDecoder, not MLP",
     "optimizer.foreach=true": "`fused` and `foreach`",
     "optimizer._target_=torch.optim.Optimizer": "is refused",

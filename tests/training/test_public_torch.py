@@ -212,11 +212,8 @@ def test_ranks_keep_their_buffers_by_either_name_of_the_setting(
 
 def test_private_names_of_torch_are_in_one_file() -> None:
     """Those of Python's own modules are known; a name given to getattr or hasattr counts too."""
-    known = {"_replace", "_fields", "_asdict", "_exit", "_run_exitfuncs", "_shutdown", "__dict__"} | {
-        "_actions",
-        "_option_string_actions",
-        "_check_value",
-    }
+    known = {"_replace", "_fields", "_asdict", "_exit", "_run_exitfuncs", "_shutdown", "__dict__"}
+    known |= {"_actions", "_option_string_actions", "_check_value"}  # of argparse
     for path in Path(dlref.__file__).parent.rglob("*.py"):
         if path != Path(operators.__file__):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
