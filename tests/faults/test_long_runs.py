@@ -199,7 +199,7 @@ def lines_after_the_last_step(notes: Path) -> None:
 
     def step(self: Trainer, *arguments: Any) -> Any:
         result = original(self, *arguments)
-        if self.progress.step == self.max_steps:
+        if self.progress.step == self.config.max_steps:
             notes.write_text(str(len(done)))
             trained.set()
         return result

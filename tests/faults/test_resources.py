@@ -323,7 +323,7 @@ def test_fault_20_memory_that_runs_out_elsewhere_is_answered_alike(
     assert train(*settings, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=3")[0] == 0
     networks: dict[str, type] = {"cnn": CNN, "word2vec": SkipGram, "lstm_lm": RecurrentLM, "seq2seq": Seq2Seq}
     network = (networks | {"transformer": Transformer, "transformer_lm": TransformerLM}).get(model, MLP)
-    monkeypatch.setattr(network, "read" if hasattr(network, "read") else "forward", run_out)
+    monkeypatch.setattr(network, "hidden" if hasattr(network, "hidden") else "forward", run_out)
     code, said = train(f"resume={tmp_path / 'run'}", "trainer.max_steps=9")
     assert code == 6
     assert "out of memory (" in refusal(said)

@@ -41,8 +41,8 @@ def slow_steps(seconds: float) -> None:
     original = Trainer.step
 
     def step(self: Trainer, *arguments: Any) -> Any:
-        assert self.max_steps
-        time.sleep(seconds if self.progress.step < self.max_steps - 5 else 3)
+        assert self.config.max_steps
+        time.sleep(seconds if self.progress.step < self.config.max_steps - 5 else 3)
         return original(self, *arguments)
 
     Trainer.step = step  # type: ignore[method-assign]

@@ -47,7 +47,7 @@ PARTS = {
     ),
     "a buffer that repeats one number": (
         NET + "        self.register_buffer('mask', torch.ones(1).expand(9))\n",
-        "state_dict() of objective Classification cannot be stored (ValueError: a tensor stands for more numbers",
+        "state_dict() of objective Classification cannot be stored (ValueError: a tensor has more elements",
     ),
     "an extra state of anything": (
         NET + "    def get_extra_state(self): return {1, object}\n    def set_extra_state(self, state): pass\n",
