@@ -1,4 +1,4 @@
-"""The prompt Adam takes torch's steps, to the last bit."""
+"""Adam and AdamW with cached tensors take torch's steps, to the last bit."""
 
 import copy
 from typing import Any
@@ -11,7 +11,7 @@ from dlref.optimizers.adam import Adam, AdamW
 
 
 def trained(make: Any, **settings: Any) -> tuple[list[Tensor], dict[str, Any]]:
-    """Two groups of two, a step without a gradient for one of them, and an earlier state that is put back in the midst."""
+    """Weights and state of two groups after 12 steps, one without a gradient for one group, and an earlier state loaded."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
     weights, biases = ([getattr(layer, name) for layer in net] for name in ("weight", "bias"))
@@ -43,11 +43,11 @@ def test_its_steps_are_those_of_torch(mine: Any, theirs: Any, settings: dict[str
         assert all(torch.equal(state[number][name], moments[number][name]) for name in moments[number])
 
 
-def test_a_usual_step_looks_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_usual_step_collects_no_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     net = nn.Linear(2, 2)
     optimizer = Adam(net.parameters(), fused=True)
     for _ in range(3):
         net(torch.ones(1, 2)).sum().backward()
         optimizer.step()
-        monkeypatch.setattr(torch.optim.Adam, "_init_group", lambda *_: pytest.fail("looked up again"))
+        monkeypatch.setattr(torch.optim.Adam, "_init_group", lambda *_: pytest.fail("collected again"))
         assert optimizer.cache is not None

@@ -64,7 +64,7 @@ def test_an_accelerator_that_is_not_there_is_refused(name: str, monkeypatch: pyt
 def test_without_a_gpu_nothing_of_torch_cuda_is_called(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By dlref, in training, evaluation, resuming and doctor; torch's own modules go on asking it."""
+    """By dlref, in training, evaluation, resuming and doctor; torch's own modules still call it."""
     from dlref.cli.main import main
 
     class Guarded:

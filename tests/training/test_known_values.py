@@ -122,15 +122,15 @@ def test_values_in_closed_form_are_learned_to_a_thousandth(variant: str, train: 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_a_markov_chain_is_learned_to_its_entropy(cell: str, train: Train, tmp_path: Path) -> None:
-    """Within 1 % of the perplexity that no model can beat; below it no farther than the test text itself is, by chance."""
+    """Within 1 % of the perplexity that no model can beat; below it no farther than the test text itself is, at random."""
     run, data = tmp_path / "run", MarkovChain()
     typed = ["model=lstm_lm", "data=markov_chain", f"network.cell={cell}", "network.width=64", "network.tied=false"]
     typed += ["network.dropout=0", "optimizer.lr=1e-2", "data.batch_size=50", "trainer.max_steps=600", "reports=null"]
     assert train(*typed, "trainer.monitor=null", "trainer.eval_every=null", "threads=1", f"run_dir={run}")[0] == 0
     assert main(["evaluate", str(run), "data.eval_batch_size=50"]) == 0
     found = json.loads((run / "evaluation.json").read_text())["metrics"]["perplexity"]
-    text, chances = data.split("test") - 2, data.transitions
+    text, probabilities = data.split("test") - 2, data.transitions
     # The chain's own surprise at this very text, whose mean is the entropy.
-    best = float(-chances[text[:-1], text[1:]].log().mean())
+    best = float(-probabilities[text[:-1], text[1:]].log().mean())
     assert math.exp(best) * 0.999 < found < math.exp(data.entropy) * 1.01
     assert best == pytest.approx(data.entropy, abs=0.02)

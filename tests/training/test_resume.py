@@ -23,7 +23,7 @@ OPTIONS = {
     "bf16": ["trainer.precision=bf16"],
     "clipped and monitored": ["trainer.clip_norm=0.5", "trainer.monitor=eval/loss min", "trainer.patience=50"],
 }
-# A cell with one state; all that is drawn for a batch; and a text that is cut elsewhere in each of several epochs.
+# A cell with one state; all random numbers of a batch; and a text that is cut elsewhere in each of several epochs.
 GRU = [
     *("model=lstm_lm", "network.cell=gru", "network.width=12", "network.variational=true", "network.dropout=0.2"),
     *("network.weight_drop=0.3", "network.word_dropout=0.1", "objective.ar=1", "objective.tar=1"),
@@ -55,7 +55,7 @@ EVERY = SMALL | FURTHER
 RESUMED = EVERY | {
     "gru": [*GRU, *SHORT, "data.order=rotated"],
     "shifted": ["model=lstm_lm", "network.width=12", *SHORT, "data.order=shifted"],
-    # Each word with noise of its own, and words that their surroundings foretell.
+    # Each word with noise of its own, and words predicted by their context.
     "own noise": [*SMALL["word2vec"], "objective.block_size=1"],
     "cbow": [*SMALL["word2vec"], "objective=cbow"],
 }
@@ -101,7 +101,7 @@ def logged(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-# Training stops where a checkpoint is all that is left: each cut goes on from one in the middle of a log window, an
+# Training stops where a checkpoint is all that is left: each cut resumes from one in the middle of a log window, an
 # evaluation period, an epoch, or an episode.
 CUTS = [(model, option, cut) for model in RESUMED for option in OPTIONS for cut in (1, 4, 7, 11)]
 
