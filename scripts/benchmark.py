@@ -1,4 +1,4 @@
-"""Ours beside a plain loop on this machine, run in turn: python scripts/benchmark.py NAME [--repeats 3].
+"""dlref compared with a plain loop on this machine, run in turn: python scripts/benchmark.py NAME [--repeats 3].
 
 Ours is `dlref train`, timed by its own log without the first lines, or, of word vectors, as a whole; the peer is
 scripts/peers/, unchanged. Each repeat runs the peer, ours, and, where ours would use half precision, ours at the peer's
@@ -34,7 +34,7 @@ SB3 = ["data.buffer_size=100000", "data.learning_starts=1024", "data.exploration
 
 
 ENGLISH, PTB = "{data}/english_mix/english_mix.txt.gz", "{data}/ptb/ptb.train.txt"
-PASSES = 5
+EPOCHS = 5
 
 
 class Benchmark(NamedTuple):
@@ -47,10 +47,10 @@ class Benchmark(NamedTuple):
 def words(corpus: str, *more: str) -> Benchmark:
     """gensim with two workers, and ours with two threads, learn from all of a corpus, and are asked what is alike."""
     settings = ["model=word2vec", "data=text_word2vec", f"data.train={corpus}", f"data.eval={corpus}", "threads=2"]
-    settings += ["network.width=100", f"trainer.max_epochs={PASSES}", "objective.subsample=1e-4", *more]
+    settings += ["network.width=100", f"trainer.max_epochs={EPOCHS}", "objective.subsample=1e-4", *more]
     settings += ["optimizer=sgd_rows", "data.batch_size=32"]
     return Benchmark(
-        "words", settings, ["gensim_skip_gram.py", corpus, "2", str(PASSES), "{data}/word_similarity", "{seed}"], corpus
+        "words", settings, ["gensim_skip_gram.py", corpus, "2", str(EPOCHS), "{data}/word_similarity", "{seed}"], corpus
     )
 
 
@@ -194,7 +194,7 @@ def main() -> None:
         best.append(ours(benchmark, "auto", repeat) if fast != "float32" else same[-1])
         for run in (same[-1], best[-1]):  # of the words that the peer counts, without ends of lines
             if "seconds" in run:
-                run["value"] = PASSES * peers[-1]["words"] / run["seconds"]
+                run["value"] = EPOCHS * peers[-1]["words"] / run["seconds"]
         said = f"peer {peers[-1]['value']:,.0f}, ours {best[-1]['value']:,.0f} ({fast}), {same[-1]['value']:,.0f} (float32)"
         print(f"repeat {repeat + 1}: {said}", file=sys.stderr)
     theirs, mine, equal = (statistics.median(run["value"] for run in runs) for runs in (peers, best, same))

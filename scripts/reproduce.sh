@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Remakes the results table of README.md: each row's command for its seeds (0, 1 and 2 where nothing else is said), its
+# Remakes the results table of README.md: each row's command for its seeds (0, 1 and 2 unless stated otherwise), its
 # evaluation, and the comparison.
 # Usage: scripts/reproduce.sh [ROW …], where ROW is one of `rows` below; all of them by default, which takes hours.
-# Runs lie under runs/reproduce/ and go on where they were interrupted; remove that folder to begin anew.
+# Runs lie under runs/reproduce/ and resume where they were interrupted; remove that folder to start again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -18,6 +18,6 @@ def test_the_page_has_a_row_for_each_crosscheck(request: pytest.FixtureRequest) 
     )
     table = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     printed = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()[2:]]
-    assert printed == [row.what for row in rows], "`make crosschecks` writes the table anew"
+    assert printed == [row.what for row in rows], "`make crosschecks` writes the table again"
     for row, line in zip(rows, table.splitlines()[2:], strict=True):
         assert f" | {row.mapping} | " in line, f"the mapping of {row.what} has changed"
