@@ -118,7 +118,10 @@ def test_fault_16_fewer_pairs_than_batch_size_are_trained_and_too_little_text_is
     assert train(*SMALL["transformer"], *line, f"run_dir={tmp_path / 'pairs'}")[0] == 0
     code, said = train(*SMALL["transformer_lm"], *line, f"run_dir={tmp_path / 'text'}")
     assert code == 3
-    assert "segments of 10 and the one that is lost to the random offset, for batches of 50000; lower data.batch_size" in refusal(said)
+    assert (
+        "segments of 10 and the one that is lost to the random offset, for batches of 50000; lower data.batch_size"
+        in refusal(said)
+    )
 
 
 @pytest.mark.faults
