@@ -154,7 +154,9 @@ class Sentence:
             net.input.weight[ids] = torch.from_numpy(self.inputs)
             net.output.weight[ids] = torch.from_numpy(self.output_vectors(scores))
         count = self.model.negative
-        objective = kind(net, window=1, dynamic=False, subsample=None, negatives=count, shared=count, block=1)
+        objective = kind(
+            net, window=1, dynamic_window=False, subsample=None, negatives=count, shared_negatives=count, block_size=1
+        )
         objective.counts += 1
         # The word behind the end of the sentence is waited for, and nobody stands before its first word.
         tokens = torch.tensor([[*(ids[word] for word in self.words), 1, ids[0], 1]])
@@ -288,7 +290,8 @@ def test_windows(
     grid = Grid(len(model.wv))
     loss, inputs, outputs = gensims_step(model, grid, texts, train_batch_sg if kind is SkipGram else train_batch_cbow)
     net = WordEmbeddings(len(model.wv) + 2, 7, sparse=False).double()
-    settings = {"window": window, "dynamic": False, "subsample": None, "negatives": 5, "block": block, "shared": shared}
+    settings = {"window": window, "dynamic_window": False, "subsample": None, "negatives": 5}
+    settings |= {"block_size": block, "shared_negatives": shared}
     objective = kind(net, **settings)
     objective.counts += 1
     _, our_inputs, our_outputs = dlrefs_step(objective, grid, texts, noise_offset=0.0)

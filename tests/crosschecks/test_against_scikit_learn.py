@@ -311,7 +311,7 @@ def test_ppmi(window: int, datasets: Path, tmp_path: Path, agree: Agree) -> None
 def test_truncated_svd(power: float, datasets: Path, tmp_path: Path, agree: Agree) -> None:
     data, width = treebank(datasets, tmp_path, 500), 8
     net = CountVectors(len(data.vocabulary), width).double()
-    PPMISVD(net, window=3, power=power).fit(parts(data))
+    PPMISVD(net, window=3, eigenvalue_power=power).fit(parts(data))
     matrix = positive_information(co_occurrences(data.split("train").numpy(), 3, len(data.vocabulary)))
     theirs = TruncatedSVD(width, algorithm="arpack", random_state=0)
     vectors = theirs.fit_transform(matrix)
