@@ -333,9 +333,9 @@ def test_a_text_is_encoded_without_removing_what_is_memory_mapped(
 ) -> None:
     monkeypatch.setenv("DLREF_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text").write_text("one two three two\n" * 500, encoding="utf-8")
-    first = encode({"train": tmp_path / "text"}, "words", shares={"eval": 0.1})
+    first = encode({"train": tmp_path / "text"}, "words", held_out={"eval": 0.1})
     assert not [path.name for path in (tmp_path / "cache").rglob("*") if path.suffix == ".part"]
-    again = encode({"train": tmp_path / "text"}, "words", shares={"eval": 0.1})
+    again = encode({"train": tmp_path / "text"}, "words", held_out={"eval": 0.1})
     for split in ("train", "eval"):
         assert torch.equal(first.splits[split], again.splits[split])
     ids = torch.cat([first.splits["train"], first.splits["eval"]])
