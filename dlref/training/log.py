@@ -178,8 +178,8 @@ class Log:
 
     def findings(self, split: str, step: int, found: Any) -> None:
         """Plots, texts, histograms and vectors of reports, each as `split/name`."""
-        for name, picture in found.plots.items():
-            self.plot(f"{split}/{name}", picture, step)
+        for name, figure in found.plots.items():
+            self.plot(f"{split}/{name}", figure, step)
         for name, text in found.texts.items():
             self.text(f"{split}/{name}", text, step)
         for name, numbers in found.histograms.items():

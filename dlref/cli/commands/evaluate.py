@@ -1,4 +1,4 @@
-"""dlref evaluate: the figures and all reports of a trained model, on screen and in its run directory."""
+"""dlref evaluate: the metrics and all reports of a trained model, on screen and in its run directory."""
 
 import contextlib
 import json
@@ -109,22 +109,22 @@ def evaluate(path: str, settings: list[str], split: str | None = None, recorded:
     if split is None:
         split = "test" if model.data.has("test") else "eval"
         if split == "eval":
-            logger.info("this data has no test split, so these are the figures of eval")
+            logger.info("this data has no test split, so these are the metrics of eval")
 
     precision = resolve(config["trainer"].get("precision", "auto"), device, model.objective)
     run_in_float32(precision, device, model.objective)
     with devices.explained():
-        figures = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
+        metrics = evaluate_split(model.objective, model.data, split, Shard(), autocast(precision, device), device)
         found = run_reports(model.reports, model.objective.net, model.data, split, device, full_split=True)
-    figures |= found.metrics
+    metrics |= found.metrics
     run = checkpoint.path.parents[1] if checkpoint.path.parent.name == "checkpoints" else checkpoint.path
     print(f"{checkpoint.path.relative_to(run.parent)}, step {checkpoint.step}, {split}:")
-    width = max(map(len, figures), default=0)
-    for name, value in figures.items():
+    width = max(map(len, metrics), default=0)
+    for name, value in metrics.items():
         print(f"  {name:<{width}}  {value:.6g}")
     for text in found.texts.values():
         print(text)
-    keep(run, checkpoint, split, config["seed"], figures, found)
+    keep(run, checkpoint, split, config["seed"], metrics, found)
     return 0
 
 
@@ -280,10 +280,10 @@ def known(config: dict[str, Any]) -> list[str]:
     return ["plugins", *OPEN, *names]
 
 
-def drawn(name: str, picture: Any, file: Path) -> bool:
-    """Write a picture; one that matplotlib cannot draw costs a warning."""
+def save_plot(name: str, figure: Any, file: Path) -> bool:
+    """Write a plot, and whether matplotlib could draw it; if not, a warning is logged."""
     try:
-        picture.savefig(file, dpi=120)
+        figure.savefig(file, dpi=120)
     except OSError:
         raise
     except Exception as error:
@@ -293,25 +293,25 @@ def drawn(name: str, picture: Any, file: Path) -> bool:
     return True
 
 
-def keep(run: Path, checkpoint: Any, split: str, seed: int, figures: dict[str, float], found: Any) -> None:
+def keep(run: Path, checkpoint: Any, split: str, seed: int, metrics: dict[str, float], found: Any) -> None:
     """evaluation.json, pictures/, TensorBoard and metrics.jsonl; a run that another process holds gets only the files."""
     from dlref.training.checkpoint import write_whole
     from dlref.training.log import Log
     from dlref.training.run import RunFolder
 
-    finite = {name: value for name, value in figures.items() if value == value}
+    finite = {name: value for name, value in metrics.items() if value == value}
     result = {"checkpoint": checkpoint.path.name, "step": checkpoint.step, "split": split, "seed": seed}
     try:
         write_whole(run / "evaluation.json", json.dumps(result | {"metrics": finite}, indent=1))
-        for name, picture in list(found.plots.items()):
+        for name, figure in list(found.plots.items()):
             file = run / "pictures" / file_name(f"{split}_{name}.png")
             file.parent.mkdir(exist_ok=True)
-            if drawn(name, picture, file):
+            if save_plot(name, figure, file):
                 print(f"  picture {file}")
             else:
                 del found.plots[name]
     except OSError as error:
-        raise CheckpointError(f"{run} cannot be written ({error}), so the figures above are only on screen") from None
+        raise CheckpointError(f"{run} cannot be written ({error}), so the metrics above are only on screen") from None
     if not (run / "metrics.jsonl").exists():
         return
     try:
@@ -320,7 +320,7 @@ def keep(run: Path, checkpoint: Any, split: str, seed: int, figures: dict[str, f
         return
     try:
         log = Log(run, quiet=True)
-        log.metrics(split, checkpoint.step, home.info().get("seconds", 0.0), figures)
+        log.metrics(split, checkpoint.step, home.info().get("seconds", 0.0), metrics)
         log.findings(split, checkpoint.step, found)
         log.close()
     finally:
